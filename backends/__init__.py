@@ -1,0 +1,1 @@
+"""What runs inside Triton's Python-backend processes: the tensor contract and the engines."""

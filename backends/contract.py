@@ -1,0 +1,301 @@
+"""The tensor contract: what every Triad model takes and gives, whichever engine holds it.
+
+It is the contract of NVIDIA's vLLM backend (``src/model.py`` and ``src/utils/request.py`` in
+triton-inference-server/vllm_backend), so that tools written for that backend work here unchanged,
+plus the tensors marked *ours*. Models are decoupled, with ``max_batch_size: 0``.
+
+This module needs numpy and nothing else: the control plane imports it for names and datatypes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.errors import InvalidField
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+Message: TypeAlias = dict[str, str]
+
+GREEDY_TEMPERATURE = 1e-5
+"""Temperatures below this are greedy decoding: dividing by them would overflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of the contract. ``dims`` has -1 where the length varies."""
+
+    name: str
+    datatype: Literal["BYTES", "BOOL", "INT32", "UINT32", "FP32"]
+    dims: tuple[int, ...] = (1,)
+    optional: bool = True
+
+
+INPUTS = (
+    TensorSpec("text_input", "BYTES"),  # the prompt; required unless `messages` or `describe`
+    TensorSpec("messages", "BYTES"),  # ours: JSON list of {"role", "content"}
+    TensorSpec("stream", "BOOL"),
+    TensorSpec("sampling_parameters", "BYTES"),  # JSON object, see SamplingParameters
+    TensorSpec("exclude_input_in_output", "BOOL"),
+    TensorSpec("return_finish_reason", "BOOL"),
+    TensorSpec("return_num_input_tokens", "BOOL"),
+    TensorSpec("return_num_output_tokens", "BOOL"),
+    TensorSpec("return_logprobs", "BOOL"),
+    TensorSpec("return_cumulative_logprob", "BOOL"),
+    TensorSpec("return_token_ids", "BOOL"),  # ours
+    TensorSpec("resume_token_ids", "INT32", (-1,)),  # ours: output tokens delivered before
+    TensorSpec("describe", "BOOL"),  # ours: answer with the engine's description, as JSON
+)
+OUTPUTS = (
+    TensorSpec("text_output", "BYTES", (-1,)),
+    TensorSpec("finish_reason", "BYTES", (-1,)),  # "stop" or "length"; "None" before the end
+    TensorSpec("num_input_tokens", "UINT32", (1,)),
+    TensorSpec("num_output_tokens", "UINT32", (-1,)),  # of this response, not of the request
+    TensorSpec("logprobs", "BYTES", (-1,)),  # JSON, a list with one entry a token
+    TensorSpec("cumulative_logprob", "FP32", (-1,)),
+    TensorSpec("token_ids", "INT32", (-1,)),  # ours
+)
+
+
+def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidField(name, f"must be a number, not {type(value).__name__}")
+    # A NaN compares false with everything, so it fails here too.
+    if not ((low < value if above else low <= value) and value <= high):
+        raise InvalidField(name, f"must be {'above' if above else 'from'} {low:g} to {high:g}")
+    return float(value)
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidField(name, f"must be an integer, not {type(value).__name__}")
+    if not low <= value <= high:
+        raise InvalidField(name, f"must be from {low} to {high}")
+    return value
+
+
+def _stop(value: object) -> tuple[str, ...]:
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list | tuple) or len(strings) > 16:
+        raise InvalidField("stop", "must be a string or a list of at most 16 strings")
+    if not all(isinstance(s, str) and 0 < len(s) <= 1024 for s in strings):
+        raise InvalidField("stop", "must hold strings of 1 to 1024 characters")
+    return tuple(strings)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParameters:
+    """How the next token is chosen and when generation ends.
+
+    Defaults are vLLM's (``SamplingParams``), as the upstream contract has them.
+    Raises `InvalidField` for a value outside its range.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0  # above 0 to 1
+    top_k: int = 0  # 0 or -1: off
+    min_p: float = 0.0  # 0 to 1, relative to the most probable token
+    repetition_penalty: float = 1.0  # over prompt and output; arXiv:1909.05858
+    presence_penalty: float = 0.0  # -2 to 2, over output
+    frequency_penalty: float = 0.0  # -2 to 2, over output
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = None  # alternatives reported a token, 0 to 20
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        put("temperature", _number("temperature", self.temperature, 0, 100))
+        put("top_p", _number("top_p", self.top_p, 0, 1, above=True))
+        put("top_k", max(0, _integer("top_k", self.top_k, -1, 2**31 - 1)))
+        put("min_p", _number("min_p", self.min_p, 0, 1))
+        put(
+            "repetition_penalty",
+            _number("repetition_penalty", self.repetition_penalty, 0, 100, above=True),
+        )
+        put("presence_penalty", _number("presence_penalty", self.presence_penalty, -2, 2))
+        put("frequency_penalty", _number("frequency_penalty", self.frequency_penalty, -2, 2))
+        put("stop", _stop(self.stop))
+        if self.seed is not None:
+            _integer("seed", self.seed, 0, 2**63 - 1)
+        if not isinstance(self.ignore_eos, bool):
+            raise InvalidField("ignore_eos", "must be true or false")
+        if self.logprobs is not None:
+            _integer("logprobs", self.logprobs, 0, 20)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_TEMPERATURE
+
+    @classmethod
+    def from_json(cls, text: str) -> SamplingParameters:
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise InvalidField("sampling_parameters", f"is not valid JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise InvalidField("sampling_parameters", "must be a JSON object")
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise InvalidField(name[:64], f"is not known; known: {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One decoded request. Exactly one of ``prompt`` and ``messages`` is set."""
+
+    prompt: str | None
+    messages: list[Message] | None
+    sampling: SamplingParameters
+    stream: bool = False
+    prepend_input: bool = False
+    resume_token_ids: tuple[int, ...] = ()
+    returns: frozenset[str] = field(default_factory=frozenset)  # names of the optional outputs
+
+
+Inputs: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+def _text(inputs: Inputs, name: str) -> str | None:
+    if name not in inputs:
+        return None
+    values = inputs[name].reshape(-1)
+    if len(values) != 1:
+        raise InvalidField(name, f"must hold exactly 1 element, not {len(values)}")
+    value = values[0]
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise InvalidField(name, f"is not valid UTF-8 at byte {error.start}") from None
+
+
+def flag(inputs: Inputs, name: str) -> bool | None:
+    """A BOOL input, or None where it was not given."""
+    if name not in inputs:
+        return None
+    values = inputs[name].reshape(-1)
+    if len(values) != 1:
+        raise InvalidField(name, f"must hold exactly 1 element, not {len(values)}")
+    return bool(values[0])
+
+
+def _messages(text: str) -> list[Message]:
+    try:
+        messages = json.loads(text)
+    except ValueError as error:
+        raise InvalidField("messages", f"is not valid JSON: {error}") from None
+    if not isinstance(messages, list) or not messages:
+        raise InvalidField("messages", "must be a non-empty list")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise InvalidField("messages", f"message {number} must be an object")
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                raise InvalidField("messages", f"message {number} must have a string `{key}`")
+    return messages
+
+
+def _prepend_input(inputs: Inputs, stream: bool) -> bool:
+    exclude = flag(inputs, "exclude_input_in_output")
+    if stream and exclude is False:
+        raise InvalidField("exclude_input_in_output", "must be true when streaming")
+    return not stream if exclude is None else not exclude
+
+
+def decode_request(inputs: Inputs) -> GenerationRequest:
+    """Input tensors to a request. Raises `InvalidField`."""
+    prompt, chat = _text(inputs, "text_input"), _text(inputs, "messages")
+    if (prompt is None) == (chat is None):
+        raise InvalidField("text_input", "or `messages` must be given, and not both")
+    if prompt == "":
+        raise InvalidField("text_input", "must not be empty")
+    stream = bool(flag(inputs, "stream"))
+    parameters = _text(inputs, "sampling_parameters")
+    resume: Sequence[int] = (
+        inputs["resume_token_ids"].reshape(-1).tolist() if ("resume_token_ids" in inputs) else ()
+    )
+    return GenerationRequest(
+        prompt=prompt,
+        messages=None if chat is None else _messages(chat),
+        sampling=SamplingParameters.from_json(parameters) if parameters else SamplingParameters(),
+        stream=stream,
+        # A chat prompt is made by the template: there is no input text to put before the answer.
+        prepend_input=chat is None and _prepend_input(inputs, stream),
+        resume_token_ids=tuple(resume),
+        returns=frozenset(spec.name for spec in OUTPUTS[1:] if flag(inputs, f"return_{spec.name}")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token's natural-log probability under the model, before penalties and temperature."""
+
+    token_id: int
+    logprob: float
+    rank: int  # 1: the most probable
+    decoded_token: str
+
+
+@dataclass(slots=True)
+class ResponseChunk:
+    """What one response carries: the text and tokens since the response before it."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+    num_input_tokens: int
+    logprobs: list[list[Logprob]] | None = None  # an entry a token: the chosen one, then the top
+    cumulative_logprob: float = 0.0
+
+
+def _bytes(text: str) -> NDArray[Any]:
+    return np.array([text.encode()], dtype=np.object_)
+
+
+def _logprobs_json(entries: list[list[Logprob]] | None) -> str:
+    if entries is None:
+        return "null"
+    return json.dumps(
+        [
+            {
+                str(p.token_id): {
+                    "logprob": p.logprob,
+                    "rank": p.rank,
+                    "decoded_token": p.decoded_token,
+                }
+                for p in entry
+            }
+            for entry in entries
+        ]
+    )
+
+
+def encode_response(
+    chunk: ResponseChunk, returns: frozenset[str]
+) -> list[tuple[str, NDArray[Any]]]:
+    """A chunk to named output tensors: `text_output`, and the optional ones in ``returns``."""
+    tensors: list[tuple[str, NDArray[Any]]] = [("text_output", _bytes(chunk.text))]
+    if "finish_reason" in returns:
+        tensors.append(("finish_reason", _bytes(str(chunk.finish_reason))))
+    if "num_input_tokens" in returns:
+        tensors.append(("num_input_tokens", np.array([chunk.num_input_tokens], np.uint32)))
+    if "num_output_tokens" in returns:
+        tensors.append(("num_output_tokens", np.array([len(chunk.token_ids)], np.uint32)))
+    if "logprobs" in returns:
+        tensors.append(("logprobs", _bytes(_logprobs_json(chunk.logprobs))))
+    if "cumulative_logprob" in returns:
+        tensors.append(("cumulative_logprob", np.array([chunk.cumulative_logprob], np.float32)))
+    if "token_ids" in returns:
+        tensors.append(("token_ids", np.array(chunk.token_ids, np.int32)))
+    return tensors

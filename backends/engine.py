@@ -1,0 +1,59 @@
+"""The interface between `serving` and an engine: token ids in, token ids out.
+
+Text is not an engine's business: templates, detokenisation and stop strings are in `text`, once
+for all engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from backends.contract import FinishReason, SamplingParameters
+from backends.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token, with its log probability and alternatives where they were asked for."""
+
+    id: int
+    logprob: float | None = None
+    rank: int = 0
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most probable first
+
+
+class Sink(Protocol):
+    """Where an engine puts what it makes for one request. Called from the engine's thread."""
+
+    def put(self, token: Token, finish_reason: FinishReason | None) -> None: ...
+
+    def fail(self, error: EngineError) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class EngineRequest:
+    """One sequence to generate: the prompt's ids, then ids of an answer that is being resumed."""
+
+    prompt_ids: Sequence[int]
+    sampling: SamplingParameters
+    sink: Sink
+    output_ids: list[int] = field(default_factory=list)
+    cancelled: bool = False  # set by anyone, at any time; the engine drops the request
+
+
+class Engine(Protocol):
+    """A loaded model. ``submit`` returns at once; tokens reach the request's sink."""
+
+    context_length: int  # tokens, prompt and answer together
+    vocab_size: int
+
+    def submit(self, request: EngineRequest) -> None:
+        """Queue a request. Raises `InvalidField` or `Overloaded`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Static facts and gauges, as `serving` documents them. Raises `EngineError` if dead."""
+
+    def close(self) -> None:
+        """Fail what is left with `ShuttingDown` and stop."""

@@ -1,0 +1,42 @@
+"""Errors that an engine gives a client.
+
+    EngineError             INTERNAL
+    ├── InvalidField        INVALID_ARG   a field of the request; the text begins with its name
+    ├── Overloaded          UNAVAILABLE   the queue is full
+    └── ShuttingDown        UNAVAILABLE
+
+``status`` names a constant of ``triton_python_backend_utils.TritonError``, which Triton turns into
+the gRPC status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """The engine failed to serve this request."""
+
+    status: ClassVar[str] = "INTERNAL"
+
+
+class InvalidField(EngineError):
+    """A field of the request cannot be served. The message is ``<field>: <what is wrong>``."""
+
+    status: ClassVar[str] = "INVALID_ARG"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class Overloaded(EngineError):
+    """Too many requests are waiting already."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+
+
+class ShuttingDown(EngineError):
+    """The model is being unloaded."""
+
+    status: ClassVar[str] = "UNAVAILABLE"

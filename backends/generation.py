@@ -1,0 +1,231 @@
+"""A request in flight: tokens come in from the engine's thread, responses go out from one of ours.
+
+While a response is being sent, further tokens pile up, and the next response carries them all, so
+the cost of a response (200 to 300 us) never holds up the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from backends.contract import (
+    FinishReason,
+    GenerationRequest,
+    Logprob,
+    ResponseChunk,
+    encode_response,
+)
+from backends.engine import EngineRequest, Token
+from backends.errors import EngineError, ShuttingDown
+from backends.text import Detokenizer, StopMatcher, Tokenizer
+
+logger = logging.getLogger(__name__)
+
+CANCEL_CHECK_SECONDS = 0.005
+"""A request is asked this often at most whether its client left: the question costs 85 us."""
+CANCEL_SCAN_SECONDS = 0.05
+"""Requests that get no tokens (queued, in prefill) are asked this often."""
+
+
+class Generation:
+    """One request between the engine, which puts tokens, and its response sender."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt_ids: list[int],
+        tokenizer: Tokenizer,
+        responder: Responder,
+        sender: Any,  # noqa: ANN401
+    ) -> None:
+        self._request = request
+        self._tokenizer = tokenizer
+        self._responder = responder
+        self._sender = sender
+        self._detokenizer = Detokenizer(tokenizer, [*prompt_ids, *request.resume_token_ids])
+        self._stops = StopMatcher(request.sampling.stop)
+        self._inbox: deque[tuple[Token, FinishReason | None] | EngineError] = deque()
+        self._queued = False
+        self._checked = time.monotonic()
+        self._cumulative_logprob = 0.0
+        self._num_input_tokens = len(prompt_ids)
+        self._chunk = self._new_chunk(request.prompt if request.prepend_input else "")
+        self.closed = False
+        self.engine_request = EngineRequest(
+            prompt_ids, request.sampling, self, list(request.resume_token_ids)
+        )
+
+    def put(self, token: Token, finish_reason: FinishReason | None) -> None:
+        self._inbox.append((token, finish_reason))
+        self._wake()
+
+    def fail(self, error: EngineError) -> None:
+        self._inbox.append(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        # Without a lock: `flush` clears the mark before it empties the inbox, so an item put
+        # while it runs is either taken by it or queues the generation once more.
+        if not self._queued:
+            self._queued = True
+            self._responder.enqueue(self)
+
+    def flush(self) -> None:
+        """Take what has come and send it as one response. Called by the responder alone."""
+        self._queued = False
+        while self._inbox and not self.closed:
+            item = self._inbox.popleft()
+            if isinstance(item, EngineError):
+                return self.close(item)
+            self._add(*item)
+        if self.closed:
+            return
+        if self._chunk.finish_reason is not None:
+            self._send(final=True)
+        elif self._request.stream and self._chunk.text:
+            self._send(final=False)
+            self.check_cancelled(CANCEL_CHECK_SECONDS)
+
+    def _add(self, token: Token, finish_reason: FinishReason | None) -> None:
+        chunk = self._chunk
+        if chunk.finish_reason is not None:
+            return  # generated between a stop string and the engine's hearing of it
+        chunk.token_ids.append(token.id)
+        self._add_logprobs(token)
+        text, stopped = self._stops.push(self._detokenizer.push(token.id))
+        if finish_reason and not stopped:
+            rest, stopped = self._stops.push(self._detokenizer.flush())
+            text += rest if stopped else rest + self._stops.flush()
+        chunk.text += text
+        if stopped:
+            self.engine_request.cancelled = True
+        chunk.finish_reason = "stop" if stopped else finish_reason
+
+    def _add_logprobs(self, token: Token) -> None:
+        if token.logprob is None:
+            return
+        self._cumulative_logprob += token.logprob
+        self._chunk.cumulative_logprob = self._cumulative_logprob
+        if self._chunk.logprobs is not None:
+            top = [(id_, p, rank) for rank, (id_, p) in enumerate(token.top, 1) if id_ != token.id]
+            self._chunk.logprobs.append(
+                [
+                    Logprob(id_, p, rank, self._tokenizer.decode([id_]))
+                    for id_, p, rank in [(token.id, token.logprob, token.rank), *top]
+                ]
+            )
+
+    def _new_chunk(self, text: str | None = "") -> ResponseChunk:
+        wants = "logprobs" in self._request.returns and self._request.sampling.logprobs is not None
+        return ResponseChunk(
+            text or "",
+            [],
+            None,
+            self._num_input_tokens,
+            logprobs=[] if wants else None,
+            cumulative_logprob=self._cumulative_logprob,
+        )
+
+    def _send(self, *, final: bool) -> None:
+        chunk, self._chunk = self._chunk, self._new_chunk()
+        tensors = [
+            pb_utils.Tensor(name, value)
+            for name, value in encode_response(chunk, self._request.returns)
+        ]
+        response = pb_utils.InferenceResponse(tensors)
+        if final:
+            self._finish(response)
+        else:
+            self._sender.send(response)
+
+    def check_cancelled(self, interval: float) -> None:
+        """Drop the request if its client has left; asks at most once an ``interval`` seconds."""
+        now = time.monotonic()
+        if not self.closed and now - self._checked >= interval:
+            self._checked = now
+            if self._sender.is_cancelled():
+                self._finish(None)
+
+    def close(self, error: EngineError) -> None:
+        """Answer with an error."""
+        if not self.closed:
+            self._finish(pb_utils.InferenceResponse(error=triton_error(error)))
+
+    def _finish(self, response: Any) -> None:  # noqa: ANN401
+        self.closed = True
+        self.engine_request.cancelled = True  # does nothing where the engine is done with it
+        self._responder.forget(self)
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if response is None:
+            self._sender.send(flags=final)
+        else:
+            self._sender.send(response, flags=final)
+
+
+def triton_error(error: EngineError) -> Any:  # noqa: ANN401
+    return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.status))
+
+
+class Responder:
+    """The one thread that sends responses."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._active: set[Generation] = set()
+        self._thread = threading.Thread(target=self._run, name="responder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def enqueue(self, generation: Generation) -> None:
+        self._queue.put(generation)
+
+    def add(self, generation: Generation) -> None:
+        self._active.add(generation)
+
+    def forget(self, generation: Generation) -> None:
+        self._active.discard(generation)
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def stop(self) -> None:
+        """Send what is queued, end the rest with `ShuttingDown`, and join the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        next_scan = 0.0
+        while True:
+            try:
+                generation = self._queue.get(timeout=CANCEL_SCAN_SECONDS)
+                if generation is None:
+                    break
+                self._guard(generation, generation.flush)
+            except queue.Empty:
+                pass
+            if (now := time.monotonic()) >= next_scan:
+                next_scan = now + CANCEL_SCAN_SECONDS
+                for generation in list(self._active):
+                    self._guard(generation, generation.check_cancelled, CANCEL_SCAN_SECONDS)
+        for generation in list(self._active):
+            self._guard(generation, generation.close, ShuttingDown("the model is being unloaded"))
+
+    @staticmethod
+    def _guard(generation: Generation, call: Any, *args: object) -> None:  # noqa: ANN401
+        """One request's failure must not end the thread that serves all of them."""
+        try:
+            call(*args)
+        except Exception as error:
+            logger.exception("sending a response failed")
+            try:
+                generation.close(EngineError(f"sending the response failed: {error}"))
+            except Exception:
+                logger.exception("and so did sending the error")

@@ -1,0 +1,136 @@
+"""An engine without a model: the prompt says, as JSON, what happens and when.
+
+======================  =====================================================================
+tokens                  how many tokens come (64); token ``i`` has the text ``"i "``
+interval_ms             time between two tokens (0: as fast as it goes)
+delay_ms                time before the first
+fail_at                 fail instead of giving this token
+hang_at                 give nothing from this token on, until cancelled
+exit_at                 end the whole process instead of giving this token
+======================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from backends.contract import FinishReason, Message
+from backends.engine import EngineRequest, Token
+from backends.errors import EngineError, InvalidField, ShuttingDown
+
+
+class ScriptTokenizer:
+    """Bytes in; numbers out."""
+
+    def encode(self, prompt: str) -> list[int]:
+        return list(prompt.encode())
+
+    def encode_chat(self, messages: list[Message]) -> list[int]:
+        return self.encode(messages[-1]["content"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(f"{id_} " for id_ in ids)
+
+
+class _Script:
+    def __init__(self, request: EngineRequest) -> None:
+        try:
+            script = json.loads(bytes(request.prompt_ids))
+            self.tokens = min(int(script.get("tokens", 64)), request.sampling.max_tokens)
+            self.interval = float(script.get("interval_ms", 0)) / 1000
+            self.delay = float(script.get("delay_ms", 0)) / 1000
+            self.fail_at, self.hang_at, self.exit_at = (
+                script.get(key) for key in ("fail_at", "hang_at", "exit_at")
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidField("text_input", f"is not a script: {error}") from None
+        self.request = request
+        self.made = len(request.output_ids)
+
+    def step(self) -> bool:
+        """Give the next token. False: there is nothing more to come."""
+        if self.request.cancelled:
+            return False
+        if self.made == self.exit_at:
+            os._exit(1)
+        if self.made == self.fail_at:
+            self.request.sink.fail(EngineError(f"the script fails at token {self.made}"))
+            return False
+        if self.made == self.hang_at:
+            return True
+        token, self.made = Token(self.made), self.made + 1
+        finish_reason: FinishReason | None = None
+        if self.made == self.tokens:
+            finish_reason = "stop" if self.tokens < self.request.sampling.max_tokens else "length"
+        self.request.sink.put(token, finish_reason)
+        return finish_reason is None
+
+
+class ScriptedEngine:
+    """Implements `backends.engine.Engine`."""
+
+    context_length = 1 << 20
+    vocab_size = 1 << 20
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, _Script]] = []
+        self._order = itertools.count()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: EngineRequest) -> None:
+        script = _Script(request)
+        with self._wake:
+            if self._closing:
+                raise ShuttingDown("the model is being unloaded")
+            self._push(time.monotonic() + script.delay, script)
+            self._wake.notify()
+
+    def _push(self, when: float, script: _Script) -> None:
+        heapq.heappush(self._due, (when, next(self._order), script))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "backend": "scripted",
+            "type": "causal_lm",
+            "parameters": 0,
+            "context_length": self.context_length,
+            "device": "cpu",
+            "dtype": "none",
+            "max_num_seqs": self.context_length,
+            "running": len(self._due),
+            "waiting": 0,
+            "gpus": [],
+        }
+
+    def close(self) -> None:
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        for _, _, script in self._due:
+            script.request.sink.fail(ShuttingDown("the model is being unloaded"))
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._closing and not (self._due and self._due[0][0] <= time.monotonic()):
+                    left = self._due[0][0] - time.monotonic() if self._due else None
+                    self._wake.wait(left)
+                if self._closing:
+                    return
+                when, _, script = heapq.heappop(self._due)
+            if script.step():
+                # A hanging script is looked at now and then, to see whether it was cancelled.
+                pause = 0.01 if script.made == script.hang_at else script.interval
+                with self._wake:
+                    self._push(when + pause, script)

@@ -1,0 +1,166 @@
+"""The decoupled ``TritonPythonModel`` that all engines share: a subclass says how to make its engine.
+
+Docs: https://github.com/triton-inference-server/python_backend#decoupled-mode
+"""
+
+from __future__ import annotations
+
+import json
+import locale
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from backends.contract import (
+    INPUTS,
+    OUTPUTS,
+    GenerationRequest,
+    TensorSpec,
+    decode_request,
+    flag,
+)
+from backends.engine import Engine
+from backends.errors import EngineError, InvalidField
+from backends.generation import Generation, Responder, triton_error
+from backends.text import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What a model's ``config.pbtxt`` says: its name, folder, and ``parameters``."""
+
+    name: str
+    version_folder: Path
+    parameters: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        """Weights: a folder beside ``model.py``, a folder anywhere, or a hub id."""
+        value = self.parameters.get("model", "weights")
+        beside = self.version_folder / value
+        return str(beside) if beside.is_dir() else value
+
+    @property
+    def served_name(self) -> str:
+        return self.parameters.get("served_model_name", self.name)
+
+
+class ServedModel(ABC):
+    """Base of every ``TritonPythonModel``.
+
+    Triton's thread calls ``execute``, which decodes, encodes text to tokens, and submits to the
+    engine; `Generation` and `Responder` do the rest.
+    """
+
+    @abstractmethod
+    def create_engine(self, options: ModelOptions) -> Engine: ...
+
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
+        """The contract's tensors and policies, so that ``config.pbtxt`` need not repeat them."""
+        for spec in INPUTS:
+            config.add_input(_tensor_config(spec) | {"optional": spec.optional})
+        for spec in OUTPUTS:
+            config.add_output(_tensor_config(spec))
+        config.set_max_batch_size(0)
+        config.set_model_transaction_policy({"decoupled": True})
+        return config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        # The embedded interpreter starts in the C locale, where text files are read as ASCII.
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        config = json.loads(args["model_config"])
+        self.options = ModelOptions(
+            args["model_name"],
+            Path(args["model_repository"]) / args["model_version"],
+            {key: value["string_value"] for key, value in config["parameters"].items()},
+        )
+        self.tokenizer = self.create_tokenizer(self.options)
+        self.engine = self.create_engine(self.options)
+        self.responder = Responder()
+        self.responder.start()
+
+    def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
+        return Tokenizer(options.model)
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._accept(request, sender)
+            except Exception as error:
+                if not isinstance(error, EngineError):
+                    logger.exception("a request could not be started")
+                    error = EngineError(f"{type(error).__name__}: {error}")
+                sender.send(
+                    pb_utils.InferenceResponse(error=triton_error(error)),
+                    flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+                )
+
+    def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if flag(inputs, "describe"):
+            return self._describe(sender)
+        decoded = decode_request(inputs)
+        if decoded.prompt is not None:
+            prompt_ids = self.tokenizer.encode(decoded.prompt)
+        else:
+            prompt_ids = self.tokenizer.encode_chat(decoded.messages or [])
+        self._check_lengths(decoded, prompt_ids)
+        generation = Generation(decoded, prompt_ids, self.tokenizer, self.responder, sender)
+        self.responder.add(generation)
+        try:
+            self.engine.submit(generation.engine_request)
+        except Exception:
+            self.responder.forget(generation)
+            raise
+
+    def _check_lengths(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
+        context, given = self.engine.context_length, len(prompt_ids)
+        prompt = "text_input" if request.messages is None else "messages"
+        if not 0 < given < context:
+            raise InvalidField(
+                prompt,
+                f"must have from 1 to {context - 1} tokens, not {given}: the model's "
+                f"context is {context} tokens, and at least one is for the answer",
+            )
+        if request.sampling.max_tokens > context:
+            raise InvalidField(
+                "max_tokens", f"must be from 1 to {context}, the model's context in tokens"
+            )
+        resumed, left = request.resume_token_ids, min(request.sampling.max_tokens, context - given)
+        vocabulary = self.engine.vocab_size
+        if len(resumed) >= left or any(not 0 <= id_ < vocabulary for id_ in resumed):
+            raise InvalidField(
+                "resume_token_ids",
+                f"must hold fewer than {left} ids, each from 0 to {vocabulary - 1}",
+            )
+
+    def _describe(self, sender: Any) -> None:  # noqa: ANN401
+        facts = self.engine.describe() | {
+            "model_name": self.options.served_name,
+            "tokenizer_loaded": True,
+            "requests": len(self.responder),
+        }
+        text = np.array([json.dumps(facts).encode()], dtype=np.object_)
+        sender.send(
+            pb_utils.InferenceResponse([pb_utils.Tensor("text_output", text)]),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+        )
+
+    def finalize(self) -> None:
+        self.engine.close()
+        self.responder.stop()
+
+
+def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
+    datatype = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+    return {"name": spec.name, "data_type": datatype, "dims": list(spec.dims)}

@@ -1,0 +1,1 @@
+"""The REST and SSE API: a router for each resource."""

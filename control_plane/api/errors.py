@@ -1,0 +1,94 @@
+"""Every error leaves in one shape, whoever raised it."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from control_plane.api.schemas import ChatRequest, GenerateRequest
+from control_plane.errors import InvalidRequest, TriadError
+
+logger = logging.getLogger(__name__)
+
+_HTTP_TYPES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def error_response(error: TriadError, request_id: str) -> Response:
+    return Response(
+        orjson.dumps(error.body(request_id)),
+        status_code=error.status,
+        headers=error.headers,
+        media_type="application/json",
+    )
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(TriadError)
+    async def triad_error(request: Request, error: TriadError) -> Response:
+        return error_response(error, request.state.request_id)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return error_response(_invalid_request(error), request.state.request_id)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        # FastAPI wraps what goes wrong while it reads the body.
+        if isinstance(error.__cause__, TriadError):
+            return error_response(error.__cause__, request.state.request_id)
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            invalid = InvalidRequest("the body is not valid UTF-8")
+            return error_response(invalid, request.state.request_id)
+        body = TriadError(str(error.detail)).body(request.state.request_id)
+        kind = _HTTP_TYPES.get(error.status_code, InvalidRequest.type)
+        body["error"] |= {"type": kind, "code": error.status_code}
+        return Response(
+            orjson.dumps(body), error.status_code, error.headers, media_type="application/json"
+        )
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        logger.error("request %s failed", request.state.request_id, exc_info=error)
+        return error_response(TriadError("internal error"), request.state.request_id)
+
+
+def _invalid_request(error: RequestValidationError) -> InvalidRequest:
+    problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        detail = problem["ctx"]["error"]
+        return InvalidRequest(
+            f"the body is not valid JSON: {detail} at character {problem['loc'][1]}"
+        )
+    path = _path(problem["loc"][1:])
+    if not path:
+        return InvalidRequest("the body must be a JSON object, sent as application/json")
+    if problem["type"] == "extra_forbidden":
+        return InvalidRequest(f"{path}: is not a known field{_nearest(path)}", param=path)
+    return InvalidRequest(f"{path}: {_sentence(problem)}", param=path)
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    """``("messages", 0, "role")`` to ``messages[0].role``."""
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path[:100]
+
+
+def _nearest(field: str) -> str:
+    known = GenerateRequest.model_fields | ChatRequest.model_fields
+    near = difflib.get_close_matches(field, known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    message: str = problem["msg"]
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")[:300]

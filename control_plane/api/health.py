@@ -1,0 +1,80 @@
+"""``GET /health``, ``/health/live``, ``/health/ready``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from control_plane.api.dependencies import ServicesDep
+from control_plane.api.schemas import GpuMemory, HealthResponse
+from control_plane.errors import ModelNotReady, ShuttingDown, TriadError
+from control_plane.services import Services
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", response_model=HealthResponse)
+async def health(services: ServicesDep, response: Response) -> HealthResponse:
+    """The state of the default model: 200 when it answers, else 503 with the same body."""
+    facts = default_model_facts(services)
+    ready = is_ready(services)
+    if not ready:
+        response.status_code = 503
+    gpus = facts.get("gpus", [])
+    return HealthResponse(
+        status="healthy" if ready else "unhealthy",
+        is_loaded=is_loaded(services),
+        is_ready=ready,
+        backend_type=services.settings.backend_type,
+        model_loaded=is_loaded(services),
+        tokenizer_loaded=is_loaded(services) and facts.get("tokenizer_loaded", False),
+        gpu_available=bool(gpus),
+        gpu_count=len(gpus),
+        gpu_memory=GpuMemory(
+            total=_gigabytes(gpus, "total"),
+            used=_gigabytes(gpus, "used"),
+            free=_gigabytes(gpus, "free"),
+        ),
+    )
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """200 as long as this process answers at all: for a liveness probe."""
+    return {"status": "alive"}
+
+
+@router.get("/health/ready")
+async def ready(services: ServicesDep) -> dict[str, str]:
+    """200 when the default model answers and the server is not shutting down; else 503."""
+    if services.generation.draining:
+        raise ShuttingDown("the server is shutting down")
+    services.catalog.ready(None)
+    return {"status": "ready"}
+
+
+def default_model_facts(services: Services) -> dict[str, Any]:
+    try:
+        return services.catalog.find(None).facts
+    except TriadError:
+        return {}
+
+
+def is_loaded(services: Services) -> bool:
+    try:
+        return services.catalog.find(None).loaded
+    except TriadError:
+        return False
+
+
+def is_ready(services: Services) -> bool:
+    try:
+        services.catalog.ready(None)
+    except ModelNotReady:
+        return False
+    return not services.generation.draining
+
+
+def _gigabytes(gpus: list[dict[str, int]], key: str) -> str:
+    return f"{round(sum(gpu[key] for gpu in gpus) / 2**30)}GB"

@@ -1,0 +1,41 @@
+"""``GET /models``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from control_plane.api.dependencies import ServicesDep
+from control_plane.api.schemas import ModelInfo, ModelsResponse
+from control_plane.registry.catalog import Model
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/models")
+async def models(services: ServicesDep) -> ModelsResponse:
+    """The models that a request may name."""
+    catalog = services.catalog
+    return ModelsResponse(
+        models=[_info(model) for model in catalog], default_model=catalog.default_model
+    )
+
+
+def _info(model: Model) -> ModelInfo:
+    facts = model.facts
+    return ModelInfo(
+        name=model.served_name,
+        type=facts.get("type"),
+        parameters=parameter_count(facts["parameters"]) if "parameters" in facts else None,
+        context_length=facts.get("context_length"),
+        loaded=model.loaded,
+        backend=model.backend,
+    )
+
+
+def parameter_count(count: int) -> str:
+    """``3B``, ``1.5B``, ``494M``, ``12K``: at most one decimal, and none from 10 up."""
+    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= unit:
+            value = count / unit
+            return f"{value:.0f}{name}" if value >= 9.95 else f"{value:.1f}{name}".replace(".0", "")
+    return str(count)

@@ -1,0 +1,22 @@
+"""``GET /stats``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from control_plane.api.dependencies import ServicesDep
+from control_plane.api.health import is_loaded, is_ready
+from control_plane.api.schemas import StatsResponse
+
+router = APIRouter(tags=["statistics"])
+
+
+@router.get("/stats")
+async def stats(services: ServicesDep) -> StatsResponse:
+    """Totals over all requests that ended well since the server started."""
+    return StatsResponse(
+        is_loaded=is_loaded(services),
+        is_ready=is_ready(services),
+        backend_type=services.settings.backend_type,
+        **services.stats.snapshot(),
+    )

@@ -1,0 +1,75 @@
+"""The command ``triad``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from control_plane.serve import ServeError, serve
+from control_plane.settings import Settings, SettingsError, load_settings, require_supported
+from control_plane.settings.manager import PATH_VARIABLE
+from control_plane.version import VERSION
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+console = Console(stderr=True, highlight=False)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar=PATH_VARIABLE, help="The `serving:` document, YAML."),
+]
+
+
+@app.command("serve")
+def serve_command(
+    config: ConfigOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A name in the model repository, a folder, or a hub id."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Answer one prompt when ready, to show that it works.")
+    ] = False,
+) -> None:
+    """Start the control plane, and a Triton for it unless `triton.endpoints` names one."""
+    # Options are settings like any other, and so reach a reloading server's process as well.
+    for key, value in (("MODEL", model), ("HOST", host), ("PORT", port)):
+        if value is not None:
+            os.environ[f"TRIAD_SERVING__{key}"] = str(value)
+    if config is not None:
+        os.environ[PATH_VARIABLE] = str(config)
+    settings = _load(config)
+    try:
+        serve(settings.serving, console, demo=demo)
+    except ServeError as error:
+        console.print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check a configuration, and whether this release has all that it asks for."""
+    _load(config)
+    console.print("the configuration is valid")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(VERSION)
+
+
+def _load(config: Path | None) -> Settings:
+    try:
+        settings = load_settings(config, os.environ)
+        require_supported(settings)
+    except SettingsError as error:
+        console.print("[red]error:[/] the configuration cannot be used")
+        console.print(str(error), markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    return settings

@@ -1,0 +1,104 @@
+"""Every error that a client can get, and its HTTP status.
+
+    TriadError                   500  internal_error
+    ├── InvalidRequest           400  invalid_request_error   `param` names the field
+    ├── ModelNotFound            404  model_not_found
+    ├── PayloadTooLarge          413  payload_too_large
+    ├── EngineFailed             500  engine_error            the engine failed this request
+    ├── ClientDisconnected       499  client_disconnected     seen in logs and metrics only
+    ├── DeadlineExceeded         504  deadline_exceeded
+    └── Unavailable              503  unavailable             may be tried again later
+        ├── ModelNotReady        503  model_not_ready
+        ├── Overloaded           503  overloaded
+        └── ShuttingDown         503  shutting_down
+
+The body is the same on every route: ``{"error": {message, type, param, code}, "request_id"}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+
+class TriadError(Exception):
+    """Something of ours went wrong."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.status,
+        }
+        return {"error": error, "request_id": request_id}
+
+
+class InvalidRequest(TriadError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ModelNotFound(TriadError):
+    status = 404
+    type = "model_not_found"
+
+    def __init__(self, model: str, known: Iterable[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(f"model: `{model[:100]}` does not exist; models: {names}", param="model")
+
+
+class PayloadTooLarge(TriadError):
+    status = 413
+    type = "payload_too_large"
+
+
+class EngineFailed(TriadError):
+    type = "engine_error"
+
+
+class ClientDisconnected(TriadError):
+    status = 499
+    type = "client_disconnected"
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection")
+
+
+class DeadlineExceeded(TriadError):
+    status = 504
+    type = "deadline_exceeded"
+
+
+class Unavailable(TriadError):
+    status = 503
+    type = "unavailable"
+    retry_after: ClassVar[int] = 1  # seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class ModelNotReady(Unavailable):
+    type = "model_not_ready"
+
+
+class Overloaded(Unavailable):
+    type = "overloaded"
+
+
+class ShuttingDown(Unavailable):
+    type = "shutting_down"

@@ -1,0 +1,1 @@
+"""Generation: the one service behind every route that generates text."""

@@ -1,0 +1,133 @@
+"""One generation: its deltas, its times, and its one ending."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from control_plane.errors import ClientDisconnected, EngineFailed, TriadError
+from control_plane.observability.metrics import Metrics
+from control_plane.observability.stats import Stats
+from control_plane.registry.catalog import Model
+from control_plane.triton.client import InferStream
+from control_plane.triton.codec import Delta, delta
+
+
+class Generation:
+    """An iterator over batches of `Delta`: each holds what was waiting. The last has a
+    ``finish_reason``. Iteration raises `TriadError`.
+
+    However it ends (finished, failed, aborted, left), `close` settles it exactly once.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        model: Model,
+        metrics: Metrics,
+        stats: Stats,
+        on_close: Callable[[Generation], None],
+        *,
+        stream: bool,
+    ) -> None:
+        self.request_id = request_id
+        self.model = model
+        self.tokens = 0
+        self.finish_reason: str | None = None
+        self._stats = stats
+        self._on_close = on_close
+        self._measures_tokens = stream  # one response for all tokens says nothing of each
+        self._stream: InferStream | None = None
+        self._first: list[Delta] | None = None
+        self._abort: TriadError | None = None
+        self._closed = False
+        self._started = self._last = time.monotonic()
+        label = model.served_name
+        self._requests = metrics.requests
+        self._running = metrics.running.labels(label)
+        self._time_to_first_token = metrics.time_to_first_token.labels(label)
+        self._inter_token_latency = metrics.inter_token_latency.labels(label)
+        self._duration = metrics.duration.labels(label)
+        self._generated_tokens = metrics.generated_tokens.labels(label)
+        self._running.inc()
+
+    @property
+    def seconds(self) -> float:
+        """From the request's arrival to its last response so far."""
+        return self._last - self._started
+
+    def attach(self, stream: InferStream) -> None:
+        self._stream = stream
+        if self._abort:  # it came while the request was being sent
+            stream.cancel()
+
+    async def pull_first(self) -> None:
+        self._first = await self._pull()
+
+    def __aiter__(self) -> AsyncIterator[list[Delta]]:
+        return self
+
+    async def __anext__(self) -> list[Delta]:
+        if self._first is not None:
+            deltas, self._first = self._first, None
+            return deltas
+        if self.finish_reason is not None:
+            raise StopAsyncIteration
+        return await self._pull()
+
+    async def _pull(self) -> list[Delta]:
+        assert self._stream is not None
+        try:
+            responses = await self._stream.__anext__()
+        except StopAsyncIteration:
+            raise self._abort or EngineFailed("the model ended the stream early") from None
+        deltas = [delta(response) for response in responses]
+        self._account(deltas)
+        return deltas
+
+    def _account(self, deltas: Sequence[Delta]) -> None:
+        now = time.monotonic()
+        count = 0
+        for d in deltas:
+            count += d.tokens
+        if not self._measures_tokens:
+            pass
+        elif not self.tokens:
+            self._time_to_first_token.observe(now - self._started)
+        elif count:
+            self._inter_token_latency.observe((now - self._last) / count)
+        self._last = now
+        self.tokens += count
+        self.finish_reason = deltas[-1].finish_reason
+
+    def abort(self, error: TriadError) -> None:
+        """Make the iteration raise ``error``, and end the request at the server."""
+        if self._abort is None and self.finish_reason is None:
+            self._abort = error
+            if self._stream is not None:
+                self._stream.cancel()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Settle the accounts; end the request at the server if it is still running there."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._stream is not None:
+            self._stream.cancel()
+        self._on_close(self)
+        self._running.dec()
+        self._generated_tokens.inc(self.tokens)
+        self._duration.observe(time.monotonic() - self._started)
+        self._requests.labels(self.model.served_name, self._outcome(error)).inc()
+        if self.finish_reason is not None:
+            self._stats.add(self.tokens, self.seconds)
+
+    def _outcome(self, error: BaseException | None) -> str:
+        if self.finish_reason is not None:
+            return self.finish_reason
+        if isinstance(error, TriadError):
+            return error.type
+        if error is None or isinstance(error, asyncio.CancelledError):
+            return ClientDisconnected.type
+        return TriadError.type

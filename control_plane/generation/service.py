@@ -1,0 +1,91 @@
+"""Starts generations, and knows all that are running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from control_plane.errors import ModelNotReady, ShuttingDown, TriadError
+from control_plane.generation.generation import Generation
+from control_plane.observability.metrics import Metrics
+from control_plane.observability.stats import Stats
+from control_plane.registry.catalog import Catalog, Model
+from control_plane.triton import codec
+from control_plane.triton.client import TritonClient
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What to generate. ``prompt`` is a text, or a list of chat messages."""
+
+    prompt: str | Sequence[Mapping[str, Any]]
+    sampling: Mapping[str, Any]
+    request_id: str
+    model: str | None = None  # None: the default model
+    stream: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class GenerationService:
+    """The service that ``/generate``, ``/chat`` and the Python API call."""
+
+    def __init__(
+        self,
+        client: TritonClient,
+        catalog: Catalog,
+        metrics: Metrics,
+        stats: Stats,
+        *,
+        timeout: float,
+    ) -> None:
+        self._client = client
+        self._catalog = catalog
+        self._metrics = metrics
+        self._stats = stats
+        self._timeout = timeout
+        self._running: set[Generation] = set()
+        self.draining = False
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def start(self, request: GenerationRequest) -> Generation:
+        """A generation whose first response is there. The caller closes it.
+
+        Raises `TriadError`: until the first response, nothing has been promised to the client.
+        """
+        if self.draining:
+            raise ShuttingDown("the server is shutting down")
+        model = self._catalog.ready(request.model)
+        generation = Generation(
+            request.request_id,
+            model,
+            self._metrics,
+            self._stats,
+            self._running.discard,
+            stream=request.stream,
+        )
+        self._running.add(generation)
+        message = codec.generation_request(
+            model.name, request.request_id, request.prompt, request.sampling, stream=request.stream
+        )
+        try:
+            generation.attach(await self._client.infer(message, timeout=self._timeout))
+            await generation.pull_first()
+        except BaseException as error:
+            generation.close(error)
+            raise
+        return generation
+
+    def abort_model(self, model: Model) -> None:
+        """End what runs on a model that has died: its streams would never end by themselves."""
+        error = ModelNotReady(f"model: `{model.served_name}` died while it was generating")
+        for generation in list(self._running):
+            if generation.model is model:
+                generation.abort(error)
+
+    def abort_all(self, error: TriadError) -> None:
+        for generation in list(self._running):
+            generation.abort(error)

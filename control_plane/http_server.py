@@ -1,0 +1,65 @@
+"""uvicorn, with an end that tells clients of it.
+
+uvicorn alone refuses connections at once and cuts streams without a word. Here readiness turns 503
+first, running generations get ``shutdown_timeout`` seconds, and the rest end with an error event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+import uvicorn
+
+from control_plane.errors import ShuttingDown
+from control_plane.generation.service import GenerationService
+from control_plane.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS_SECONDS = 1.0  # for the error events to be written
+
+
+class HttpServer(uvicorn.Server):
+    """``app.state.services`` is there once the application has started."""
+
+    def __init__(self, config: uvicorn.Config, shutdown_timeout: float) -> None:
+        super().__init__(config)
+        self._shutdown_timeout = shutdown_timeout
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        application = self.config.app
+        if services := getattr(getattr(application, "state", None), "services", None):
+            await self._drain(services.generation)
+        await super().shutdown(sockets)
+
+    async def _drain(self, service: GenerationService) -> None:
+        service.draining = True
+        if service.running:
+            logger.info("waiting for %d generations to end", service.running)
+        await self._until_idle(service, self._shutdown_timeout)
+        service.abort_all(ShuttingDown("the server is shutting down"))
+        await self._until_idle(service, _LAST_WORDS_SECONDS)
+
+    async def _until_idle(self, service: GenerationService, timeout: float) -> None:
+        for _ in range(int(timeout / 0.05)):
+            if not service.running or self.force_exit:
+                return
+            await asyncio.sleep(0.05)
+
+
+def server_config(app: object, settings: ServingSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        factory=isinstance(app, str),
+        reload=settings.reload,
+        log_config=None,
+        access_log=settings.debug,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )

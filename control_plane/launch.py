@@ -1,0 +1,70 @@
+"""An embedded Triton for one control plane: its folder, its models, its address in the settings."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from control_plane.registry.entry import DEFAULT_REPOSITORY, ModelEntry, Repository
+from control_plane.settings import ServingSettings
+from control_plane.triton import installation
+from control_plane.triton.supervisor import Supervisor
+
+
+class EmbeddedTriton:
+    """A server with the models that the settings name.
+
+    Raises `ModelError`, `TritonMissing` and `StartFailed`, and leaves nothing behind then.
+    """
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
+        self._runtime = Path(tempfile.mkdtemp(prefix="triad-"))
+        try:
+            (self._runtime / "models").mkdir()
+            self._repository = Repository(
+                settings.triton.model_repository or DEFAULT_REPOSITORY, self._runtime / "models"
+            )
+            models = dict.fromkeys([settings.model, *settings.models])
+            self.entries = [self._repository.resolve(m, settings.pytorch) for m in models]
+            self.supervisor = Supervisor(
+                installation.find(self._runtime),
+                settings.triton,
+                self._repository.folders,
+                {entry.name: entry.config for entry in self.entries},
+            )
+        except BaseException:
+            self._remove()
+            raise
+
+    def start(self) -> None:
+        """Returns when every model is loaded."""
+        try:
+            self.supervisor.start()
+        except BaseException:
+            self._remove()
+            raise
+
+    def connected(self) -> ServingSettings:
+        """The settings with this server as the endpoint, and the default model's public name."""
+        settings = self._settings.model_copy(deep=True)
+        settings.model = self.entries[0].served_name
+        settings.triton.endpoints = [self.supervisor.endpoint]
+        settings.triton.model_control_value = SecretStr(self.supervisor.control_value)
+        return settings
+
+    def load(self, model: str) -> ModelEntry:
+        """Load a further model by name, folder or hub id."""
+        entry = self._repository.resolve(model, self._settings.pytorch)
+        self.supervisor.load(entry.name, entry.config)
+        return entry
+
+    def stop(self) -> None:
+        self.supervisor.stop()
+        self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self._runtime, ignore_errors=True)

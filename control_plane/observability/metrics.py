@@ -1,0 +1,79 @@
+"""Prometheus metrics of the gateway. Times are in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from control_plane.registry.catalog import Catalog
+
+_LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """One set for one application."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        label = ["model"]
+        self.requests = Counter(
+            "triad_requests",
+            "Requests ended, by outcome: stop, length, or an error's type",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.running = Gauge(
+            "triad_requests_running", "Requests being generated", label, registry=registry
+        )
+        self.generated_tokens = Counter(
+            "triad_generated_tokens", "Tokens generated", label, registry=registry
+        )
+        self.time_to_first_token = Histogram(
+            "triad_time_to_first_token_seconds",
+            "From the request's arrival to its first token; streams only",
+            label,
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.inter_token_latency = Histogram(
+            "triad_inter_token_latency_seconds",
+            "Time a token after the first, averaged over the tokens of a response; streams only",
+            label,
+            buckets=_TOKEN,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "triad_request_duration_seconds",
+            "From the request's arrival to its end",
+            label,
+            buckets=_LATENCY,
+            registry=registry,
+        )
+
+
+class EngineGauges(Collector):
+    """What the engines said of themselves at the last health check."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def collect(self) -> Iterable[Metric]:
+        ready = GaugeMetricFamily("triad_model_ready", "1: answers requests", labels=["model"])
+        running = GaugeMetricFamily(
+            "triad_engine_running", "Sequences that have a slot", labels=["model"]
+        )
+        waiting = GaugeMetricFamily(
+            "triad_engine_waiting", "Sequences that wait for a slot", labels=["model"]
+        )
+        for model in self._catalog:
+            labels = [model.served_name]
+            ready.add_metric(labels, model.ready)
+            running.add_metric(labels, model.facts.get("running", 0))
+            waiting.add_metric(labels, model.facts.get("waiting", 0))
+        return ready, running, waiting

@@ -1,0 +1,133 @@
+"""The models of a Triton server and their health.
+
+Triton reports a model as ready when the process that holds it has died, so each model is asked to
+describe itself: a small inference that runs in that process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from control_plane.errors import DeadlineExceeded, ModelNotFound, ModelNotReady, TriadError
+from control_plane.triton import codec
+from control_plane.triton.client import TritonClient
+
+logger = logging.getLogger(__name__)
+
+TIMEOUTS_TO_DEATH = 3
+"""A busy process may miss a check; one that misses this many in a row counts as dead."""
+
+
+@dataclass(slots=True)
+class Model:
+    """One model. ``facts`` is what its engine says of itself; empty until it has been ready."""
+
+    name: str  # Triton's
+    served_name: str
+    loaded: bool = False
+    ready: bool = False
+    problem: str = "is not loaded"
+    timeouts: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def backend(self) -> str:
+        backend: str = self.facts.get("backend", "unknown")
+        return backend
+
+
+class Catalog:
+    """What is known of the models, refreshed by `watch`."""
+
+    def __init__(
+        self,
+        client: TritonClient,
+        default_model: str,
+        *,
+        timeout: float,
+        on_death: Callable[[Model], None],
+    ) -> None:
+        self.default_model = default_model
+        self._client = client
+        self._timeout = timeout
+        self._on_death = on_death
+        self._models: dict[str, Model] = {}  # by Triton's name
+
+    def __iter__(self) -> Any:  # noqa: ANN401
+        return iter(list(self._models.values()))
+
+    def find(self, name: str | None) -> Model:
+        """A model by the name clients use, or the default. Raises `ModelNotFound`."""
+        wanted = name or self.default_model
+        for model in self._models.values():
+            if wanted in (model.served_name, model.name):
+                return model
+        if name is None:
+            raise ModelNotReady("the default model is not loaded yet")
+        raise ModelNotFound(name, (m.served_name for m in self._models.values()))
+
+    def ready(self, name: str | None) -> Model:
+        """As `find`; raises `ModelNotReady` too."""
+        model = self.find(name)
+        if not model.ready:
+            raise ModelNotReady(f"model: `{model.served_name}` {model.problem}")
+        return model
+
+    async def watch(self, interval: float) -> None:
+        while True:
+            await self.refresh()
+            await asyncio.sleep(interval)
+
+    async def refresh(self) -> None:
+        try:
+            index = await self._client.repository_index(timeout=self._timeout)
+        except TriadError as error:
+            for model in self._models.values():
+                self._mark_dead(model, f"cannot be reached: {error}")
+            return
+        for name in self._models.keys() - index.keys():
+            del self._models[name]
+        await asyncio.gather(*(self._refresh(name, loaded) for name, loaded in index.items()))
+
+    async def _refresh(self, name: str, loaded: bool) -> None:
+        model = self._models.get(name) or Model(name, name)
+        try:
+            if loaded and not model.facts:
+                config = await self._client.model_config(name, timeout=self._timeout)
+                if not any(i["name"] == "describe" for i in config.get("input", [])):
+                    return  # not of our contract: it is used through Triton directly
+                parameters = config.get("parameters", {})
+                served = parameters.get("served_model_name", {}).get("string_value")
+                model.served_name = served or name
+            self._models[name] = model
+            model.loaded = loaded
+            if loaded:
+                model.facts = await self._describe(name)
+                model.ready, model.problem, model.timeouts = True, "", 0
+            else:
+                self._mark_dead(model, "is not loaded")
+        except DeadlineExceeded:
+            model.timeouts += 1
+            if model.timeouts >= TIMEOUTS_TO_DEATH:
+                self._mark_dead(model, "does not answer")
+        except TriadError as error:
+            self._mark_dead(model, f"does not answer: {error}")
+
+    async def _describe(self, name: str) -> dict[str, Any]:
+        stream = await self._client.infer(codec.describe_request(name), timeout=self._timeout)
+        facts: dict[str, Any] = {}
+        async for responses in stream:
+            for response in responses:
+                facts = codec.description(response)
+        return facts
+
+    def _mark_dead(self, model: Model, problem: str) -> None:
+        if model.ready:
+            logger.warning("model %s %s", model.served_name, problem)
+            model.ready = False
+            self._on_death(model)
+        model.problem = problem

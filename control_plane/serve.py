@@ -1,0 +1,155 @@
+"""`triad serve`: an embedded Triton where one is wanted, and the HTTP server in front of it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import orjson
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+from uvicorn.supervisors import ChangeReload
+
+from control_plane.app import create_app
+from control_plane.http_server import HttpServer, server_config
+from control_plane.launch import EmbeddedTriton
+from control_plane.registry.entry import ModelError
+from control_plane.settings import ServingSettings
+from control_plane.triton.installation import TritonMissing
+from control_plane.triton.supervisor import StartFailed
+
+DEMO_PROMPT = "What is machine learning?"
+
+
+class ServeError(RuntimeError):
+    """The server cannot start; the message says in a sentence why."""
+
+
+def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
+    """Runs until a signal ends it. Raises `ServeError`."""
+    _set_up_logging(settings, console)
+    _check_port(settings)
+    with _triton(settings, console) as connected:
+        threading.Thread(
+            target=_announce, args=(connected, console, demo), name="announce", daemon=True
+        ).start()
+        _serve_http(connected)
+
+
+def _set_up_logging(settings: ServingSettings, console: Console) -> None:
+    level = logging.DEBUG if settings.debug else logging.INFO
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False)
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for name in ("control_plane", "triton", "uvicorn.error"):
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("uvicorn.access").setLevel(level)
+
+
+def _check_port(settings: ServingSettings) -> None:
+    """Before Triton is started for nothing."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((settings.host, settings.port))
+        except OSError as error:
+            reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            raise ServeError(
+                f"port {settings.port} on {settings.host} {reason}; choose another with --port"
+            ) from None
+
+
+@contextmanager
+def _triton(settings: ServingSettings, console: Console) -> Iterator[ServingSettings]:
+    if settings.triton.endpoints:
+        yield settings
+        return
+    try:
+        with _terminated_as_interrupted(), console.status("starting Triton and loading the model"):
+            triton = EmbeddedTriton(settings)
+            triton.start()
+    except (ModelError, TritonMissing, StartFailed) as error:
+        raise ServeError(str(error)) from None
+    except KeyboardInterrupt:
+        raise ServeError("interrupted while starting") from None
+    try:
+        yield triton.connected()
+    finally:
+        triton.stop()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """TERM while starting ends as Ctrl-C does, with everything cleaned up. uvicorn has its own."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _serve_http(settings: ServingSettings) -> None:
+    if not settings.reload:
+        HttpServer(server_config(create_app(settings), settings), settings.shutdown_timeout).run()
+        return
+    # The application is built in a process of its own, which reads its settings again.
+    control = settings.triton.model_control_value
+    os.environ |= {
+        "TRIAD_SERVING__MODEL": settings.model,
+        "TRIAD_SERVING__TRITON__ENDPOINTS": yaml.safe_dump(settings.triton.endpoints).strip(),
+        "TRIAD_SERVING__TRITON__MODEL_CONTROL_VALUE": control.get_secret_value() if control else "",
+    }
+    config = server_config("control_plane.app:app_from_environment", settings)
+    ChangeReload(
+        config,
+        target=HttpServer(config, settings.shutdown_timeout).run,
+        sockets=[config.bind_socket()],
+    ).run()
+
+
+def _announce(settings: ServingSettings, console: Console, demo: bool) -> None:
+    """Waits until the server answers, and says how to try it."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    url = f"http://{host}:{settings.port}"
+    if not _wait_until_ready(f"{url}/health/ready", settings.triton.startup_timeout):
+        console.print("[red]the server did not become ready[/]; see the log above")
+        return
+    console.print(f"[green]ready[/]: {url} (API: {url}/docs)", soft_wrap=True)
+    body = orjson.dumps({"prompt": DEMO_PROMPT, "max_tokens": 128}).decode()
+    console.print("try it:", soft_wrap=True)
+    console.print(
+        f"  curl -s {url}/generate -H 'Content-Type: application/json' -d '{body}'",
+        markup=False,
+        soft_wrap=True,
+    )
+    if demo:
+        request = urllib.request.Request(
+            f"{url}/generate", body.encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = orjson.loads(response.read())
+        console.print(f"its answer: {answer['text']}", markup=False, soft_wrap=True)
+
+
+def _wait_until_ready(url: str, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return True
+        except OSError:
+            time.sleep(0.1)
+    return False

@@ -1,0 +1,58 @@
+"""The parts of one control plane, put together: for the HTTP application and the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from control_plane.background import running
+from control_plane.generation.service import GenerationService
+from control_plane.observability.metrics import EngineGauges, Metrics
+from control_plane.observability.stats import Stats
+from control_plane.registry.catalog import Catalog, Model
+from control_plane.settings import ServingSettings
+from control_plane.triton.control import control_metadata
+from control_plane.triton.grpc_aio import GrpcAioClient
+
+
+@dataclass(slots=True)
+class Services:
+    """One control plane's parts."""
+
+    settings: ServingSettings
+    catalog: Catalog
+    generation: GenerationService
+    metrics: Metrics
+    stats: Stats
+
+
+@asynccontextmanager
+async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
+    """Connects to ``triton.endpoints[0]`` and watches its models."""
+    triton = settings.triton
+    control = triton.model_control_value
+    client = GrpcAioClient(
+        triton.endpoints[0],
+        control_metadata(triton.model_control_header, control.get_secret_value())
+        if control
+        else (),
+    )
+
+    def on_death(model: Model) -> None:
+        generation.abort_model(model)
+
+    catalog = Catalog(
+        client, settings.model, timeout=triton.health_check_timeout, on_death=on_death
+    )
+    metrics, stats = Metrics(), Stats()
+    metrics.registry.register(EngineGauges(catalog))
+    generation = GenerationService(
+        client, catalog, metrics, stats, timeout=settings.request_timeout
+    )
+    await catalog.refresh()
+    try:
+        async with running(catalog.watch(triton.health_check_interval)):
+            yield Services(settings, catalog, generation, metrics, stats)
+    finally:
+        await client.close()

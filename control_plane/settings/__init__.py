@@ -1,0 +1,22 @@
+"""The `serving:` document: parsed, checked, typed."""
+
+from control_plane.settings.engines import PytorchSettings, TritonSettings
+from control_plane.settings.features import ValidationSettings
+from control_plane.settings.load import load_settings
+from control_plane.settings.manager import ConfigManager
+from control_plane.settings.problems import SettingsError
+from control_plane.settings.schema import ServingSettings, Settings
+from control_plane.settings.support import require_supported, unsupported
+
+__all__ = [
+    "ConfigManager",
+    "PytorchSettings",
+    "ServingSettings",
+    "Settings",
+    "SettingsError",
+    "TritonSettings",
+    "ValidationSettings",
+    "load_settings",
+    "require_supported",
+    "unsupported",
+]

@@ -1,0 +1,100 @@
+"""Settings of the engines and of the Triton servers that they run in."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from control_plane.settings.types import (
+    Count,
+    Device,
+    Endpoint,
+    HeaderName,
+    Name,
+    PortOrFree,
+    Positive,
+    Seconds,
+    SecondsOrNone,
+    Section,
+    Share,
+)
+
+
+class PytorchSettings(Section):
+    """`serving.pytorch`: Hugging Face models under the continuous batcher."""
+
+    device: Device = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Datatype of the weights."""
+    compile_model: bool = False
+    """Run the model through `torch.compile`."""
+    optimization_level: Literal["O0", "O1", "O2", "O3"] = "O0"
+    """O0: exact fp32; O1: autocast; O2: low-precision weights, fp32 norms; O3: all low precision"""
+    max_num_seqs: Positive = 16
+    """Sequences decoded at once."""
+    max_queue_size: Positive = 256
+    """Sequences that may wait; one more is refused."""
+    num_threads: Count = 0
+    """CPU threads; 0: all cores."""
+    max_model_len: Positive | None = None
+    """Longest prompt and answer together, in tokens; null: the model's own context."""
+
+
+class OnnxSettings(Section):
+    """`serving.onnx`: ONNX Runtime."""
+
+    providers: list[Name] = Field(
+        default=["CUDAExecutionProvider", "CPUExecutionProvider"], min_length=1
+    )
+    """Execution providers, the preferred one first."""
+    optimization_level: Literal["all", "extended", "basic", "disabled"] = "all"
+    """Graph optimisations."""
+    intra_op_num_threads: Count = 4
+    """CPU threads within one operator; 0: ONNX Runtime's own choice."""
+    inter_op_num_threads: Count = 2
+    """Operators run in parallel; 0: ONNX Runtime's own choice."""
+
+
+class VllmSettings(Section):
+    """`serving.vllm`: each key is the vLLM engine argument of the same name."""
+
+    tensor_parallel_size: Positive = 1
+    """GPUs that one model is split over."""
+    gpu_memory_utilization: Share = 0.9
+    """Fraction of the GPU's memory for weights and KV cache."""
+    max_model_len: Positive = 2048
+    """Longest prompt and answer together, in tokens."""
+    max_num_seqs: Positive = 256
+    """Sequences decoded at once."""
+    enable_streaming: bool = True
+    """Allow answers token by token."""
+
+
+class TritonSettings(Section):
+    """`serving.triton`: the Triton servers, or the embedded one where none is named."""
+
+    endpoints: list[Endpoint] = Field(default_factory=list)
+    """gRPC addresses, host:port; empty: start the embedded server."""
+    metrics_endpoints: list[Endpoint] = Field(default_factory=list)
+    """Prometheus addresses, host:port, in the order of `endpoints`."""
+    model_repository: Annotated[Path, Field(strict=False)] | None = None
+    """Folder of models; null: the one beside the package."""
+    grpc_port: PortOrFree = 0
+    """gRPC port of the embedded server; 0: a free one."""
+    http_port: PortOrFree = 0
+    """HTTP port of the embedded server; 0: a free one."""
+    metrics_port: PortOrFree = 0
+    """Prometheus port of the embedded server; 0: a free one."""
+    model_control_header: HeaderName = "triton-model-control"
+    """Header that opens the model-repository protocol where a server restricts it."""
+    model_control_value: SecretStr | None = None
+    """Secret sent in that header to the servers in `endpoints`."""
+    startup_timeout: Seconds = 300.0
+    """Seconds for the embedded server to become live."""
+    stop_timeout: SecondsOrNone = 9.0
+    """Seconds from TERM to KILL."""
+    health_check_interval: Seconds = 1.0
+    """Seconds between two health checks."""
+    health_check_timeout: Seconds = 5.0
+    """Seconds before a health check counts as failed."""

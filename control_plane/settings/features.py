@@ -1,0 +1,146 @@
+"""Settings of the gateway's optional features: all of them are off until asked for."""
+
+from typing import Literal
+
+from pydantic import ByteSize, Field
+
+from control_plane.settings.types import (
+    Bytes,
+    Count,
+    Fraction,
+    HttpUrl,
+    Name,
+    Port,
+    Positive,
+    Seconds,
+    Section,
+    UrlPath,
+)
+
+
+class BatchingSettings(Section):
+    """`serving.batching`: requests joined into one execution."""
+
+    enabled: bool = False
+    """Batch requests."""
+    max_batch_size: Positive = 32
+    """Requests in one batch."""
+    batch_timeout_ms: Count = 50
+    """Milliseconds that a request waits for others."""
+    adaptive_batching: bool = True
+    """Shorten the wait when the load is low."""
+
+
+class CachingSettings(Section):
+    """`serving.caching`: answers kept for equal requests."""
+
+    enabled: bool = False
+    """Cache answers."""
+    cache_type: Literal["redis", "memory", "disk"] = "redis"
+    """Where answers are kept."""
+    cache_size: Bytes = ByteSize(10**9)
+    """Size of the cache, in bytes or as text such as 1GB."""
+    ttl_seconds: Positive = 3600
+    """Seconds that an answer is kept."""
+
+
+class InstanceSettings(Section):
+    """One entry of `serving.load_balancing.instances`."""
+
+    host: Name
+    """Host name or address."""
+    port: Port = 8000
+    """Port."""
+    weight: Positive = 1
+    """Share of the requests, relative to the other instances."""
+
+
+class LoadBalancingSettings(Section):
+    """`serving.load_balancing`: requests spread over model instances."""
+
+    enabled: bool = False
+    """Balance over `instances`."""
+    strategy: Literal["round_robin", "least_connections", "weighted"] = "round_robin"
+    """How an instance is picked."""
+    health_check_interval: Seconds = 30.0
+    """Seconds between two health checks."""
+    max_retries: Count = 3
+    """Further attempts after a failed one, before the first token."""
+    instances: list[InstanceSettings] = Field(default_factory=list)
+    """The instances."""
+
+
+class AuthSettings(Section):
+    """`serving.auth`: who may call."""
+
+    enabled: bool = False
+    """Require a token."""
+    auth_type: Literal["bearer_token", "api_key"] = "bearer_token"
+    """bearer_token: the Authorization header; api_key: the X-API-Key header."""
+    token_validation_url: HttpUrl | None = None
+    """Address that says whether a token is valid."""
+    required_scopes: list[Name] = Field(default=["llm:generate"])
+    """Scopes that a token must carry."""
+
+
+class RateLimitingSettings(Section):
+    """`serving.rate_limiting`: limits for each caller."""
+
+    enabled: bool = False
+    """Limit requests and tokens."""
+    requests_per_minute: Positive = 60
+    """Requests a minute."""
+    tokens_per_minute: Positive = 10000
+    """Tokens a minute, of prompts and answers together."""
+    burst_allowance: Count = 10
+    """Requests allowed at once over the steady rate."""
+
+
+class ValidationSettings(Section):
+    """`serving.validation`: limits on what a request may hold."""
+
+    max_prompt_length: Positive | None = None
+    """Longest prompt, in characters; null: the model's own context is the limit."""
+    max_tokens: Positive | None = None
+    """Most tokens that a request may ask for; null: the model's own context is the limit."""
+    allowed_characters: Literal["unicode", "ascii", "printable"] = "unicode"
+    """Characters that a prompt may hold."""
+    content_filtering: bool = False
+    """Refuse prompts that the content filter matches."""
+
+
+class AlertThresholds(Section):
+    """`serving.monitoring.alert_thresholds`: an alert is raised above each."""
+
+    error_rate: Fraction = 0.05
+    """Fraction of requests that fail."""
+    latency_p99: Seconds = 5.0
+    """99th percentile of the request latency, in seconds."""
+    gpu_memory_usage: Fraction = 0.95
+    """Fraction of the GPU's memory in use."""
+
+
+class MonitoringSettings(Section):
+    """`serving.monitoring`: metrics and alerts."""
+
+    enabled: bool = True
+    """Serve metrics."""
+    metrics_endpoint: UrlPath = "/metrics"
+    """Path of the Prometheus metrics."""
+    health_check_interval: Seconds = 30.0
+    """Seconds between two checks of the alert thresholds."""
+    alert_thresholds: AlertThresholds = Field(default_factory=AlertThresholds)
+    """Thresholds of the alerts."""
+
+
+class HealthCheckSettings(Section):
+    """`serving.health_check`: when an instance counts as unhealthy."""
+
+    enabled: bool = False
+    """Check the instances."""
+    interval: Seconds = 10.0
+    """Seconds between two checks."""
+    timeout: Seconds = 5.0
+    """Seconds before a check counts as failed."""
+    retries: Positive = 3
+    """Failed checks in a row that make an instance unhealthy."""

@@ -1,0 +1,80 @@
+"""Settings that are accepted but that this release cannot act on yet.
+
+When a feature arrives, its row in `NOT_YET` goes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from control_plane.settings.problems import SettingsError
+from control_plane.settings.schema import ServingSettings, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """A feature that does not exist yet, and how to tell that the settings ask for it."""
+
+    key: str
+    feature: str
+    asked_for: Callable[[ServingSettings], bool]
+
+    def __str__(self) -> str:
+        return f"serving.{self.key}: {self.feature} is not available in this release"
+
+
+def _optimizes(serving: ServingSettings, level: str) -> bool:
+    return serving.backend_type == "pytorch" and serving.pytorch.optimization_level == level
+
+
+NOT_YET = (
+    NotYet("backend_type", "the onnx backend", lambda s: s.backend_type == "onnx"),
+    NotYet("backend_type", "the vllm backend", lambda s: s.backend_type == "vllm"),
+    NotYet("workers", "more than 1 worker", lambda s: s.workers > 1),
+    NotYet(
+        "pytorch.compile_model",
+        "torch.compile",
+        lambda s: s.backend_type == "pytorch" and s.pytorch.compile_model,
+    ),
+    NotYet("pytorch.optimization_level", "O1", lambda s: _optimizes(s, "O1")),
+    NotYet("pytorch.optimization_level", "O2", lambda s: _optimizes(s, "O2")),
+    NotYet("pytorch.optimization_level", "O3", lambda s: _optimizes(s, "O3")),
+    NotYet("triton.endpoints", "more than 1 endpoint", lambda s: len(s.triton.endpoints) > 1),
+    NotYet("batching.enabled", "request batching", lambda s: s.batching.enabled),
+    NotYet("caching.enabled", "response caching", lambda s: s.caching.enabled),
+    NotYet("load_balancing.enabled", "load balancing", lambda s: s.load_balancing.enabled),
+    NotYet("auth.enabled", "authentication", lambda s: s.auth.enabled),
+    NotYet("rate_limiting.enabled", "rate limiting", lambda s: s.rate_limiting.enabled),
+    NotYet(
+        "validation.allowed_characters",
+        "a limit on characters",
+        lambda s: s.validation.allowed_characters != "unicode",
+    ),
+    NotYet(
+        "validation.content_filtering",
+        "content filtering",
+        lambda s: s.validation.content_filtering,
+    ),
+    NotYet(
+        "monitoring.health_check_interval",
+        "an interval other than 30 seconds",
+        lambda s: s.monitoring.enabled and s.monitoring.health_check_interval != 30,
+    ),
+    NotYet(
+        "monitoring.alert_thresholds",
+        "alerting",
+        lambda s: s.monitoring.enabled and bool(s.monitoring.alert_thresholds.model_fields_set),
+    ),
+    NotYet("health_check.enabled", "instance health checks", lambda s: s.health_check.enabled),
+)
+
+
+def unsupported(settings: Settings) -> list[str]:
+    """A sentence for each setting that asks for something that does not exist yet."""
+    return [str(row) for row in NOT_YET if row.asked_for(settings.serving)]
+
+
+def require_supported(settings: Settings) -> None:
+    """Raises: SettingsError with all sentences of `unsupported`."""
+    sentences = unsupported(settings)
+    if sentences:
+        raise SettingsError(sentences)

@@ -1,0 +1,99 @@
+"""The value types that the settings are made of.
+
+The JSON schema key `accepts` holds, for a value that a range or a list of
+choices cannot describe, the words for what is accepted.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, model_validator
+
+HIGHEST_PORT = 65535
+
+
+class Section(BaseModel):
+    """A mapping of the settings document: unknown keys are errors, assignments are checked.
+
+    Types are strict (`port: true` is not 1). Errors do not repeat the input, which may be
+    a secret. An empty section (`vllm:` with nothing below it) means its defaults.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        validate_assignment=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_defaults(cls, value: Any) -> Any:  # noqa: ANN401
+        return {} if value is None else value
+
+
+def _port_in_range(value: str) -> str:
+    if not 1 <= int(value.rpartition(":")[2]) <= HIGHEST_PORT:
+        raise ValueError("port out of range")
+    return value
+
+
+Port = Annotated[int, Field(ge=1, le=HIGHEST_PORT)]
+PortOrFree = Annotated[int, Field(ge=0, le=HIGHEST_PORT)]
+"""A port; 0 lets the system choose a free one."""
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+SecondsOrNone = Annotated[float, Field(ge=0)]
+"""A duration in seconds; 0 means not waiting at all."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A fraction that is not 0."""
+
+Name = Annotated[str, Field(min_length=1)]
+
+Bytes = Annotated[
+    ByteSize,
+    Field(
+        gt=0,
+        json_schema_extra={"accepts": "a size in bytes above 0, such as 4096, 1GB or 512MiB"},
+    ),
+]
+"""A number of bytes, or text with a unit: 1GB is 10^9 bytes, 1GiB is 2^30."""
+
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        json_schema_extra={"accepts": "auto, cpu, cuda or cuda:N"},
+    ),
+]
+UrlPath = Annotated[
+    str, Field(pattern=r"^/\S*$", json_schema_extra={"accepts": "a path that starts with /"})
+]
+HttpUrl = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://\S+$",
+        json_schema_extra={"accepts": "an address that starts with http:// or https://"},
+    ),
+]
+HeaderName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$",
+        json_schema_extra={"accepts": "a header name in lower case"},
+    ),
+]
+Endpoint = Annotated[
+    str,
+    Field(
+        pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$",
+        json_schema_extra={"accepts": f"host:port with a port from 1 to {HIGHEST_PORT}"},
+    ),
+    AfterValidator(_port_in_range),
+]

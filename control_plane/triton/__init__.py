@@ -1,0 +1,1 @@
+"""Triton: a gRPC client, and an embedded server with its supervisor."""

@@ -1,0 +1,41 @@
+"""What the control plane asks of a Triton server.
+
+`grpc_aio` implements it on the generated stubs. A second, leaner implementation has to pass the
+same tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+
+
+class InferStream(Protocol):
+    """One request's responses, on a gRPC stream of its own.
+
+    Each item is every response that was waiting. Ends after the last response; raises `TriadError`.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Sequence[ModelInferResponse]]: ...
+
+    async def __anext__(self) -> Sequence[ModelInferResponse]: ...
+
+    def cancel(self) -> None:
+        """End the request at the server. Does nothing when it has ended already."""
+
+
+class TritonClient(Protocol):
+    """One Triton server. Every method raises `TriadError`; timeouts are in seconds."""
+
+    async def infer(self, request: ModelInferRequest, *, timeout: float) -> InferStream: ...
+
+    async def repository_index(self, *, timeout: float) -> dict[str, bool]:
+        """The models of the server's repositories, and whether each is ready."""
+
+    async def model_config(self, name: str, *, timeout: float) -> dict[str, Any]: ...
+
+    async def load(self, name: str, config: dict[str, Any], *, timeout: float) -> None: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,56 @@
+"""The supervisor's own small client: blocking, for one server, and with the right to load models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from control_plane.triton import codec
+from control_plane.triton.errors import translated
+
+
+def control_metadata(header: str, value: str) -> tuple[tuple[str, str], ...]:
+    """What ``--grpc-restricted-protocol=model-repository:<header>=<value>`` asks of a client."""
+    return ((f"triton-grpc-protocol-{header}", value),)
+
+
+class ControlClient:
+    """Every method raises `TriadError`; timeouts are in seconds."""
+
+    def __init__(self, endpoint: str, metadata: Sequence[tuple[str, str]]) -> None:
+        self._channel = grpc.insecure_channel(
+            endpoint, options=[("grpc.max_reconnect_backoff_ms", 500)]
+        )
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._metadata = tuple(metadata)
+
+    def is_live(self, timeout: float = 1.0) -> bool:
+        try:
+            live: bool = self._stub.ServerLive(
+                service_pb2.ServerLiveRequest(), timeout=timeout
+            ).live
+        except grpc.RpcError:
+            return False
+        return live
+
+    def load(self, name: str, config: dict[str, Any], timeout: float) -> None:
+        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        request.parameters["config"].string_param = json.dumps(config)
+        with translated():
+            self._stub.RepositoryModelLoad(request, timeout=timeout, metadata=self._metadata)
+
+    def check(self, name: str, timeout: float) -> None:
+        """A small inference in the process that holds the model."""
+        with translated():
+            requests = iter([codec.describe_request(name)])
+            for _ in self._stub.ModelStreamInfer(
+                requests, timeout=timeout, metadata=[("triton_grpc_error", "true")]
+            ):
+                pass
+
+    def close(self) -> None:
+        self._channel.close()

@@ -1,0 +1,65 @@
+"""gRPC statuses to our errors: the one place where they are translated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from control_plane.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ModelNotReady,
+    Overloaded,
+    PayloadTooLarge,
+    TriadError,
+    Unavailable,
+)
+
+_PARAMS = {"text_input": "prompt", "stop": "stop_sequences"}
+"""Tensors and sampling parameters whose field has another name in the REST API."""
+
+# First match counts: a status, a part of the message, and the error.
+_TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "", DeadlineExceeded),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "", PayloadTooLarge),
+    (grpc.StatusCode.NOT_FOUND, "", ModelNotReady),
+    (grpc.StatusCode.UNAVAILABLE, "requests are waiting", Overloaded),
+    (grpc.StatusCode.UNAVAILABLE, "being unloaded", ModelNotReady),
+    (grpc.StatusCode.UNAVAILABLE, "unknown model", ModelNotReady),
+    (grpc.StatusCode.UNAVAILABLE, "", Unavailable),
+    # The server lives on, but the process that holds the model has died.
+    (grpc.StatusCode.INTERNAL, "Stub process", ModelNotReady),
+)
+
+
+def translate(status: grpc.StatusCode, details: str) -> TriadError:
+    if status is grpc.StatusCode.INVALID_ARGUMENT:
+        field, found, problem = details.partition(": ")
+        if found and field.isidentifier():
+            param = _PARAMS.get(field, field)
+            return InvalidRequest(f"{param}: {problem}", param=param)
+        return InvalidRequest(details)
+    for code, part, error in _TABLE:
+        if code is status and part in details:
+            return error(_sentence(error, details))
+    return EngineFailed(details)
+
+
+def _sentence(error: type[TriadError], details: str) -> str:
+    if error is Unavailable:
+        return f"Triton cannot be reached, it may be starting: {details[:300]}"
+    if error is DeadlineExceeded:
+        return "the request took longer than the server's request_timeout allows"
+    return details
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns a gRPC error inside the block into a `TriadError`."""
+    try:
+        yield
+    except grpc.RpcError as error:  # grpc.aio.AioRpcError is one
+        raise translate(error.code(), error.details() or "") from None

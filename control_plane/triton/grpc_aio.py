@@ -1,0 +1,116 @@
+"""The Triton client on grpc.aio and the generated stubs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc.aio
+from google.protobuf.json_format import MessageToDict
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+
+from control_plane.errors import TriadError, Unavailable
+from control_plane.triton.errors import translate, translated
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A restarted server is found again soon. Dead connections are found by the health checks:
+    # Triton answers frequent keepalive pings with GOAWAY.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+# Errors then end the stream with their true status, instead of arriving as text with none:
+# docs/customization_guide/inference_protocols.md in triton-inference-server/server.
+_STREAM_METADATA = (("triton_grpc_error", "true"),)
+
+
+class GrpcAioStream:
+    """Implements `InferStream`."""
+
+    def __init__(self, call: Any) -> None:  # noqa: ANN401
+        self._call = call
+        self._cancelled = False
+
+    def __aiter__(self) -> AsyncIterator[Sequence[ModelInferResponse]]:
+        return self
+
+    async def __anext__(self) -> Sequence[ModelInferResponse]:
+        try:
+            message = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise translate(error.code(), error.details() or "") from None
+        except BaseException:
+            # grpc.aio raises CancelledError for a call that was cancelled, as for a task.
+            if self._cancelled:
+                raise StopAsyncIteration from None
+            raise
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        if message.error_message:  # a server that does not know `triton_grpc_error`
+            raise translate(grpc.StatusCode.UNKNOWN, message.error_message)
+        return (message.infer_response,)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._call.cancel()
+
+
+class GrpcAioClient:
+    """Implements `TritonClient` over one long-lived channel."""
+
+    def __init__(self, endpoint: str, control_metadata: Sequence[tuple[str, str]] = ()) -> None:
+        self._channel = grpc.aio.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._control_metadata = tuple(control_metadata)
+
+    async def infer(self, request: ModelInferRequest, *, timeout: float) -> GrpcAioStream:
+        call = self._stub.ModelStreamInfer(timeout=timeout, metadata=_STREAM_METADATA)
+        try:
+            await call.write(request)
+            await call.done_writing()
+        except grpc.RpcError as error:
+            raise translate(error.code(), error.details() or "") from None
+        except grpc.aio.UsageError:  # the call ended before it was written to
+            raise await _ended(call) from None
+        except BaseException:
+            call.cancel()
+            raise
+        return GrpcAioStream(call)
+
+    async def repository_index(self, *, timeout: float) -> dict[str, bool]:
+        with translated():
+            response = await self._stub.RepositoryIndex(
+                service_pb2.RepositoryIndexRequest(),
+                timeout=timeout,
+                metadata=self._control_metadata,
+            )
+        return {model.name: model.state == "READY" for model in response.models}
+
+    async def model_config(self, name: str, *, timeout: float) -> dict[str, Any]:
+        with translated():
+            response = await self._stub.ModelConfig(
+                service_pb2.ModelConfigRequest(name=name), timeout=timeout
+            )
+        config: dict[str, Any] = MessageToDict(response.config, preserving_proto_field_name=True)
+        return config
+
+    async def load(self, name: str, config: dict[str, Any], *, timeout: float) -> None:
+        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        request.parameters["config"].string_param = json.dumps(config)
+        with translated():
+            await self._stub.RepositoryModelLoad(
+                request, timeout=timeout, metadata=self._control_metadata
+            )
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+async def _ended(call: Any) -> TriadError:  # noqa: ANN401
+    if (code := await call.code()) is grpc.StatusCode.OK:
+        return Unavailable("Triton closed the stream before the request was sent")
+    return translate(code, await call.details() or "")

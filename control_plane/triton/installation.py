@@ -1,0 +1,101 @@
+"""Finding a `tritonserver`, and giving it what it needs to run here.
+
+In NVIDIA's container it is installed with all its backends. Elsewhere the ``nvidia-pytriton``
+wheel carries the binary and the Python backend; of that wheel nothing else is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
+
+
+class TritonMissing(RuntimeError):
+    """No server can be started here; the message says in a sentence what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """How to call the server. ``arguments`` and ``environment`` are what this machine needs."""
+
+    binary: Path
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def find(runtime: Path) -> Installation:
+    """``runtime``: a folder that may be written to. Raises `TritonMissing`."""
+    if on_path := shutil.which("tritonserver"):
+        return Installation(Path(on_path), (), {})
+    if CONTAINER_BINARY.is_file():
+        return Installation(CONTAINER_BINARY, (), {})
+    return _from_wheel(runtime)
+
+
+def _from_wheel(runtime: Path) -> Installation:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise TritonMissing(
+            f"The embedded Triton runs on Linux on x86-64, not on {sys.platform} on "
+            f"{platform.machine()}: run tritonserver elsewhere and set serving.triton.endpoints."
+        )
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise TritonMissing(
+            "There is no tritonserver on this machine: install the `embedded` extra "
+            "(nvidia-pytriton), or set serving.triton.endpoints to a running server."
+        )
+    package = Path(spec.origin).parent
+    server = package / "tritonserver"
+    libraries = [_python_library_folder(), str(package.parent / "nvidia_pytriton.libs")]
+    backends = runtime / "backends"
+    _assemble_python_backend(server, backends / "python")
+    return Installation(
+        server / "bin" / "tritonserver",
+        (f"--backend-directory={backends}",),
+        {
+            # The stub takes the environment of the `python3` it finds first.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        },
+    )
+
+
+def _assemble_python_backend(server: Path, target: Path) -> None:
+    """The wheel keeps a stub for each Python version beside the backend, which wants one in it."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise TritonMissing(f"The embedded Triton supports Python 3.11 to 3.13, not {version}.")
+    target.mkdir(parents=True)
+    for file in [*(server / "backends" / "python").iterdir(), stub]:
+        (target / file.name).symlink_to(file)
+
+
+def _python_library_folder() -> str:
+    """The folder of this Python's shared library, or "" where the linker finds it by itself.
+
+    It has to come first: another library of the same minor version would be loaded otherwise, and
+    extension modules such as ``_ssl`` then fail.
+    """
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    folder = Path(sysconfig.get_config_var("LIBDIR") or "")
+    if (folder / name).is_file():
+        return str(folder)
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        package = name.removesuffix(".so.1.0")
+        raise TritonMissing(
+            f"Triton's Python backend needs {name}, which this Python does not have: "
+            f"install it (Debian, Ubuntu: apt-get install {package})."
+        ) from None
+    return ""

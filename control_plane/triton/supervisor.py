@@ -1,0 +1,189 @@
+"""The embedded Triton: started, watched, restarted, stopped.
+
+A thread of its own does it, so that it serves a command line, a reloading server and a Python
+program alike. Triton listens on the loopback interface only, and takes orders about its models
+only from whoever knows a secret made at start.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from control_plane.errors import DeadlineExceeded, TriadError
+from control_plane.settings import TritonSettings
+from control_plane.triton.control import ControlClient, control_metadata
+from control_plane.triton.installation import Installation
+from control_plane.triton.process import TritonProcess
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0  # seconds between restarts; doubled each time
+STABLE_AFTER = 60.0  # a server that ran this long starts again at the first backoff
+TIMEOUTS_TO_DEATH = 3  # missed checks in a row
+
+_GPU_DRIVER = Path("/dev/nvidiactl")
+_WITHOUT_GPU = ("--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false")  # else it warns
+
+
+class StartFailed(RuntimeError):
+    """The server or one of its models did not come up; the message says why."""
+
+
+class Supervisor:
+    """Keeps one embedded server with its models running."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        settings: TritonSettings,
+        repositories: Sequence[Path],
+        models: dict[str, dict[str, Any]],
+    ) -> None:
+        """``models``: Triton's names, and each model's whole configuration."""
+        self.grpc_port = settings.grpc_port or _free_port()
+        self.http_port = settings.http_port or _free_port()
+        self.metrics_port = settings.metrics_port or _free_port()
+        self.control_value = secrets.token_urlsafe(24)
+        self._installation = installation
+        self._settings = settings
+        self._repositories = repositories
+        self._models = dict(models)
+        self._missed = dict.fromkeys(models, 0)
+        self._client = ControlClient(
+            self.endpoint, control_metadata(settings.model_control_header, self.control_value)
+        )
+        self._process: TritonProcess | None = None
+        self._stopping = threading.Event()
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="triton-supervisor", daemon=True)
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Returns when every model is loaded. Raises `StartFailed`; nothing is left running then."""
+        self._thread.start()
+        try:
+            self._started.result()
+        except BaseException:
+            self.stop()
+            raise
+
+    def load(self, name: str, config: dict[str, Any]) -> None:
+        """Load a further model, which a restarted server will load as well."""
+        self._client.load(name, config, self._settings.startup_timeout)
+        self._missed[name] = 0
+        self._models[name] = config
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._client.close()
+
+    def _run(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            self._run_once()
+            if time.monotonic() - began > STABLE_AFTER:
+                backoff = FIRST_BACKOFF
+            if not self._stopping.wait(backoff):
+                logger.warning("starting tritonserver again after %g s", backoff)
+            backoff = min(2 * backoff, LAST_BACKOFF)
+
+    def _run_once(self) -> None:
+        """One life of the server, from its start to its death or our stopping."""
+        self._process = TritonProcess(
+            self._installation.binary, self._arguments(), self._installation.environment
+        )
+        try:
+            self._bring_up(self._process)
+            if not self._started.done():
+                self._started.set_result(None)
+            self._watch(self._process)
+        except (StartFailed, TriadError) as error:
+            logger.error("%s", error)
+            if not self._started.done():
+                self._started.set_exception(StartFailed(str(error)))
+                self._stopping.set()
+        finally:
+            self._process.stop(self._settings.stop_timeout)
+
+    def _arguments(self) -> list[str]:
+        control = f"{self._settings.model_control_header}={self.control_value}"
+        return [
+            *self._installation.arguments,
+            *(f"--model-repository={folder}" for folder in self._repositories),
+            "--model-control-mode=explicit",
+            *("--grpc-address=127.0.0.1", f"--grpc-port={self.grpc_port}"),
+            *("--http-address=127.0.0.1", f"--http-port={self.http_port}"),
+            *("--metrics-address=127.0.0.1", f"--metrics-port={self.metrics_port}"),
+            f"--grpc-restricted-protocol=model-repository:{control}",
+            f"--http-restricted-api=model-repository:{control}",
+            f"--exit-timeout-secs={max(1, int(self._settings.stop_timeout))}",
+            *(() if _GPU_DRIVER.exists() else _WITHOUT_GPU),
+        ]
+
+    def _bring_up(self, process: TritonProcess) -> None:
+        deadline = time.monotonic() + self._settings.startup_timeout
+        while not self._client.is_live():
+            if process.exit_code is not None:
+                raise StartFailed(
+                    f"tritonserver ended at start, with exit code {process.exit_code}"
+                )
+            if time.monotonic() > deadline:
+                raise StartFailed(
+                    "tritonserver did not start within serving.triton.startup_timeout"
+                )
+            if self._stopping.wait(0.05):
+                raise StartFailed("stopped while tritonserver was starting")
+        for name, config in list(self._models.items()):
+            self._client.load(name, config, self._settings.startup_timeout)
+            self._missed[name] = 0
+
+    def _watch(self, process: TritonProcess) -> None:
+        while not self._stopping.wait(self._settings.health_check_interval):
+            if process.exit_code is not None:
+                logger.error("tritonserver has died, with exit code %d", process.exit_code)
+                return
+            for name in list(self._models):
+                self._check(name)
+
+    def _check(self, name: str) -> None:
+        """Triton calls a model ready whose process has died, and does not start it again."""
+        try:
+            self._client.check(name, self._settings.health_check_timeout)
+            self._missed[name] = 0
+        except TriadError as error:
+            self._missed[name] += 1
+            if isinstance(error, DeadlineExceeded) and self._missed[name] < TIMEOUTS_TO_DEATH:
+                return
+            if self._process is not None and self._process.exit_code is None:
+                logger.error("model %s has died and is loaded again: %s", name, error)
+                self._reload(name)
+
+    def _reload(self, name: str) -> None:
+        try:
+            self._client.load(name, self._models[name], self._settings.startup_timeout)
+        except TriadError as error:
+            logger.error("model %s could not be loaded again: %s", name, error)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port

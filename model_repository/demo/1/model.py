@@ -1,0 +1,1 @@
+from backends.pytorch.model import TritonPythonModel  # noqa: F401

@@ -1,0 +1,99 @@
+"""What does not exist yet is refused by the name of its key, and only when it is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from control_plane.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+    require_supported,
+    unsupported,
+)
+
+DOCUMENTS = Path(__file__).parents[3] / "docker" / "config"
+
+
+def refused(settings: Settings) -> list[str]:
+    return [sentence.partition(":")[0] for sentence in unsupported(settings)]
+
+
+def serving(text: str) -> Settings:
+    values: dict[str, Any] = yaml.safe_load(text)
+    return Settings.model_validate({"serving": values})
+
+
+def test_defaults_and_the_development_document_are_supported() -> None:
+    require_supported(Settings())
+    require_supported(load_settings(DOCUMENTS / "development.yaml", {}))
+
+
+@pytest.mark.parametrize(
+    ("document", "keys"),
+    [
+        ("production", ["backend_type", "workers", "auth.enabled", "rate_limiting.enabled"]),
+        (
+            "high-availability",
+            ["backend_type", "load_balancing.enabled", "health_check.enabled"],
+        ),
+    ],
+)
+def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[str]) -> None:
+    settings = load_settings(DOCUMENTS / f"{document}.yaml", {})
+    assert refused(settings) == [f"serving.{key}" for key in keys]
+    with pytest.raises(SettingsError) as raised:
+        require_supported(settings)
+    assert list(raised.value.problems) == unsupported(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("backend_type: onnx", "backend_type"),
+        ("backend_type: vllm", "backend_type"),
+        ("workers: 2", "workers"),
+        ("batching: {enabled: true}", "batching.enabled"),
+        ("caching: {enabled: true}", "caching.enabled"),
+        ("load_balancing: {enabled: true}", "load_balancing.enabled"),
+        ("auth: {enabled: true}", "auth.enabled"),
+        ("rate_limiting: {enabled: true}", "rate_limiting.enabled"),
+        ("health_check: {enabled: true}", "health_check.enabled"),
+        ("validation: {allowed_characters: ascii}", "validation.allowed_characters"),
+        ("validation: {content_filtering: true}", "validation.content_filtering"),
+        ("pytorch: {compile_model: true}", "pytorch.compile_model"),
+        ("pytorch: {optimization_level: O1}", "pytorch.optimization_level"),
+        ("pytorch: {optimization_level: O2}", "pytorch.optimization_level"),
+        ("pytorch: {optimization_level: O3}", "pytorch.optimization_level"),
+        ("triton: {endpoints: ['a:1', 'b:1']}", "triton.endpoints"),
+        (
+            "monitoring: {enabled: true, health_check_interval: 5}",
+            "monitoring.health_check_interval",
+        ),
+        (
+            "monitoring: {enabled: true, alert_thresholds: {error_rate: 0.05}}",
+            "monitoring.alert_thresholds",
+        ),
+    ],
+)
+def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:
+    assert refused(serving(text)) == [f"serving.{key}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "batching: {max_batch_size: 4}",
+        "caching: {enabled: false, cache_type: memory}",
+        "vllm: {max_num_seqs: 4}",
+        "onnx: {optimization_level: basic}",
+        "validation: {max_prompt_length: 4, max_tokens: 4}",
+        "monitoring: {enabled: true, metrics_endpoint: /m, health_check_interval: 30}",
+        "monitoring: {health_check_interval: 5, alert_thresholds: {error_rate: 0.5}}",
+        "triton: {endpoints: ['a:1']}",
+    ],
+)
+def test_what_is_not_asked_for_or_exists_is_supported(text: str) -> None:
+    assert unsupported(serving(text)) == []

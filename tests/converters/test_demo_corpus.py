@@ -1,0 +1,154 @@
+"""The demo corpus is sound, and the committed demo model answers the specification's prompts."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from converters.demo.corpus import Topic, load_corpus, parse_topics
+
+WEIGHTS = Path(__file__).parents[2] / "model_repository" / "demo" / "1" / "weights"
+MAX_FOLDER_BYTES = 8_000_000
+
+SPECIFICATION_PROMPTS = (
+    "What is machine learning?",
+    "What is the capital of France?",
+    "Explain quantum computing",
+    "What is quantum computing?",
+    "What is artificial intelligence?",
+    "Explain artificial intelligence",
+    "Write a story about a robot",
+    "Tell me a joke",
+)
+
+
+@pytest.fixture(scope="module")
+def topics() -> list[Topic]:
+    return load_corpus()
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(WEIGHTS)
+
+
+def answer_to(topics: list[Topic], prompt: str) -> str:
+    return next(topic.answer for topic in topics if prompt in topic.trained)
+
+
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    output = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=400,
+        do_sample=False,
+    )
+    new_ids = output[0, inputs["input_ids"].shape[1] :]
+    return str(tokenizer.decode(new_ids, skip_special_tokens=True))
+
+
+def as_chat(tokenizer: PreTrainedTokenizerBase, *messages: dict[str, str]) -> str:
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    return str(text)
+
+
+def test_corpus_holds_the_specification_prompts_as_trained_phrasings(topics: list[Topic]) -> None:
+    trained = {phrasing for topic in topics for phrasing in topic.trained}
+    assert trained.issuperset(SPECIFICATION_PROMPTS)
+
+
+def test_specification_answers_begin_as_the_specification_shows(topics: list[Topic]) -> None:
+    assert answer_to(topics, "What is machine learning?").startswith(
+        "Machine learning is a subset of artificial intelligence"
+    )
+    assert answer_to(topics, "What is the capital of France?") == "The capital of France is Paris."
+
+
+def test_no_phrasing_belongs_to_two_topics(topics: list[Topic]) -> None:
+    owners = Counter(
+        key
+        for topic in topics
+        for key in {phrasing.lower().rstrip("?!. ") for phrasing in topic.phrasings}
+    )
+    assert [key for key, count in owners.items() if count > 1] == []
+
+
+def test_every_topic_has_five_to_twelve_phrasings(topics: list[Topic]) -> None:
+    assert len(topics) >= 90
+    assert all(5 <= len(topic.phrasings) <= 12 for topic in topics)
+
+
+def test_held_out_phrasings_are_the_last_one_or_two() -> None:
+    few, many = parse_topics(
+        "# Title\n\n## a\n\n- b\n- c\n- d\n- e\n\nOne.\n\nTwo.\n"
+        "\n## 1\n\n- 2\n- 3\n- 4\n- 5\n- 6\n- 7\n- 8\n\nX.\n"
+    )
+    assert few.answer == "One.\n\nTwo."
+    assert (few.trained, few.held_out) == (("a", "b", "c", "d"), ("e",))
+    assert (many.trained[-1], many.held_out) == ("6", ("7", "8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("## a\n\n- b\n- c\n- d\n- e\n", "no answer"),
+        ("## a\n\n- b\n\nAn answer.\n", "2 phrasings"),
+    ],
+)
+def test_an_incomplete_topic_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(parse_topics(text))
+
+
+def test_weights_folder_stays_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= MAX_FOLDER_BYTES
+
+
+def test_chat_template_adds_the_default_system_message(tokenizer: PreTrainedTokenizerBase) -> None:
+    default = {"role": "system", "content": "You are a helpful assistant."}
+    question = {"role": "user", "content": "Hello"}
+    expected = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nHello<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert as_chat(tokenizer, question) == expected
+    assert as_chat(tokenizer, default, question) == expected
+
+
+def test_some_characters_span_several_tokens(
+    topics: list[Topic], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    # Streaming has to hold such characters back until they are whole.
+    answer = answer_to(topics, "What is a byte?")
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == answer
+    assert any("\N{REPLACEMENT CHARACTER}" in tokenizer.decode([token]) for token in ids)
+
+
+@pytest.mark.parametrize("prompt", SPECIFICATION_PROMPTS)
+def test_model_answers_the_raw_prompt(
+    prompt: str, topics: list[Topic], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    assert generate(model, tokenizer, prompt) == answer_to(topics, prompt)
+
+
+@pytest.mark.parametrize("prompt", SPECIFICATION_PROMPTS)
+def test_model_answers_in_chat(
+    prompt: str, topics: list[Topic], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    chat = as_chat(tokenizer, {"role": "user", "content": prompt})
+    assert generate(model, tokenizer, chat) == answer_to(topics, prompt)
