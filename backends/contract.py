@@ -140,7 +140,8 @@ class SamplingParameters:
     def from_json(cls, text: str) -> SamplingParameters:
         try:
             values = json.loads(text)
-        except ValueError as error:
+            json.dumps(values, ensure_ascii=False).encode()  # not half a surrogate pair
+        except (ValueError, RecursionError) as error:
             raise InvalidField("sampling_parameters", f"is not valid JSON: {error}") from None
         if not isinstance(values, dict):
             raise InvalidField("sampling_parameters", "must be a JSON object")
@@ -193,7 +194,8 @@ def flag(inputs: Inputs, name: str) -> bool | None:
 def _messages(text: str) -> list[Message]:
     try:
         messages = json.loads(text)
-    except ValueError as error:
+        json.dumps(messages, ensure_ascii=False).encode()  # not half a surrogate pair
+    except (ValueError, RecursionError) as error:
         raise InvalidField("messages", f"is not valid JSON: {error}") from None
     if not isinstance(messages, list) or not messages:
         raise InvalidField("messages", "must be a non-empty list")

@@ -1,4 +1,4 @@
-"""The decoupled ``TritonPythonModel`` that all engines share: a subclass says how to make its engine.
+"""The decoupled ``TritonPythonModel`` that all engines share; a subclass makes its engine.
 
 Docs: https://github.com/triton-inference-server/python_backend#decoupled-mode
 """

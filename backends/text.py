@@ -68,7 +68,7 @@ class Detokenizer:
 
     @staticmethod
     def _stable(text: str) -> int:
-        return len(text) - text.endswith(REPLACEMENT)
+        return len(text.rstrip(REPLACEMENT))  # byte fallback gives one a byte, not one in all
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps none."""

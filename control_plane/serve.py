@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import orjson
 import yaml
@@ -38,11 +38,12 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
     """Runs until a signal ends it. Raises `ServeError`."""
     _set_up_logging(settings, console)
     _check_port(settings)
-    with _triton(settings, console) as connected:
-        threading.Thread(
-            target=_announce, args=(connected, console, demo), name="announce", daemon=True
-        ).start()
-        _serve_http(connected)
+    with suppress(KeyboardInterrupt), _terminated_as_interrupted():
+        with _triton(settings, console) as connected:
+            threading.Thread(
+                target=_announce, args=(connected, console, demo), name="announce", daemon=True
+            ).start()
+            _serve_http(connected)
 
 
 def _set_up_logging(settings: ServingSettings, console: Console) -> None:
@@ -78,13 +79,11 @@ def _triton(settings: ServingSettings, console: Console) -> Iterator[ServingSett
         yield settings
         return
     try:
-        with _terminated_as_interrupted(), console.status("starting Triton and loading the model"):
+        with console.status("starting Triton and loading the model"):
             triton = EmbeddedTriton(settings)
             triton.start()
     except (ModelError, TritonMissing, StartFailed) as error:
         raise ServeError(str(error)) from None
-    except KeyboardInterrupt:
-        raise ServeError("interrupted while starting") from None
     try:
         yield triton.connected()
     finally:
@@ -93,7 +92,7 @@ def _triton(settings: ServingSettings, console: Console) -> Iterator[ServingSett
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """TERM while starting ends as Ctrl-C does, with everything cleaned up. uvicorn has its own."""
+    """TERM ends as Ctrl-C does, with Triton stopped: uvicorn raises its signal again at its end."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -7,6 +7,7 @@ delay_ms                time before the first
 fail_at                 fail instead of giving this token
 hang_at                 give nothing from this token on, until cancelled
 exit_at                 end the whole process instead of giving this token
+clock                   true: a token's text is the time of its birth, `time.monotonic_ns`
 ======================  =====================================================================
 """
 
@@ -46,6 +47,7 @@ class _Script:
             self.tokens = min(int(script.get("tokens", 64)), request.sampling.max_tokens)
             self.interval = float(script.get("interval_ms", 0)) / 1000
             self.delay = float(script.get("delay_ms", 0)) / 1000
+            self.clock = bool(script.get("clock", False))
             self.fail_at, self.hang_at, self.exit_at = (
                 script.get(key) for key in ("fail_at", "hang_at", "exit_at")
             )
@@ -65,7 +67,8 @@ class _Script:
             return False
         if self.made == self.hang_at:
             return True
-        token, self.made = Token(self.made), self.made + 1
+        token = Token(time.monotonic_ns() if self.clock else self.made)
+        self.made += 1
         finish_reason: FinishReason | None = None
         if self.made == self.tokens:
             finish_reason = "stop" if self.tokens < self.request.sampling.max_tokens else "length"

@@ -56,9 +56,10 @@ def _responses() -> dict[int | str, dict[str, Any]]:
             }
         },
     }
-    return {200: events} | {
-        status: {"description": text, "model": ErrorBody} for status, text in errors.items()
-    }
+    responses: dict[int | str, dict[str, Any]] = {200: events}
+    for status, text in errors.items():
+        responses[status] = {"description": text, "model": ErrorBody}
+    return responses
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=_responses())

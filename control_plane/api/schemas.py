@@ -10,7 +10,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class _Request(BaseModel):
-    # Strict: "512" is not a number. Infinities and NaN are not JSON, but Python's parser takes them.
+    # Strict: "512" is not a number. NaN is not JSON, but Python's parser takes it.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 

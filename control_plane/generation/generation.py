@@ -27,7 +27,7 @@ class Generation:
         model: Model,
         metrics: Metrics,
         stats: Stats,
-        on_close: Callable[[Generation], None],
+        on_close: Callable[[Generation, BaseException | None], None],
         *,
         stream: bool,
     ) -> None:
@@ -115,7 +115,7 @@ class Generation:
         self._closed = True
         if self._stream is not None:
             self._stream.cancel()
-        self._on_close(self)
+        self._on_close(self, error)
         self._running.dec()
         self._generated_tokens.inc(self.tokens)
         self._duration.observe(time.monotonic() - self._started)

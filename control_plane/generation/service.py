@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.errors import ModelNotReady, ShuttingDown, TriadError
+from control_plane.errors import ModelNotReady, ShuttingDown, TriadError, Unavailable
 from control_plane.generation.generation import Generation
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
@@ -64,7 +64,7 @@ class GenerationService:
             model,
             self._metrics,
             self._stats,
-            self._running.discard,
+            self._ended,
             stream=request.stream,
         )
         self._running.add(generation)
@@ -78,6 +78,11 @@ class GenerationService:
             generation.close(error)
             raise
         return generation
+
+    def _ended(self, generation: Generation, error: BaseException | None) -> None:
+        self._running.discard(generation)
+        if isinstance(error, Unavailable):
+            self._catalog.doubt()
 
     def abort_model(self, model: Model) -> None:
         """End what runs on a model that has died: its streams would never end by themselves."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,7 @@ class Catalog:
         self._timeout = timeout
         self._on_death = on_death
         self._models: dict[str, Model] = {}  # by Triton's name
+        self._doubt = asyncio.Event()
 
     def __iter__(self) -> Any:  # noqa: ANN401
         return iter(list(self._models.values()))
@@ -77,10 +79,16 @@ class Catalog:
             raise ModelNotReady(f"model: `{model.served_name}` {model.problem}")
         return model
 
+    def doubt(self) -> None:
+        """A request could not reach its model: check now, not at the next interval."""
+        self._doubt.set()
+
     async def watch(self, interval: float) -> None:
         while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._doubt.wait(), interval)
+            self._doubt.clear()
             await self.refresh()
-            await asyncio.sleep(interval)
 
     async def refresh(self) -> None:
         try:

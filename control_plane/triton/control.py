@@ -1,4 +1,4 @@
-"""The supervisor's own small client: blocking, for one server, and with the right to load models."""
+"""The supervisor's own small client: blocking, and with the right to load models."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Supervisor:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Returns when every model is loaded. Raises `StartFailed`; nothing is left running then."""
+        """Returns when every model is loaded. Raises `StartFailed`, with nothing left running."""
         self._thread.start()
         try:
             self._started.result()
@@ -176,8 +176,12 @@ class Supervisor:
                 self._reload(name)
 
     def _reload(self, name: str) -> None:
+        # Triton does nothing for a model whose files and configuration are as they were.
+        restart = {"restarted_at": {"string_value": str(time.time())}}
+        config = self._models[name]
+        config = config | {"parameters": config.get("parameters", {}) | restart}
         try:
-            self._client.load(name, self._models[name], self._settings.startup_timeout)
+            self._client.load(name, config, self._settings.startup_timeout)
         except TriadError as error:
             logger.error("model %s could not be loaded again: %s", name, error)
 

@@ -1,0 +1,57 @@
+# make serve   install, start Triton and the control plane with the demo model, answer a prompt
+# make test    install what tests need, and run them all
+# make bench   measure the gateway
+#
+# PYTHON       the Python to make the virtual environment with (3.11 to 3.13)
+# TORCH        the PyTorch to install where there is none
+# TORCH_INDEX  one more package index for pip, such as that of PyTorch's CPU builds: on a machine
+#              without a GPU it saves several GB
+# ARGS         further arguments of `triad serve`, such as ARGS="--model my-folder --port 9000"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SERVE_READY := $(VENV)/.ready-to-serve
+TEST_READY := $(VENV)/.ready-to-test
+
+.PHONY: serve test check bench clean
+
+serve: $(SERVE_READY)
+	@exec $(BIN)/triad serve --demo $(ARGS)
+
+test: check
+	@$(BIN)/python -m pytest
+
+check: $(TEST_READY)
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+bench: $(TEST_READY)
+	@$(BIN)/python -m tests.benchmarks.gateway $(ARGS)
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not installed."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11 to 3.13 is needed, not $$($(PYTHON) --version): name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: install it (Debian, Ubuntu: apt-get install python3-venv)."; exit 1; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(SERVE_READY): pyproject.toml | $(BIN)/python
+	@echo "installing Triad, Triton and PyTorch (a few minutes the first time)"
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP) --editable '.[embedded,pytorch]'
+	@touch $@
+
+$(TEST_READY): $(SERVE_READY)
+	@echo "installing what the tests need"
+	@$(PIP) --editable '.[embedded,pytorch,dev]'
+	@touch $@

@@ -1,0 +1,120 @@
+"""Deaths of the embedded server, of the process that holds a model, and of the control plane."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from tests.conftest import ServerFactory
+from tests.support.server import TriadServer, wait_until
+
+LONG = json.dumps({"tokens": 2000, "interval_ms": 20})
+STUB, TRITON = "triton_python_backend_stub", "tritonserver"
+
+
+def stream_to_its_end(server: TriadServer) -> dict[str, Any]:
+    """The last event of a long stream."""
+    body = {"prompt": LONG, "max_tokens": 2000, "stream": True}
+    with server.post("/generate", body, stream=True) as response:
+        lines = [line for line in response.iter_lines() if line]
+    event: dict[str, Any] = json.loads(lines[-1].removeprefix(b"data: "))
+    return event
+
+
+def whole(server: TriadServer) -> requests.Response:
+    return server.post("/generate", {"prompt": LONG, "max_tokens": 2000})
+
+
+def kill(server: TriadServer, name: str) -> None:
+    for process in server.descendants(name):
+        process.kill()
+
+
+@pytest.mark.parametrize("victim", [TRITON, STUB])
+def test_death_under_load_fails_what_runs_and_heals(
+    start_server: ServerFactory, victim: str
+) -> None:
+    server = start_server()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        streams = [pool.submit(stream_to_its_end, server) for _ in range(4)]
+        wholes = [pool.submit(whole, server) for _ in range(4)]
+        wait_until(lambda: server.gauge("triad_requests_running") == 8)
+        killed = time.monotonic()
+        kill(server, victim)
+        last_events = [f.result(timeout=20) for f in streams]
+        responses = [f.result(timeout=20) for f in wholes]
+        assert time.monotonic() - killed < 10
+    for event in last_events:
+        assert event["error"]["code"] == 503
+        assert event["error"]["type"] in ("unavailable", "model_not_ready")
+    for response in responses:
+        assert response.status_code == 503
+        assert response.json()["error"]["type"] in ("unavailable", "model_not_ready")
+        assert response.headers["Retry-After"] == "1"
+
+    wait_until(lambda: server.post("/generate", {"prompt": '{"tokens": 3}'}).ok, timeout=30)
+    assert server.is_ready()
+    assert server.gauge("triad_requests_running") == 0
+
+
+def test_death_of_the_model_is_noticed(start_server: ServerFactory) -> None:
+    """Triton's own health stays at 200; ours does not."""
+    server = start_server()
+    kill(server, STUB)
+    wait_until(lambda: server.get("/health/ready").status_code == 503, timeout=10)
+    triton = requests.get(f"http://127.0.0.1:{server.http_port}/v2/health/ready", timeout=5)
+    assert triton.status_code == 200
+    body = server.get("/health").json()
+    assert (body["status"], body["is_ready"]) == ("unhealthy", False)
+    refused = server.post("/generate", {"prompt": '{"tokens": 3}'})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "model_not_ready")
+    wait_until(server.is_ready, timeout=30)
+
+
+def test_an_engine_that_ends_its_process_is_started_again(start_server: ServerFactory) -> None:
+    server = start_server()
+    response = server.post("/generate", {"prompt": '{"exit_at": 5, "interval_ms": 10}'})
+    assert response.status_code == 503
+    wait_until(server.is_ready, timeout=30)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_stops_within_15_seconds_and_leaves_nothing(
+    start_server: ServerFactory, signal_number: int
+) -> None:
+    server = start_server()
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert any(TRITON in p.name() for p in children)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        stream, response = pool.submit(stream_to_its_end, server), pool.submit(whole, server)
+        wait_until(lambda: server.gauge("triad_requests_running") == 2)
+        began = time.monotonic()
+        server.stop(signal_number)
+        assert time.monotonic() - began < 15
+        assert stream.result()["error"]["type"] == "shutting_down"
+        assert response.result().json()["error"]["type"] == "shutting_down"
+    assert not [p for p in children if p.is_running()]
+    assert not list(Path("/dev/shm").glob(f"triad_{server.process.pid}_*"))
+
+
+def test_kill_of_the_control_plane_leaves_no_triton(start_server: ServerFactory) -> None:
+    server = start_server()
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.kill()
+    _, alive = psutil.wait_procs(children, timeout=25)
+    assert not alive
+
+
+def test_models_are_loaded_only_by_who_knows_the_secret(start_server: ServerFactory) -> None:
+    server = start_server()
+    url = f"http://127.0.0.1:{server.http_port}/v2/repository/models/scripted/unload"
+    assert requests.post(url, timeout=10).status_code == 403
+    assert server.post("/generate", {"prompt": '{"tokens": 1}'}).ok

@@ -1,0 +1,114 @@
+"""A `triad serve` process of its own, on free ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTED = ROOT / "tests" / "model_repository" / "scripted"
+TRIAD = Path(sys.executable).with_name("triad")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
+    """Polls until the condition holds; AssertionError after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s"
+        time.sleep(0.02)
+
+
+@dataclass
+class TriadServer:
+    process: subprocess.Popen[bytes]
+    port: int
+    grpc_port: int
+    http_port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def post(self, path: str, body: Mapping[str, Any], **options: Any) -> requests.Response:  # noqa: ANN401
+        return requests.post(f"{self.url}{path}", json=body, timeout=60, **options)
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(f"{self.url}{path}", timeout=10)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/health/ready").ok
+        except requests.RequestException:
+            return False
+
+    def gauge(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " ")))
+
+    def descendants(self, name: str) -> list[psutil.Process]:
+        return [
+            p
+            for p in psutil.Process(self.process.pid).children(recursive=True)
+            if name in p.name() or any(name in part for part in p.cmdline()[:1])
+        ]
+
+    def stop(self, signal_number: int = signal.SIGINT, timeout: float = 20.0) -> int:
+        """The exit code. A signal goes to the whole group, as Ctrl-C in a terminal does."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal_number)
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def triad_server(
+    log: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[TriadServer]:
+    """Started and ready; stopped at the end."""
+    port, grpc_port, http_port = free_port(), free_port(), free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(TRIAD), "serve", "--port", str(port), *arguments],
+            env=os.environ
+            | {
+                "TRIAD_SERVING__TRITON__GRPC_PORT": str(grpc_port),
+                "TRIAD_SERVING__TRITON__HTTP_PORT": str(http_port),
+                **(environment or {}),
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=ROOT,
+        )
+        server = TriadServer(process, port, grpc_port, http_port, log)
+        try:
+            wait_until(lambda: server.is_ready() or process.poll() is not None, timeout=120)
+            assert process.poll() is None, log.read_text()
+            yield server
+        finally:
+            server.stop()
