@@ -88,10 +88,10 @@ class Generation:
         if self.closed:
             return
         if self._chunk.finish_reason is not None:
-            self._send(final=True)
-        elif self._request.stream and self._chunk.text:
+            return self._send(final=True)
+        if self._request.stream and self._chunk.text:
             self._send(final=False)
-            self.check_cancelled(CANCEL_CHECK_SECONDS)
+        self.check_cancelled(CANCEL_CHECK_SECONDS)
 
     def _add(self, token: Token, finish_reason: FinishReason | None) -> None:
         chunk = self._chunk

@@ -5,6 +5,7 @@
     ├── ModelNotFound            404  model_not_found
     ├── PayloadTooLarge          413  payload_too_large
     ├── EngineFailed             500  engine_error            the engine failed this request
+    ├── ProtocolRestricted       500  protocol_restricted     Triton wants a secret that we lack
     ├── ClientDisconnected       499  client_disconnected     seen in logs and metrics only
     ├── DeadlineExceeded         504  deadline_exceeded
     └── Unavailable              503  unavailable             may be tried again later
@@ -67,6 +68,10 @@ class PayloadTooLarge(TriadError):
 
 class EngineFailed(TriadError):
     type = "engine_error"
+
+
+class ProtocolRestricted(TriadError):
+    type = "protocol_restricted"
 
 
 class ClientDisconnected(TriadError):

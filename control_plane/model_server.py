@@ -79,6 +79,7 @@ class ModelServer:
                 served_name = self._triton.load(model).served_name
             else:
                 served_name = model
+                self._services.catalog.names.add(model)
             assert self._services is not None
             self._run(self._services.catalog.refresh())
             self._services.catalog.default_model = served_name

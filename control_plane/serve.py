@@ -38,12 +38,15 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
     """Runs until a signal ends it. Raises `ServeError`."""
     _set_up_logging(settings, console)
     _check_port(settings)
-    with suppress(KeyboardInterrupt), _terminated_as_interrupted():
-        with _triton(settings, console) as connected:
-            threading.Thread(
-                target=_announce, args=(connected, console, demo), name="announce", daemon=True
-            ).start()
-            _serve_http(connected)
+    with (
+        suppress(KeyboardInterrupt),
+        _terminated_as_interrupted(),
+        _triton(settings, console) as connected,
+    ):
+        threading.Thread(
+            target=_announce, args=(connected, console, demo), name="announce", daemon=True
+        ).start()
+        _serve_http(connected)
 
 
 def _set_up_logging(settings: ServingSettings, console: Console) -> None:

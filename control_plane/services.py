@@ -43,7 +43,11 @@ async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
         generation.abort_model(model)
 
     catalog = Catalog(
-        client, settings.model, timeout=triton.health_check_timeout, on_death=on_death
+        client,
+        settings.model,
+        settings.models,
+        timeout=triton.health_check_timeout,
+        on_death=on_death,
     )
     metrics, stats = Metrics(), Stats()
     metrics.registry.register(EngineGauges(catalog))

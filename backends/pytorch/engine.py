@@ -70,7 +70,7 @@ class PyTorchEngine:
         with self._wake:
             if self._closing:
                 raise ShuttingDown("the model is being unloaded")
-            if len(self._waiting) >= self._max_queue_size:
+            if len(self._waiting) >= self._max_queue_size + self._max_num_seqs - len(self._running):
                 raise Overloaded(f"{self._max_queue_size} requests are waiting already")
             self._waiting.append(request)
             self._wake.notify()

@@ -2,6 +2,7 @@
 
 ======================  =====================================================================
 tokens                  how many tokens come (64); token ``i`` has the text ``"i "``
+first                   the first token's number (0)
 interval_ms             time between two tokens (0: as fast as it goes)
 delay_ms                time before the first
 fail_at                 fail instead of giving this token
@@ -45,6 +46,7 @@ class _Script:
         try:
             script = json.loads(bytes(request.prompt_ids))
             self.tokens = min(int(script.get("tokens", 64)), request.sampling.max_tokens)
+            self.first = int(script.get("first", 0))
             self.interval = float(script.get("interval_ms", 0)) / 1000
             self.delay = float(script.get("delay_ms", 0)) / 1000
             self.clock = bool(script.get("clock", False))
@@ -67,7 +69,7 @@ class _Script:
             return False
         if self.made == self.hang_at:
             return True
-        token = Token(time.monotonic_ns() if self.clock else self.made)
+        token = Token(time.monotonic_ns() if self.clock else self.first + self.made)
         self.made += 1
         finish_reason: FinishReason | None = None
         if self.made == self.tokens:

@@ -32,13 +32,14 @@ router = APIRouter(tags=["generation"])
 
 
 def _responses() -> dict[int | str, dict[str, Any]]:
-    errors = {
+    errors: dict[int | str, str] = {
         400: "A field is invalid, and named",
         404: "No such model",
         413: "The body is too large",
         500: "The engine failed",
         503: "Not ready, overloaded, or shutting down",
         504: "The request took too long",
+        "default": "Any other error",
     }
     events = {
         "description": "The result, or with `stream: true` a stream of events: "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -22,6 +23,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         label = ["model"]
+        ProcessCollector(registry=registry)
+        Gauge(
+            "triad_event_loop_tasks", "asyncio tasks that have not ended", registry=registry
+        ).set_function(lambda: len(asyncio.all_tasks()))
         self.requests = Counter(
             "triad_requests",
             "Requests ended, by outcome: stop, length, or an error's type",

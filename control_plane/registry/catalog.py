@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.errors import DeadlineExceeded, ModelNotFound, ModelNotReady, TriadError
+from control_plane.errors import (
+    DeadlineExceeded,
+    ModelNotFound,
+    ModelNotReady,
+    ProtocolRestricted,
+    TriadError,
+)
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient
 
@@ -42,24 +48,29 @@ class Model:
 
 
 class Catalog:
-    """What is known of the models, refreshed by `watch`."""
+    """What is known of the models, refreshed by `watch`.
+
+    ``names`` are asked after where the server does not let us list what it has.
+    """
 
     def __init__(
         self,
         client: TritonClient,
         default_model: str,
+        names: Iterable[str] = (),
         *,
         timeout: float,
         on_death: Callable[[Model], None],
     ) -> None:
         self.default_model = default_model
+        self.names = {default_model, *names}
         self._client = client
         self._timeout = timeout
         self._on_death = on_death
         self._models: dict[str, Model] = {}  # by Triton's name
         self._doubt = asyncio.Event()
 
-    def __iter__(self) -> Any:  # noqa: ANN401
+    def __iter__(self) -> Iterator[Model]:
         return iter(list(self._models.values()))
 
     def find(self, name: str | None) -> Model:
@@ -88,13 +99,19 @@ class Catalog:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._doubt.wait(), interval)
             self._doubt.clear()
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # of a defect of ours: the checks go on all the same
+                logger.exception("the models' state could not be read")
 
     async def refresh(self) -> None:
         try:
             index = await self._client.repository_index(timeout=self._timeout)
+        except ProtocolRestricted:
+            index = dict.fromkeys(self.names, True)
         except TriadError as error:
             for model in self._models.values():
+                model.loaded = False
                 self._mark_dead(model, f"cannot be reached: {error}")
             return
         for name in self._models.keys() - index.keys():

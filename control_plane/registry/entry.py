@@ -57,7 +57,7 @@ class Repository:
         if (folder / CONFIG).is_file():
             return self._entry(self._link(folder.resolve()), settings)
         if (folder / "config.json").is_file():
-            folder = folder.resolve()
+            folder = folder.absolute()
             return self._entry(self._generate(str(folder), folder.name), settings)
         if _HUB_ID.fullmatch(model) and not folder.exists():
             return self._entry(self._generate(model, model), settings)

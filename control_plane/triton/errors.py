@@ -14,6 +14,7 @@ from control_plane.errors import (
     ModelNotReady,
     Overloaded,
     PayloadTooLarge,
+    ProtocolRestricted,
     TriadError,
     Unavailable,
 )
@@ -29,6 +30,7 @@ _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
     (grpc.StatusCode.UNAVAILABLE, "requests are waiting", Overloaded),
     (grpc.StatusCode.UNAVAILABLE, "being unloaded", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "unknown model", ModelNotReady),
+    (grpc.StatusCode.UNAVAILABLE, "protocol is restricted", ProtocolRestricted),
     (grpc.StatusCode.UNAVAILABLE, "", Unavailable),
     # The server lives on, but the process that holds the model has died.
     (grpc.StatusCode.INTERNAL, "Stub process", ModelNotReady),

@@ -68,7 +68,9 @@ class TriadServer:
     def gauge(self, name: str) -> float:
         """The sum of a metric over its labels."""
         lines = self.get("/metrics").text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " ")))
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " "))
+        )
 
     def descendants(self, name: str) -> list[psutil.Process]:
         return [
@@ -89,12 +91,14 @@ def triad_server(
     log: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[TriadServer]:
     """Started and ready; stopped at the end."""
-    port, grpc_port, http_port = free_port(), free_port(), free_port()
+    port = int(arguments[arguments.index("--port") + 1]) if "--port" in arguments else free_port()
+    grpc_port, http_port = free_port(), free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(TRIAD), "serve", "--port", str(port), *arguments],
+            [str(TRIAD), "serve", *arguments],
             env=os.environ
             | {
+                "TRIAD_SERVING__PORT": str(port),
                 "TRIAD_SERVING__TRITON__GRPC_PORT": str(grpc_port),
                 "TRIAD_SERVING__TRITON__HTTP_PORT": str(http_port),
                 **(environment or {}),

