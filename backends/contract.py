@@ -120,7 +120,7 @@ class SamplingParameters:
         put("min_p", _number("min_p", self.min_p, 0, 1))
         put(
             "repetition_penalty",
-            _number("repetition_penalty", self.repetition_penalty, 0, 100, above=True),
+            _number("repetition_penalty", self.repetition_penalty, 0.01, 100),
         )
         put("presence_penalty", _number("presence_penalty", self.presence_penalty, -2, 2))
         put("frequency_penalty", _number("frequency_penalty", self.frequency_penalty, -2, 2))

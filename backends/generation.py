@@ -49,8 +49,10 @@ class Generation:
         self._tokenizer = tokenizer
         self._responder = responder
         self._sender = sender
-        self._detokenizer = Detokenizer(tokenizer, [*prompt_ids, *request.resume_token_ids])
+        self._detokenizer = Detokenizer(tokenizer, prompt_ids)
         self._stops = StopMatcher(request.sampling.stop)
+        for token_id in request.resume_token_ids:  # what was held back then is held back again
+            self._stops.push(self._detokenizer.push(token_id))
         self._inbox: deque[tuple[Token, FinishReason | None] | EngineError] = deque()
         self._queued = False
         self._checked = time.monotonic()
@@ -170,7 +172,8 @@ class Generation:
 
 
 def triton_error(error: EngineError) -> Any:  # noqa: ANN401
-    return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.status))
+    message = str(error).encode(errors="backslashreplace").decode()  # a lone surrogate would not go
+    return pb_utils.TritonError(message, getattr(pb_utils.TritonError, error.status))
 
 
 class Responder:

@@ -13,6 +13,7 @@ REPLACEMENT = "\ufffd"
 CONTEXT_TOKENS = 6
 """Tokens decoded before a new one: SentencePiece needs some to know whether a space comes first."""
 WINDOW_TOKENS = 16
+LONGEST_CHARACTER_BYTES = 4  # in UTF-8
 
 
 class Decoder(Protocol):
@@ -56,19 +57,23 @@ class Tokenizer:
 class Detokenizer:
     """Turns one sequence's tokens into text as they come, and never splits a character.
 
-    A byte-level tokenizer may spread a character over several tokens; decoding stops short in
-    U+FFFD until the last of them is there. Only a last U+FFFD can still change, so all before it
-    goes out. The concatenation of all pieces equals decoding all tokens at once.
+    A character may be spread over several tokens. Until the last of them is there, a byte-level
+    tokenizer decodes it to one U+FFFD, and SentencePiece's byte fallback decodes the whole run of
+    byte tokens that it ends to one U+FFFD each, so text that ends in U+FFFD is held back, and the
+    window of tokens that are decoded begins between two characters.
     """
 
     def __init__(self, decoder: Decoder, prompt_ids: Sequence[int]) -> None:
         self._decoder = decoder
-        self._ids = list(prompt_ids[-CONTEXT_TOKENS:])
-        self._emitted = self._stable(decoder.decode(self._ids))
+        self._ids = _context(decoder, prompt_ids)
+        self._emitted = len(decoder.decode(self._ids))
+        self._boundaries = [len(self._ids)]  # positions in `_ids` between two characters
 
-    @staticmethod
-    def _stable(text: str) -> int:
-        return len(text.rstrip(REPLACEMENT))  # byte fallback gives one a byte, not one in all
+    def _stable(self, text: str) -> int:
+        """How many characters no later token can change."""
+        if len(self._ids) - self._boundaries[-1] < LONGEST_CHARACTER_BYTES:
+            return len(text.rstrip(REPLACEMENT))
+        return len(text) - text.endswith(REPLACEMENT)  # invalid bytes, but for perhaps the last
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps none."""
@@ -77,10 +82,18 @@ class Detokenizer:
         stable = self._stable(text)
         piece = text[self._emitted : stable]
         self._emitted = max(self._emitted, stable)
-        if len(self._ids) > WINDOW_TOKENS and stable == len(text):
-            del self._ids[:-CONTEXT_TOKENS]
-            self._emitted = self._stable(self._decoder.decode(self._ids))
+        if stable == len(text):
+            self._boundaries.append(len(self._ids))
+            if len(self._ids) > WINDOW_TOKENS:
+                self._shorten()
         return piece
+
+    def _shorten(self) -> None:
+        longest = len(self._ids) - CONTEXT_TOKENS
+        if cut := max((at for at in self._boundaries if at <= longest), default=0):
+            del self._ids[:cut]
+            self._boundaries = [at - cut for at in self._boundaries if at >= cut]
+            self._emitted = len(self._decoder.decode(self._ids))
 
     def flush(self) -> str:
         """What an unfinished character leaves behind: U+FFFD, as decoding at once gives it."""
@@ -88,6 +101,15 @@ class Detokenizer:
         piece = text[self._emitted :]
         self._emitted = len(text)
         return piece
+
+
+def _context(decoder: Decoder, ids: Sequence[int]) -> list[int]:
+    """The last few ids, and those before them that belong to the same character."""
+    for length in range(CONTEXT_TOKENS, CONTEXT_TOKENS + LONGEST_CHARACTER_BYTES):
+        context = list(ids[-length:])
+        if not decoder.decode(context).startswith(REPLACEMENT):
+            break
+    return context
 
 
 class StopMatcher:

@@ -80,12 +80,15 @@ class TritonProcess:
             region.unlink(missing_ok=True)
 
 
-def _pass_on(lines: IO[str]) -> None:
-    for line in lines:
-        text = line.rstrip()
-        level = logging.INFO
-        if text[1:5].isdigit():
-            level = _LEVELS.get(text[0], logging.INFO)
-        elif not text or text[0] in "+|":  # the tables of models and options at start
-            level = logging.DEBUG
-        logger.log(level, "%s", text)
+def _pass_on(output: IO[str]) -> None:
+    with output:
+        for line in output:
+            text = line.rstrip()
+            logger.log(_level(text), "%s", text)
+
+
+def _level(line: str) -> int:
+    if line[1:5].isdigit():
+        return _LEVELS.get(line[0], logging.INFO)
+    tables_at_start = not line or line[0] in "+|"
+    return logging.DEBUG if tables_at_start else logging.INFO

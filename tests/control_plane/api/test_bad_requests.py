@@ -50,7 +50,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("top_k", -2, "greater than or equal to -1"),
     ("top_k", 2.5, "valid integer"),
     ("min_p", 2, "less than or equal to 1"),
-    ("repetition_penalty", 0, "greater than 0"),
+    ("repetition_penalty", 0, "greater than or equal to 0.01"),
     ("presence_penalty", 3, "less than or equal to 2"),
     ("frequency_penalty", -3, "greater than or equal to -2"),
     ("stop_sequences", "stop", "valid list"),

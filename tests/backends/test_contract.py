@@ -1,0 +1,448 @@
+"""Tensors to requests and chunks to tensors, as Triton's Python backend hands them over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backends.contract import (
+    INPUTS,
+    OUTPUTS,
+    GenerationRequest,
+    Logprob,
+    ResponseChunk,
+    SamplingParameters,
+    decode_request,
+    encode_response,
+)
+from backends.errors import EngineError, InvalidField
+
+Array = NDArray[Any]
+
+FLAGS_FOR_OUTPUTS = (
+    "finish_reason",
+    "num_input_tokens",
+    "num_output_tokens",
+    "logprobs",
+    "cumulative_logprob",
+    "token_ids",
+)
+NUMPY_TYPES = {"BYTES": np.object_, "UINT32": np.uint32, "FP32": np.float32, "INT32": np.int32}
+
+
+def as_bytes(*values: str | bytes) -> Array:
+    raw = [value.encode() if isinstance(value, str) else value for value in values]
+    return np.array(raw, dtype=np.object_)
+
+
+def as_bool(*values: bool) -> Array:
+    return np.array(values, dtype=np.bool_)
+
+
+def decode(**inputs: str | bytes | bool | Array) -> GenerationRequest:
+    """Scalars become the one-element arrays that they are in Triton."""
+    arrays: dict[str, Array] = {}
+    for name, value in inputs.items():
+        if isinstance(value, bool):
+            arrays[name] = as_bool(value)
+        else:
+            arrays[name] = as_bytes(value) if isinstance(value, str | bytes) else value
+    return decode_request(arrays)
+
+
+def decode_sampling(**parameters: object) -> SamplingParameters:
+    return decode(text_input="hi", sampling_parameters=json.dumps(parameters)).sampling
+
+
+# --- inputs -------------------------------------------------------------------------------------
+
+
+def test_a_bare_prompt_gets_the_upstream_defaults() -> None:
+    assert decode(text_input="hi") == GenerationRequest(
+        prompt="hi",
+        messages=None,
+        sampling=SamplingParameters(
+            max_tokens=16,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            stop=(),
+            seed=None,
+            ignore_eos=False,
+            logprobs=None,
+        ),
+        stream=False,
+        prepend_input=True,
+        resume_token_ids=(),
+        returns=frozenset(),
+    )
+
+
+@pytest.mark.parametrize("prompt", ["hi", " ", "\0", "Grüße 你好 👩‍👩‍👧 e\u0301", "x" * 100_000])
+def test_the_prompt_arrives_unchanged(prompt: str) -> None:
+    assert decode(text_input=prompt).prompt == prompt
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_a_batch_dimension_does_no_harm(shape: tuple[int, ...]) -> None:
+    request = decode(text_input=as_bytes("hi").reshape(shape), stream=as_bool(True).reshape(shape))
+    assert (request.prompt, request.stream) == ("hi", True)
+
+
+def test_text_may_come_as_str_instead_of_bytes() -> None:
+    assert decode(text_input=np.array(["grün"], dtype=np.object_)).prompt == "grün"
+
+
+@pytest.mark.parametrize(
+    ("stream", "exclude", "prepended"),
+    [
+        (None, None, True),
+        (None, True, False),
+        (None, False, True),
+        (False, None, True),
+        (False, True, False),
+        (False, False, True),
+        (True, None, False),
+        (True, True, False),
+    ],
+)
+def test_when_the_prompt_is_prepended(
+    stream: bool | None, exclude: bool | None, prepended: bool
+) -> None:
+    flags = {"stream": stream, "exclude_input_in_output": exclude}
+    given = {name: value for name, value in flags.items() if value is not None}
+    request = decode(text_input="hi", **given)
+    assert request.prepend_input is prepended
+    assert request.stream is bool(stream)
+
+
+def test_a_stream_cannot_include_the_prompt() -> None:
+    with pytest.raises(InvalidField, match=r"^exclude_input_in_output: "):
+        decode(text_input="hi", stream=True, exclude_input_in_output=False)
+
+
+def test_a_chat_never_prepends_its_prompt() -> None:
+    messages = '[{"role": "user", "content": "hi"}]'
+    assert not decode(messages=messages).prepend_input
+    assert not decode(messages=messages, exclude_input_in_output=False).prepend_input
+
+
+@pytest.mark.parametrize("name", FLAGS_FOR_OUTPUTS)
+def test_each_optional_output_is_asked_for_by_its_own_flag(name: str) -> None:
+    assert decode(text_input="hi", **{f"return_{name}": True}).returns == {name}
+    assert decode(text_input="hi", **{f"return_{name}": False}).returns == frozenset()
+
+
+def test_every_optional_output_has_a_flag_among_the_inputs() -> None:
+    inputs = {spec.name for spec in INPUTS}
+    assert {spec.name for spec in OUTPUTS} == {"text_output", *FLAGS_FOR_OUTPUTS}
+    assert {f"return_{name}" for name in FLAGS_FOR_OUTPUTS} <= inputs
+
+
+@pytest.mark.parametrize("ids", [[], [5], [0, 2**31 - 1, 7]])
+def test_resume_token_ids_become_python_integers(ids: list[int]) -> None:
+    decoded = decode(text_input="hi", resume_token_ids=np.array(ids, np.int32)).resume_token_ids
+    assert decoded == tuple(ids)
+    assert all(type(id_) is int for id_ in decoded)
+
+
+def test_messages_are_kept_in_order_with_their_extra_keys() -> None:
+    messages = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "Grüße 😀", "name": "Ann"},
+    ]
+    request = decode(messages=json.dumps(messages))
+    assert request.messages == messages
+    assert request.prompt is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "field"),
+    [
+        pytest.param({}, "text_input", id="no prompt"),
+        pytest.param({"text_input": ""}, "text_input", id="empty prompt"),
+        pytest.param({"text_input": "hi", "messages": "[]"}, "text_input", id="both"),
+        pytest.param({"text_input": b"ab\xff"}, "text_input", id="prompt not UTF-8"),
+        pytest.param({"text_input": as_bytes("a", "b")}, "text_input", id="two prompts"),
+        pytest.param({"text_input": as_bytes()}, "text_input", id="no elements"),
+        pytest.param({"text_input": "hi", "stream": as_bool()}, "stream", id="no flag"),
+        pytest.param({"text_input": "hi", "stream": as_bool(True, True)}, "stream", id="two flags"),
+        pytest.param(
+            {"text_input": "hi", "return_logprobs": as_bool(True, False)},
+            "return_logprobs",
+            id="two return flags",
+        ),
+        pytest.param({"messages": b"\xff"}, "messages", id="messages not UTF-8"),
+        pytest.param({"messages": ""}, "messages", id="messages empty"),
+        pytest.param({"messages": "hello"}, "messages", id="messages not JSON"),
+        pytest.param({"messages": "{}"}, "messages", id="messages an object"),
+        pytest.param({"messages": "[]"}, "messages", id="no messages"),
+        pytest.param({"messages": '["hi"]'}, "messages", id="message a string"),
+        pytest.param({"messages": '[{"role": "user"}]'}, "messages", id="no content"),
+        pytest.param({"messages": '[{"content": "hi"}]'}, "messages", id="no role"),
+        pytest.param({"messages": '[{"role": 1, "content": "hi"}]'}, "messages", id="role 1"),
+        pytest.param({"messages": '[{"role": "u", "content": null}]'}, "messages", id="null"),
+    ],
+)
+def test_invalid_inputs_are_named(inputs: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidField, match=f"^{field}: ") as caught:
+        decode(**inputs)
+    assert caught.value.field == field
+    assert caught.value.status == "INVALID_ARG"
+    assert isinstance(caught.value, EngineError)
+
+
+def test_a_wrong_message_is_named_by_its_number() -> None:
+    with pytest.raises(InvalidField, match="message 1 must have a string `content`"):
+        decode(messages='[{"role": "user", "content": "hi"}, {"role": "assistant"}]')
+
+
+# --- sampling parameters ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("max_tokens", 1, 1),
+        ("max_tokens", 2**31 - 1, 2**31 - 1),
+        ("temperature", 0, 0.0),
+        ("temperature", 0.7, 0.7),
+        ("temperature", 100, 100.0),
+        ("top_p", 1e-9, 1e-9),
+        ("top_p", 1, 1.0),
+        ("top_k", -1, 0),
+        ("top_k", 0, 0),
+        ("top_k", 1, 1),
+        ("top_k", 2**31 - 1, 2**31 - 1),
+        ("min_p", 0, 0.0),
+        ("min_p", 1, 1.0),
+        ("repetition_penalty", 0.01, 0.01),
+        ("repetition_penalty", 100, 100.0),
+        ("presence_penalty", -2, -2.0),
+        ("presence_penalty", 2, 2.0),
+        ("frequency_penalty", -2.0, -2.0),
+        ("frequency_penalty", 2.0, 2.0),
+        ("stop", "\n", ("\n",)),
+        ("stop", [], ()),
+        ("stop", ["a", "b" * 1024], ("a", "b" * 1024)),
+        ("stop", ["x"] * 16, ("x",) * 16),
+        ("seed", 0, 0),
+        ("seed", 2**63 - 1, 2**63 - 1),
+        ("seed", None, None),
+        ("ignore_eos", True, True),
+        ("logprobs", 0, 0),
+        ("logprobs", 20, 20),
+        ("logprobs", None, None),
+    ],
+)
+def test_accepted_values(name: str, value: object, kept: object) -> None:
+    decoded = getattr(decode_sampling(**{name: value}), name)
+    assert decoded == kept
+    assert type(decoded) is type(kept)
+
+
+NAN, INFINITY = float("nan"), float("inf")
+INVALID_VALUES: dict[str, list[object]] = {
+    "max_tokens": [0, -1, 2**31, 1.0, True, "16", None, [16]],
+    "temperature": [-1e-9, 100.1, NAN, INFINITY, -INFINITY, True, "1", None, [1], 10**400],
+    "top_p": [0, -0.1, 1.0000001, NAN, INFINITY, False, "1", None, {}],
+    "top_k": [-2, 2**31, 1.0, NAN, True, "5", None],
+    "min_p": [-1e-9, 1.0000001, NAN, INFINITY, False, "0", None],
+    "repetition_penalty": [0, -1, 100.1, NAN, INFINITY, True, "1", None],
+    "presence_penalty": [-2.0000001, 2.0000001, NAN, INFINITY, True, "0", None],
+    "frequency_penalty": [-2.0000001, 2.0000001, NAN, -INFINITY, False, "0", None],
+    "stop": ["", [""], ["a", ""], [1], [None], 1, True, None, {"a": "b"}, ["x"] * 17, "x" * 1025],
+    "seed": [-1, 2**63, 1.0, NAN, True, "1"],
+    "ignore_eos": [0, 1, "true", None, []],
+    "logprobs": [-1, 21, 1.0, True, "1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, id=f"{name}-{str(value)[:12]}-{type(value).__name__}")
+        for name, values in INVALID_VALUES.items()
+        for value in values
+    ],
+)
+def test_refused_values(name: str, value: object) -> None:
+    with pytest.raises(InvalidField, match=f"^{name}: must ") as caught:
+        decode_sampling(**{name: value})
+    assert caught.value.field == name
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("name", [name for name in INVALID_VALUES if name != "stop"])
+def test_lists_are_no_scalars(name: str) -> None:
+    with pytest.raises(InvalidField, match=f"^{name}: must "):
+        decode_sampling(**{name: [1]})
+
+
+def test_every_parameter_has_refused_values() -> None:
+    assert INVALID_VALUES.keys() == set(SamplingParameters.__dataclass_fields__)
+
+
+def test_an_unknown_parameter_is_named_with_the_known_ones() -> None:
+    with pytest.raises(InvalidField, match=r"^best_of: .*\bmax_tokens\b.*\btop_p\b"):
+        decode_sampling(best_of=2)
+
+
+def test_the_name_of_an_unknown_parameter_is_echoed_in_part() -> None:
+    with pytest.raises(InvalidField) as caught:
+        decode_sampling(**{"x" * 10_000: 1})
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "null", "1", '"a"', "true", "temperature=1", "{'top_k': 1}", " "),
+        pytest.param(b"\xff{}", id="not UTF-8"),
+        pytest.param('{"top_k": ' + "9" * 5000 + "}", id="a number too long to read"),
+    ],
+)
+def test_sampling_parameters_must_be_a_json_object(text: str | bytes) -> None:
+    with pytest.raises(InvalidField, match=r"^sampling_parameters: "):
+        decode(text_input="hi", sampling_parameters=text)
+
+
+@pytest.mark.parametrize("text", ["", "{}", " {} "])
+def test_no_sampling_parameters_are_the_defaults(text: str) -> None:
+    assert decode(text_input="hi", sampling_parameters=text).sampling == SamplingParameters()
+
+
+@pytest.mark.parametrize("field", ["messages", "sampling_parameters"])
+def test_json_nested_too_deeply_is_the_callers_error(field: str) -> None:
+    prompt = {} if field == "messages" else {"text_input": "hi"}
+    with pytest.raises(InvalidField, match=f"^{field}: "):
+        decode(**prompt, **{field: "[" * 100_000})
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        pytest.param({"messages": r'[{"role": "user", "content": "\ud83d"}]'}, id="content"),
+        pytest.param({"messages": r'[{"role": "\ude00", "content": "hi"}]'}, id="role"),
+        pytest.param({"text_input": "hi", "sampling_parameters": r'{"\ud83d": 1}'}, id="name"),
+    ],
+)
+def test_a_lone_surrogate_is_refused_in_words_that_can_be_sent(inputs: dict[str, Any]) -> None:
+    """JSON can escape half a surrogate pair; no tokenizer and no UTF-8 message can carry it."""
+    with pytest.raises(InvalidField) as caught:
+        decode(**inputs)
+    str(caught.value).encode()
+
+
+def test_an_escaped_surrogate_pair_is_a_character() -> None:
+    request = decode(messages=r'[{"role": "user", "content": "\ud83d\ude00"}]')
+    assert request.messages == [{"role": "user", "content": "😀"}]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "greedy"), [(0, True), (9e-6, True), (1e-5, False), (1, False)]
+)
+def test_temperatures_close_to_zero_are_greedy(temperature: float, greedy: bool) -> None:
+    assert SamplingParameters(temperature=temperature).greedy is greedy
+
+
+def test_parameters_made_in_code_are_checked_like_those_from_json() -> None:
+    with pytest.raises(InvalidField, match=r"^top_p: must be above 0 to 1$"):
+        SamplingParameters(top_p=0)
+
+
+# --- outputs ------------------------------------------------------------------------------------
+
+
+def chunk(**changes: Any) -> ResponseChunk:  # noqa: ANN401
+    values: dict[str, Any] = {
+        "text": "Grüße 😀",
+        "token_ids": [7, 8, 9],
+        "finish_reason": None,
+        "num_input_tokens": 5,
+    }
+    return ResponseChunk(**values | changes)
+
+
+def encode(made: ResponseChunk, *returns: str) -> dict[str, Array]:
+    tensors = encode_response(made, frozenset(returns))
+    assert len(dict(tensors)) == len(tensors)
+    return dict(tensors)
+
+
+def test_text_alone_comes_unasked() -> None:
+    tensors = encode(chunk())
+    assert list(tensors) == ["text_output"]
+    assert tensors["text_output"].tolist() == ["Grüße 😀".encode()]
+
+
+@pytest.mark.parametrize("name", FLAGS_FOR_OUTPUTS)
+def test_an_output_comes_when_asked_for(name: str) -> None:
+    assert set(encode(chunk(), name)) == {"text_output", name}
+
+
+def test_all_tensors_have_the_contracts_names_types_and_shapes() -> None:
+    tensors = encode(chunk(), *FLAGS_FOR_OUTPUTS)
+    assert set(tensors) == {spec.name for spec in OUTPUTS}
+    for spec in OUTPUTS:
+        array = tensors[spec.name]
+        assert array.dtype == NUMPY_TYPES[spec.datatype], spec.name
+        assert array.shape == ((3,) if spec.name == "token_ids" else (1,)), spec.name
+        if spec.datatype == "BYTES":
+            assert all(type(value) is bytes for value in array), spec.name
+
+
+@pytest.mark.parametrize(
+    ("reason", "sent"), [(None, b"None"), ("stop", b"stop"), ("length", b"length")]
+)
+def test_finish_reason_is_the_word_none_before_the_end(reason: str | None, sent: bytes) -> None:
+    tensors = encode(chunk(finish_reason=reason), "finish_reason")
+    assert tensors["finish_reason"].tolist() == [sent]
+
+
+@pytest.mark.parametrize("ids", [[], [3], [3, 4, 5]])
+def test_output_tokens_are_those_of_this_response(ids: list[int]) -> None:
+    tensors = encode(chunk(token_ids=ids), "num_output_tokens", "num_input_tokens", "token_ids")
+    assert tensors["num_output_tokens"].tolist() == [len(ids)]
+    assert tensors["num_input_tokens"].tolist() == [5]
+    assert tensors["token_ids"].tolist() == ids
+    assert tensors["token_ids"].dtype == np.int32  # also when there are none
+
+
+def test_logprobs_are_json_with_an_object_a_token() -> None:
+    entries = [
+        [Logprob(7, -0.5, 1, "Grü"), Logprob(3, -1.5, 2, "\ufffd")],
+        [Logprob(8, -2.25, 30, "ße")],
+    ]
+    (sent,) = encode(chunk(logprobs=entries), "logprobs")["logprobs"]
+    assert json.loads(sent) == [
+        {
+            "7": {"logprob": -0.5, "rank": 1, "decoded_token": "Grü"},
+            "3": {"logprob": -1.5, "rank": 2, "decoded_token": "\ufffd"},
+        },
+        {"8": {"logprob": -2.25, "rank": 30, "decoded_token": "ße"}},
+    ]
+
+
+def test_logprobs_keep_the_chosen_token_first() -> None:
+    entry = [Logprob(9, -3.0, 4, "c"), Logprob(1, -0.5, 1, "a"), Logprob(2, -1.0, 2, "b")]
+    (sent,) = encode(chunk(logprobs=[entry]), "logprobs")["logprobs"]
+    assert list(json.loads(sent)[0]) == ["9", "1", "2"]
+
+
+@pytest.mark.parametrize(("entries", "sent"), [(None, b"null"), ([], b"[]")])
+def test_logprobs_without_entries(entries: list[list[Logprob]] | None, sent: bytes) -> None:
+    assert encode(chunk(logprobs=entries), "logprobs")["logprobs"].tolist() == [sent]
+
+
+def test_cumulative_logprob_is_a_float() -> None:
+    tensors = encode(chunk(cumulative_logprob=-12.5), "cumulative_logprob")
+    assert tensors["cumulative_logprob"].tolist() == [-12.5]

@@ -1,0 +1,499 @@
+"""The PyTorch engine gives what ``generate`` gives, to many at once, and outlives every failure."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from backends.contract import FinishReason, SamplingParameters
+from backends.engine import EngineRequest, Token
+from backends.errors import EngineError, Overloaded, ShuttingDown
+from backends.pytorch import engine as engine_module
+from backends.pytorch.engine import PREFILL_CHUNK_TOKENS, PyTorchEngine
+
+VOCABULARY = 128
+CONTEXT = 1 << 20
+PATIENCE_SECONDS = 30.0
+ENDLESS = 2**31 - 1
+
+
+class Recorder:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Token] = []
+        self.finish_reason: FinishReason | None = None
+        self.error: EngineError | None = None
+        self.started = threading.Event()
+        self.ended = threading.Event()
+
+    def put(self, token: Token, finish_reason: FinishReason | None) -> None:
+        assert not self.ended.is_set(), "a token after the end"
+        self.tokens.append(token)
+        self.finish_reason = finish_reason
+        self.started.set()
+        if finish_reason is not None:
+            self.ended.set()
+
+    def fail(self, error: EngineError) -> None:
+        assert not self.ended.is_set(), "an error after the end"
+        self.error = error
+        self.ended.set()
+
+    def wait(self) -> Recorder:
+        assert self.ended.wait(PATIENCE_SECONDS), "the engine gave no end"
+        return self
+
+    @property
+    def ids(self) -> list[int]:
+        assert self.error is None, self.error
+        return [token.id for token in self.tokens]
+
+
+def make_request(
+    prompt: Sequence[int],
+    output_ids: Sequence[int] = (),
+    **sampling: Any,  # noqa: ANN401
+) -> tuple[EngineRequest, Recorder]:
+    sink = Recorder()
+    parameters = SamplingParameters(**{"temperature": 0, "max_tokens": 12, **sampling})
+    return EngineRequest(list(prompt), parameters, sink, list(output_ids)), sink
+
+
+def submit(
+    engine: PyTorchEngine,
+    prompt: Sequence[int],
+    output_ids: Sequence[int] = (),
+    **sampling: Any,  # noqa: ANN401
+) -> tuple[EngineRequest, Recorder]:
+    request, sink = make_request(prompt, output_ids, **sampling)
+    engine.submit(request)
+    return request, sink
+
+
+def run(engine: PyTorchEngine, prompt: Sequence[int], **options: Any) -> list[int]:  # noqa: ANN401
+    return submit(engine, prompt, **options)[1].wait().ids
+
+
+def generate(model: PreTrainedModel, prompt: Sequence[int], count: int = 12) -> list[int]:
+    ids = torch.tensor([list(prompt)])
+    made = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return [int(id_) for id_ in made[0, len(prompt) :]]
+
+
+def random_prompt(seed: int, length: int) -> list[int]:
+    return random.Random(seed).choices(range(VOCABULARY), k=length)
+
+
+def wait_until_idle(engine: PyTorchEngine) -> None:
+    wait_for(lambda: occupancy(engine) == (0, 0))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the engine did not get there"
+        time.sleep(0.002)
+
+
+def occupancy(engine: PyTorchEngine) -> tuple[int, int]:
+    facts = engine.describe()
+    return facts["running"], facts["waiting"]
+
+
+MakeEngine = Callable[..., PyTorchEngine]
+
+
+@pytest.fixture
+def make_engine(tiny_qwen2: PreTrainedModel) -> Iterator[MakeEngine]:
+    engines: list[PyTorchEngine] = []
+
+    def make(
+        model: PreTrainedModel = tiny_qwen2,
+        eos: Sequence[int] = (),
+        context_length: int = CONTEXT,
+        **options: int,
+    ) -> PyTorchEngine:
+        engines.append(PyTorchEngine(model, frozenset(eos), context_length, **options))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def engine(make_engine: MakeEngine) -> PyTorchEngine:
+    return make_engine()
+
+
+# --- the same as `generate` ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "length",
+    [1, 2, 30, PREFILL_CHUNK_TOKENS, PREFILL_CHUNK_TOKENS + 1, PREFILL_CHUNK_TOKENS + 88],
+)
+def test_greedy_output_is_that_of_generate(
+    engine: PyTorchEngine, tiny_qwen2: PreTrainedModel, length: int
+) -> None:
+    prompt = random_prompt(length, length)
+    assert run(engine, prompt) == generate(tiny_qwen2, prompt)
+
+
+@pytest.mark.parametrize("max_num_seqs", [3, 16])
+def test_sixteen_at_once_get_what_each_gets_alone(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel, max_num_seqs: int
+) -> None:
+    engine = make_engine(max_num_seqs=max_num_seqs)
+    prompts = [random_prompt(seed, 1 + 7 * seed) for seed in range(15)]
+    prompts.append(random_prompt(99, PREFILL_CHUNK_TOKENS + 50))
+    sinks = [submit(engine, prompt)[1] for prompt in prompts]
+    for prompt, sink in zip(prompts, sinks, strict=True):
+        assert sink.wait().ids == generate(tiny_qwen2, prompt)
+
+
+def test_seeds_and_parameters_do_not_mix(engine: PyTorchEngine) -> None:
+    prompt = random_prompt(1, 9)
+    wishes: list[dict[str, Any]] = [
+        {"seed": seed, "temperature": 0.5 + seed % 4, "top_k": seed % 3 * 10, "max_tokens": 9}
+        | ({"repetition_penalty": 1.5, "logprobs": 2} if seed % 2 else {"top_p": 0.9})
+        for seed in range(16)
+    ]
+    alone = [submit(engine, prompt, **wish)[1].wait().tokens for wish in wishes]
+    together = [submit(engine, prompt, **wish)[1] for wish in wishes]
+    assert [sink.wait().tokens for sink in together] == alone
+    assert len({tuple(token.id for token in tokens) for tokens in alone}) > 12
+
+
+def test_a_seeded_draw_is_that_of_generate(
+    engine: PyTorchEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    prompt = torch.tensor([random_prompt(4, 20)])
+    torch.manual_seed(42)
+    made = tiny_qwen2.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=10,
+        do_sample=True,
+        temperature=2.0,
+        top_k=0,
+        top_p=0.9,
+        pad_token_id=0,
+    )
+    ours = run(engine, prompt[0].tolist(), temperature=2.0, top_p=0.9, seed=42, max_tokens=10)
+    assert ours == made[0, 20:].tolist()
+
+
+TINY: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+GROUPED = TINY | {"num_key_value_heads": 2}
+SLIDING = {"sliding_window": 8}
+ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=None)),
+    "mistral_sliding": lambda: MistralForCausalLM(MistralConfig(**GROUPED, **SLIDING)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GROUPED)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED, head_dim=8)),
+    "gemma2_sliding": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**GROUPED, head_dim=8, query_pre_attn_scalar=8, **SLIDING)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=256,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    ),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**TINY)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**GROUPED)),
+    "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**GROUPED)),
+}
+
+
+@pytest.mark.parametrize("chunk", [5, PREFILL_CHUNK_TOKENS])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_output_is_that_of_generate_whatever_the_architecture(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, architecture: str, chunk: int
+) -> None:
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", chunk)
+    torch.manual_seed(1)
+    model = ARCHITECTURES[architecture]().eval()
+    engine = make_engine(model, context_length=256)
+    prompts = [random_prompt(seed, length) for seed, length in enumerate((1, 6, 33))]
+    sinks = [submit(engine, prompt, max_tokens=10)[1] for prompt in prompts]
+    for prompt, sink in zip(prompts, sinks, strict=True):
+        assert sink.wait().ids == generate(model, prompt, 10)
+
+
+@pytest.mark.parametrize("at", [1, 6, 11])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"repetition_penalty": 1.4, "frequency_penalty": 1.0},
+        {"temperature": 1.5, "seed": 6, "top_p": 0.95, "presence_penalty": 1.0},
+    ],
+)
+def test_a_resumed_request_goes_on_exactly(
+    engine: PyTorchEngine, sampling: dict[str, Any], at: int
+) -> None:
+    prompt = random_prompt(2, 17)
+    whole = run(engine, prompt, **sampling)
+    resumed = submit(engine, prompt, output_ids=whole[:at], **sampling)[1].wait()
+    assert resumed.ids == whole[at:]
+    assert resumed.finish_reason == "length"
+
+
+# --- how generation ends ------------------------------------------------------------------------
+
+
+def test_max_tokens_ends_with_length(engine: PyTorchEngine) -> None:
+    for count in (1, 2, 7):
+        sink = submit(engine, [1, 2, 3], max_tokens=count)[1].wait()
+        assert (len(sink.ids), sink.finish_reason) == (count, "length")
+
+
+@pytest.mark.parametrize(("prompt", "expected"), [(1, 15), (10, 6), (15, 1)])
+def test_the_contexts_end_ends_with_length(
+    make_engine: MakeEngine, prompt: int, expected: int
+) -> None:
+    engine = make_engine(context_length=16)
+    sink = submit(engine, random_prompt(0, prompt), max_tokens=100)[1].wait()
+    assert (len(sink.ids), sink.finish_reason) == (expected, "length")
+
+
+def test_an_end_of_sequence_token_ends_with_stop(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    prompt = random_prompt(3, 8)
+    expected = generate(tiny_qwen2, prompt)
+    end = expected[4]
+    engine = make_engine(eos=[end, VOCABULARY - 1])
+    sink = submit(engine, prompt)[1].wait()
+    assert sink.ids == expected[: expected.index(end) + 1]
+    assert sink.finish_reason == "stop"
+
+    sink = submit(engine, prompt, ignore_eos=True)[1].wait()
+    assert (sink.ids, sink.finish_reason) == (expected, "length")
+
+
+def test_an_end_of_sequence_as_the_last_token_is_a_stop(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    prompt = random_prompt(3, 8)
+    expected = generate(tiny_qwen2, prompt)
+    first = expected.index(expected[4]) + 1
+    engine = make_engine(eos=[expected[4]])
+    assert submit(engine, prompt, max_tokens=first)[1].wait().finish_reason == "stop"
+
+
+# --- cancellation -------------------------------------------------------------------------------
+
+
+def test_cancelling_a_running_request_frees_its_slot(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_num_seqs=1)
+    request, sink = submit(engine, [1], max_tokens=ENDLESS)
+    assert sink.started.wait(PATIENCE_SECONDS)
+    _, following = submit(engine, [2], max_tokens=3)
+    assert occupancy(engine) == (1, 1)
+    request.cancelled = True
+    assert len(following.wait().ids) == 3
+    wait_until_idle(engine)
+    assert not sink.ended.is_set()
+
+
+def test_a_request_cancelled_while_queued_never_runs(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_num_seqs=1)
+    running, first = submit(engine, [1], max_tokens=ENDLESS)
+    assert first.started.wait(PATIENCE_SECONDS)
+    queued, second = submit(engine, [2])
+    queued.cancelled = True
+    wait_for(lambda: occupancy(engine) == (1, 0))  # while the other goes on
+    running.cancelled = True
+    wait_until_idle(engine)
+    assert (second.tokens, second.ended.is_set()) == ([], False)
+
+
+def test_cancelling_in_the_middle_of_a_long_prompt(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 1)
+    engine = make_engine()
+    request, sink = submit(engine, random_prompt(0, 4000))
+    wait_for(lambda: occupancy(engine) == (1, 0))
+    request.cancelled = True
+    wait_until_idle(engine)
+    assert sink.tokens == []
+
+
+def test_a_long_prompt_does_not_hold_up_the_others(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 4)
+    engine = make_engine()
+    _, long = submit(engine, random_prompt(0, 1000))
+    _, short = submit(engine, [1, 2], max_tokens=20)
+    assert len(short.wait().ids) == 20
+    assert not long.started.is_set()
+    assert len(long.wait().ids) == 12
+
+
+# --- limits and failures ------------------------------------------------------------------------
+
+
+def test_the_queue_is_bounded(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_num_seqs=1, max_queue_size=2)
+    running, sink = submit(engine, [1], max_tokens=ENDLESS)
+    assert sink.started.wait(PATIENCE_SECONDS)
+    queued = [submit(engine, [2], max_tokens=2)[1] for _ in range(2)]
+    with pytest.raises(Overloaded):
+        submit(engine, [3])
+    assert occupancy(engine) == (1, 2)
+    running.cancelled = True
+    assert [len(sink.wait().ids) for sink in queued] == [2, 2]
+    assert len(run(engine, [3])) == 12
+
+
+@pytest.mark.parametrize("max_queue_size", [0, 1])
+def test_a_burst_that_the_slots_can_take_is_not_turned_away(
+    make_engine: MakeEngine, max_queue_size: int
+) -> None:
+    engine = make_engine(max_num_seqs=16, max_queue_size=max_queue_size)
+    running, first = submit(engine, [1], max_tokens=ENDLESS)
+    assert first.started.wait(PATIENCE_SECONDS)
+    burst = [submit(engine, [2], max_tokens=2)[1] for _ in range(15)]
+    assert [len(sink.wait().ids) for sink in burst] == [2] * 15
+    running.cancelled = True
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output"),
+    [
+        pytest.param([1, VOCABULARY + 100], [], id="prompt"),
+        pytest.param([1], [VOCABULARY], id="output"),
+        pytest.param([], [], id="empty"),
+    ],
+)
+def test_a_request_that_cannot_be_computed_fails_alone(
+    engine: PyTorchEngine, tiny_qwen2: PreTrainedModel, prompt: list[int], output: list[int]
+) -> None:
+    good = random_prompt(5, 12)
+    before = submit(engine, good, max_tokens=40)[1]
+    bad = submit(engine, prompt, output_ids=output)[1]
+    after = submit(engine, good)[1]
+    assert isinstance(bad.wait().error, EngineError)
+    assert before.wait().ids == generate(tiny_qwen2, good, 40)
+    assert after.wait().ids == generate(tiny_qwen2, good)
+    wait_until_idle(engine)
+
+
+def test_a_step_that_fails_after_some_tokens_fails_alone(make_engine: MakeEngine) -> None:
+    """GPT-2 has no position 16: an engine that is told of a longer context gets there."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=16, n_embd=32, n_layer=1, n_head=2, eos_token_id=None
+    )
+    engine = make_engine(GPT2LMHeadModel(config).eval(), context_length=64)
+    bad, good = submit(engine, [1] * 10, max_tokens=30)[1], submit(engine, [1], max_tokens=15)[1]
+    assert isinstance(bad.wait().error, EngineError)
+    assert str(bad.error).startswith("generation failed: IndexError")
+    assert len(bad.tokens) == 7  # positions 9 to 15
+    assert len(good.wait().ids) == 15
+    wait_until_idle(engine)
+    assert len(run(engine, [2, 3], max_tokens=5)) == 5
+
+
+def test_a_sink_that_fails_takes_nobody_with_it(engine: PyTorchEngine) -> None:
+    class Refusing(Recorder):
+        def put(self, token: Token, finish_reason: FinishReason | None) -> None:
+            raise OSError("the pipe is closed")
+
+    refusing = Refusing()
+    engine.submit(EngineRequest([1], SamplingParameters(), refusing))
+    assert "the pipe is closed" in str(refusing.wait().error)
+    assert len(run(engine, [1])) == 12
+    wait_until_idle(engine)
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_close_fails_what_is_left_and_refuses_more(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_num_seqs=2)
+    sinks = [submit(engine, [1], max_tokens=ENDLESS)[1] for _ in range(5)]
+    assert sinks[1].started.wait(PATIENCE_SECONDS)
+    engine.close()
+    assert [type(sink.wait().error) for sink in sinks] == [ShuttingDown] * 5
+    with pytest.raises(ShuttingDown):
+        submit(engine, [1])
+    with pytest.raises(EngineError, match="died"):
+        engine.describe()
+    engine.close()  # again, without harm
+
+
+def test_an_idle_engine_closes(make_engine: MakeEngine) -> None:
+    make_engine().close()
+
+
+def test_the_description_has_the_models_facts(
+    engine: PyTorchEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    facts = engine.describe()
+    assert facts["backend"] == "pytorch"
+    assert facts["type"] == "causal_lm"
+    assert facts["parameters"] == sum(p.numel() for p in tiny_qwen2.parameters())
+    assert facts["context_length"] == engine.context_length == CONTEXT
+    assert facts["device"] == "cpu"
+    assert facts["dtype"] == "float32"
+    assert facts["max_num_seqs"] == 16
+    assert (facts["running"], facts["waiting"]) == (0, 0)
+    assert engine.vocab_size == VOCABULARY
