@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0  # seconds between restarts; doubled each time
 STABLE_AFTER = 60.0  # a server that ran this long starts again at the first backoff
 TIMEOUTS_TO_DEATH = 3  # missed checks in a row
+IMPAIRED_STOP_TIMEOUT = 2.0  # seconds; a server with a dead model waits for it to its very end
 
 _GPU_DRIVER = Path("/dev/nvidiactl")
 _WITHOUT_GPU = ("--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false")  # else it warns
@@ -61,6 +62,7 @@ class Supervisor:
             self.endpoint, control_metadata(settings.model_control_header, self.control_value)
         )
         self._process: TritonProcess | None = None
+        self._impaired = False  # a model's process has died in this server
         self._stopping = threading.Event()
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="triton-supervisor", daemon=True)
@@ -106,6 +108,7 @@ class Supervisor:
 
     def _run_once(self) -> None:
         """One life of the server, from its start to its death or our stopping."""
+        self._impaired = False
         self._process = TritonProcess(
             self._installation.binary, self._arguments(), self._installation.environment
         )
@@ -120,7 +123,8 @@ class Supervisor:
                 self._started.set_exception(StartFailed(str(error)))
                 self._stopping.set()
         finally:
-            self._process.stop(self._settings.stop_timeout)
+            timeout = self._settings.stop_timeout
+            self._process.stop(min(timeout, IMPAIRED_STOP_TIMEOUT) if self._impaired else timeout)
 
     def _arguments(self) -> list[str]:
         control = f"{self._settings.model_control_header}={self.control_value}"
@@ -176,6 +180,7 @@ class Supervisor:
                 self._reload(name)
 
     def _reload(self, name: str) -> None:
+        self._impaired = True
         # Triton does nothing for a model whose files and configuration are as they were.
         restart = {"restarted_at": {"string_value": str(time.time())}}
         config = self._models[name]
