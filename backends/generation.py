@@ -82,7 +82,9 @@ class Generation:
     def flush(self) -> None:
         """Take what has come and send it as one response. Called by the responder alone."""
         self._queued = False
-        while self._inbox and not self.closed:
+        for _ in range(len(self._inbox)):  # no more: an engine may be faster than this
+            if self.closed:
+                return
             item = self._inbox.popleft()
             if isinstance(item, EngineError):
                 return self.close(item)

@@ -98,9 +98,6 @@ class Repository:
         for key in sorted(settings.model_fields_set):
             if (value := getattr(settings, key)) is not None:
                 config.parameters[key].string_value = str(value)
-        served = config.parameters["served_model_name"].string_value or folder.name
-        return ModelEntry(
-            folder.name,
-            served,
-            json_format.MessageToDict(config, preserving_proto_field_name=True),
-        )
+        values = json_format.MessageToDict(config, preserving_proto_field_name=True)
+        served = values.get("parameters", {}).get("served_model_name", {"string_value": folder.name})
+        return ModelEntry(folder.name, served["string_value"], values)

@@ -40,7 +40,7 @@ class TritonProcess:
                 *arguments,
                 f"--backend-config=python,shm-region-prefix-name={self._region}",
             ],
-            env=os.environ | environment,
+            env=_environment() | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,6 +78,11 @@ class TritonProcess:
         self._logs.join(timeout=5)
         for region in _SHARED_MEMORY.glob(f"{self._region}*"):
             region.unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what tunes our gRPC: the server has another version of it."""
+    return {key: value for key, value in os.environ.items() if key != "GRPC_EXPERIMENTS"}
 
 
 def _pass_on(output: IO[str]) -> None:

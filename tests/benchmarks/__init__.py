@@ -1,0 +1,1 @@
+"""What the gateway costs. `README.md` says what is measured and how."""

@@ -1,0 +1,129 @@
+"""The tensor contract straight at Triton: `tritonclient`, and HTTP `generate` and
+`generate_stream`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.contract import InferenceServerException, describe, infer
+from tests.support.server import TriadServer
+
+FRANCE = "What is the capital of France?"
+ANSWER = "The capital of France is Paris."
+GREEDY = {"temperature": 0, "max_tokens": 32}
+
+
+def test_whole_answers_carry_the_prompt_unless_told_otherwise(server: TriadServer) -> None:
+    """As upstream: https://github.com/triton-inference-server/vllm_backend."""
+
+    def ask(**inputs: Any) -> str:  # noqa: ANN401
+        return infer(
+            server.grpc, "demo", text_input=FRANCE, sampling_parameters=GREEDY, **inputs
+        ).text
+
+    assert ask() == FRANCE + ANSWER
+    assert ask(exclude_input_in_output=True) == ANSWER
+    assert ask(stream=True) == ANSWER
+    with pytest.raises(InferenceServerException, match="exclude_input_in_output"):
+        ask(stream=True, exclude_input_in_output=False)
+
+
+def test_optional_outputs_come_when_asked_for(server: TriadServer) -> None:
+    plain = infer(server.grpc, "demo", text_input=FRANCE, sampling_parameters=GREEDY, stream=True)
+    assert all(set(r) == {"text_output"} for r in plain.responses)
+    full = infer(
+        server.grpc,
+        "demo",
+        text_input=FRANCE,
+        sampling_parameters=GREEDY | {"logprobs": 2},
+        stream=True,
+        return_finish_reason=True,
+        return_num_input_tokens=True,
+        return_num_output_tokens=True,
+        return_logprobs=True,
+        return_cumulative_logprob=True,
+        return_token_ids=True,
+    )
+    assert [r["finish_reason"][0] for r in full.responses] == (
+        [b"None"] * (len(full.responses) - 1) + [b"stop"]
+    )
+    assert sum(int(r["num_output_tokens"][0]) for r in full.responses) == len(full.token_ids)
+    assert {int(r["num_input_tokens"][0]) for r in full.responses} == {
+        int(full.responses[0]["num_input_tokens"][0])
+    }
+    entries = [e for r in full.responses for e in json.loads(r["logprobs"][0])]
+    assert len(entries) == len(full.token_ids)
+    for entry, token_id in zip(entries, full.token_ids, strict=True):
+        assert entry[str(token_id)]["rank"] == 1  # greedy
+        assert set(entry[str(token_id)]) == {"logprob", "rank", "decoded_token"}
+    total = sum(e[str(i)]["logprob"] for e, i in zip(entries, full.token_ids, strict=True))
+    assert full.responses[-1]["cumulative_logprob"][0] == pytest.approx(total, rel=1e-4)
+
+
+def test_messages_go_through_the_chat_template(server: TriadServer) -> None:
+    messages = json.dumps([{"role": "user", "content": FRANCE}])
+    answer = infer(server.grpc, "demo", messages=messages, sampling_parameters=GREEDY)
+    assert answer.text == ANSWER
+
+
+def test_a_resumed_request_goes_on_where_it_stopped(server: TriadServer) -> None:
+    """Also in the middle of a random choice: the seed's draws are taken again."""
+    sampling = {"temperature": 1.0, "seed": 11, "max_tokens": 40}
+    inputs: dict[str, Any] = {
+        "text_input": "Tell me a joke",
+        "stream": True,
+        "return_token_ids": True,
+        "sampling_parameters": sampling,
+    }
+    whole = infer(server.grpc, "demo", **inputs)
+    for at in (1, len(whole.token_ids) // 2, len(whole.token_ids) - 1):
+        rest = infer(server.grpc, "demo", **inputs, resume_token_ids=whole.token_ids[:at])
+        assert whole.token_ids[:at] + rest.token_ids == whole.token_ids
+        assert whole.text.endswith(rest.text)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"text_input": FRANCE, "sampling_parameters": {"max_token": 5}}, "max_token: "),
+        ({"text_input": FRANCE, "sampling_parameters": "{"}, "sampling_parameters: "),
+        ({"text_input": FRANCE, "sampling_parameters": {"top_p": 0}}, "top_p: "),
+        ({"text_input": FRANCE, "sampling_parameters": {"max_tokens": 4096}}, "max_tokens: "),
+        ({"text_input": ""}, "text_input: "),
+        ({"text_input": "word " * 4000}, "text_input: "),
+        ({"stream": False}, "text_input: "),
+        ({"messages": "[]"}, "messages: "),
+        ({"text_input": FRANCE, "resume_token_ids": [10**6]}, "resume_token_ids: "),
+    ],
+)
+def test_errors_have_a_true_status_and_name_the_field(
+    server: TriadServer, inputs: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        infer(server.grpc, "demo", **inputs)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert caught.value.message().startswith(says)
+
+
+def test_http_generate(server: TriadServer) -> None:
+    url = f"http://127.0.0.1:{server.http_port}/v2/models/demo"
+    body = {"text_input": FRANCE, "sampling_parameters": json.dumps(GREEDY)}
+    answer = requests.post(f"{url}/generate", json=body, timeout=30).json()
+    assert answer["text_output"] == FRANCE + ANSWER
+    with requests.post(
+        f"{url}/generate_stream", json={**body, "stream": True}, timeout=30, stream=True
+    ) as response:
+        events = [json.loads(line[6:]) for line in response.iter_lines() if line]
+    assert "".join(event["text_output"] for event in events) == ANSWER
+
+
+def test_the_engine_describes_itself(server: TriadServer) -> None:
+    facts = describe(server.grpc, "demo")
+    assert (facts["backend"], facts["model_name"]) == ("pytorch", "demo")
+    assert (facts["context_length"], facts["dtype"]) == (2048, "float32")
+    assert facts["tokenizer_loaded"] is True
+    assert facts["parameters"] > 10**6
