@@ -71,21 +71,26 @@ class Repository:
         link = self._scratch / folder.name
         if not link.exists():
             link.symlink_to(folder)
+        elif link.resolve() != folder:
+            raise ModelError(f"model: the name `{folder.name}` is taken by another folder")
         return link
 
     def _generate(self, weights: str, served_name: str) -> Path:
         """A new entry, made aside and renamed into place, so that no half of one is ever seen."""
         target = self._scratch / re.sub(r"[^\w.-]", "--", served_name)
-        if target.exists():
-            return target
         config = ModelConfig(backend="python")
         config.instance_group.add(kind="KIND_CPU", count=1)
         config.parameters["model"].string_value = weights
         config.parameters["served_model_name"].string_value = served_name
+        text = text_format.MessageToString(config)
+        if target.exists():
+            if (target / CONFIG).read_text() != text:
+                raise ModelError(f"model: the name `{served_name}` is taken by other weights")
+            return target
         aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._scratch))
         (aside / "1").mkdir()
         shutil.copyfile(DEFAULT_REPOSITORY / "demo" / "1" / "model.py", aside / "1" / "model.py")
-        (aside / CONFIG).write_text(text_format.MessageToString(config))
+        (aside / CONFIG).write_text(text)
         return aside.rename(target)
 
     @staticmethod
@@ -99,5 +104,7 @@ class Repository:
             if (value := getattr(settings, key)) is not None:
                 config.parameters[key].string_value = str(value)
         values = json_format.MessageToDict(config, preserving_proto_field_name=True)
-        served = values.get("parameters", {}).get("served_model_name", {"string_value": folder.name})
+        served = values.get("parameters", {}).get(
+            "served_model_name", {"string_value": folder.name}
+        )
         return ModelEntry(folder.name, served["string_value"], values)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ServerFactory
+from tests.support.hub import hub
 from tests.support.server import ROOT, TRIAD, wait_until
 
+WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
 CONFIG = ROOT / "docker" / "config"
 
 
@@ -92,10 +94,34 @@ def test_the_development_document_serves_and_reloads(start_server: ServerFactory
 def test_a_weights_folder_is_served_by_its_name(
     start_server: ServerFactory, tmp_path: Path
 ) -> None:
-    weights = tmp_path / "my-model"
-    weights.symlink_to(ROOT / "model_repository" / "demo" / "1" / "weights")
-    server = start_server("--model", f"{weights}/")
-    name = server.get("/models").json()["default_model"]
+    (tmp_path / "my-model").symlink_to(WEIGHTS)
+    server = start_server("--model", f"{tmp_path / 'my-model'}/")
     answer = server.post("/generate", {"prompt": "What is the capital of France?"}).json()
     assert answer["text"] == "The capital of France is Paris."
-    assert answer["metadata"] == {"model_name": name, "backend": "pytorch"}
+    assert answer["metadata"] == {"model_name": "my-model", "backend": "pytorch"}
+
+
+def test_a_model_comes_from_the_hub(start_server: ServerFactory, tmp_path: Path) -> None:
+    with hub("some-org/some-model", WEIGHTS) as endpoint:
+        server = start_server(
+            *("--model", "some-org/some-model"),
+            HF_ENDPOINT=endpoint,
+            HF_HOME=str(tmp_path / "cache"),
+            HF_HUB_DISABLE_XET="1",
+        )
+    answer = server.post("/generate", {"prompt": "What is the capital of France?"}).json()
+    assert answer["text"] == "The capital of France is Paris."
+    assert answer["metadata"]["model_name"] == "some-org/some-model"
+    assert server.get("/models").json()["default_model"] == "some-org/some-model"
+
+
+def test_a_hub_that_does_not_have_the_model(tmp_path: Path) -> None:
+    with hub("some-org/some-model", WEIGHTS) as endpoint:
+        done = triad(
+            *("serve", "--model", "some-org/another"),
+            TRIAD_SERVING__PORT="18767",
+            HF_ENDPOINT=endpoint,
+            HF_HOME=str(tmp_path / "cache"),
+        )
+    assert done.returncode == 1
+    assert "some-org/another" in done.stderr

@@ -1,0 +1,85 @@
+"""What users call a model, and the repository entry that it becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from control_plane.registry.entry import DEFAULT_REPOSITORY, ModelError, Repository
+from control_plane.settings import PytorchSettings
+from tests.support.server import SCRIPTED
+
+DEFAULTS = PytorchSettings()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    (tmp_path / "scratch").mkdir()
+    return Repository(DEFAULT_REPOSITORY, tmp_path / "scratch")
+
+
+def weights(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def parameter(config: dict[str, dict[str, dict[str, str]]], key: str) -> str:
+    return config["parameters"][key]["string_value"]
+
+
+def test_a_name_in_the_repository(repository: Repository) -> None:
+    entry = repository.resolve("demo", DEFAULTS)
+    assert (entry.name, entry.served_name) == ("demo", "demo")
+    assert parameter(entry.config, "model") == "weights"
+
+
+def test_a_triton_model_s_folder(repository: Repository) -> None:
+    entry = repository.resolve(str(SCRIPTED), DEFAULTS)
+    assert (entry.name, entry.served_name) == ("scripted", "scripted")
+    assert (repository.folders[1] / "scripted" / "1" / "model.py").is_file()
+
+
+def test_a_weights_folder(repository: Repository, tmp_path: Path) -> None:
+    folder = weights(tmp_path / "My model")
+    entry = repository.resolve(str(folder), DEFAULTS)
+    assert (entry.name, entry.served_name) == ("My--model", "My model")
+    assert parameter(entry.config, "model") == str(folder)
+    made = repository.folders[1] / entry.name
+    assert {p.name for p in made.iterdir()} == {"1", "config.pbtxt"}
+    assert repository.resolve(str(folder), DEFAULTS) == entry
+
+
+def test_a_hub_id(repository: Repository) -> None:
+    entry = repository.resolve("Qwen/Qwen2.5-3B", DEFAULTS)
+    assert (entry.name, entry.served_name) == ("Qwen--Qwen2.5-3B", "Qwen/Qwen2.5-3B")
+    assert parameter(entry.config, "model") == "Qwen/Qwen2.5-3B"
+
+
+@pytest.mark.parametrize("model", ["nothing", "/nowhere", "a/b/c", "../.."])
+def test_what_is_none_of_these(repository: Repository, model: str) -> None:
+    with pytest.raises(ModelError, match="neither a model in the repository"):
+        repository.resolve(model, DEFAULTS)
+
+
+def test_a_name_is_taken_once(repository: Repository, tmp_path: Path) -> None:
+    repository.resolve(str(weights(tmp_path / "a" / "model")), DEFAULTS)
+    with pytest.raises(ModelError, match="is taken"):
+        repository.resolve(str(weights(tmp_path / "b" / "model")), DEFAULTS)
+
+
+def test_what_the_user_has_set_wins_over_the_file(repository: Repository) -> None:
+    """And what is merely a default does not: the demo's file says one thread."""
+    assert parameter(repository.resolve("demo", DEFAULTS).config, "num_threads") == "1"
+    entry = repository.resolve("demo", PytorchSettings(num_threads=2, torch_dtype="bfloat16"))
+    assert parameter(entry.config, "num_threads") == "2"
+    assert parameter(entry.config, "torch_dtype") == "bfloat16"
+    assert "max_num_seqs" not in entry.config["parameters"]
+
+
+def test_a_configuration_that_cannot_be_read(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.pbtxt").write_text("backend: ")
+    with pytest.raises(ModelError, match=r"broken/config\.pbtxt cannot be read"):
+        repository.resolve(str(tmp_path / "broken"), DEFAULTS)
