@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -137,6 +138,18 @@ def test_some_characters_span_several_tokens(
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == answer
     assert any("\N{REPLACEMENT CHARACTER}" in tokenizer.decode([token]) for token in ids)
+
+
+def test_loaded_tokenizer_agrees_with_its_file(
+    topics: list[Topic], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    # Loading may rebuild the pre-tokenizer from the model type instead of reading the file.
+    stored = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
+    for topic in topics:
+        for text in (topic.answer, *topic.phrasings):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert ids == stored.encode(text, add_special_tokens=False).ids
+            assert tokenizer.decode(ids) == text
 
 
 @pytest.mark.parametrize("prompt", SPECIFICATION_PROMPTS)
