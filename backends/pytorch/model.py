@@ -29,10 +29,12 @@ class TritonPythonModel(ServedModel):
         # Imported late: Triton also imports this module just to complete a configuration.
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
         from backends.pytorch.device import choose_device
         from backends.pytorch.engine import PyTorchEngine
 
+        disable_progress_bar()
         parameters = options.parameters
         if threads := int(parameters.get("num_threads", "0")):
             torch.set_num_threads(threads)

@@ -23,6 +23,10 @@ _LAUNCHER = (
 )
 _SHARED_MEMORY = Path("/dev/shm")
 # The severity that glog puts first: "I1123 02:48:24.924948 5234 grpc_server.cc:2558] ...".
+_HARMLESS = (
+    "CudaDriverHelper has not been initialized",  # there is no GPU
+    "HandleCancellation called even when the context was not cancelled",  # a dead model was asked
+)
 _LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 
 
@@ -93,6 +97,8 @@ def _pass_on(output: IO[str]) -> None:
 
 
 def _level(line: str) -> int:
+    if any(text in line for text in _HARMLESS):
+        return logging.DEBUG
     if line[1:5].isdigit():
         return _LEVELS.get(line[0], logging.INFO)
     tables_at_start = not line or line[0] in "+|"
