@@ -31,7 +31,7 @@ class Sampling(_Request):
     ignore_eos: bool = False
     stream: bool = False
     metadata: dict[str, Any] = Field(
-        default_factory=dict, description="The caller's own; written to the log"
+        default_factory=dict, description="The caller's own; goes to the log"
     )
 
     def sampling_parameters(self) -> dict[str, Any]:

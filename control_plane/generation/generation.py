@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 from control_plane.errors import ClientDisconnected, EngineFailed, TriadError
 from control_plane.observability.metrics import Metrics
@@ -12,6 +14,8 @@ from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Model
 from control_plane.triton.client import InferStream
 from control_plane.triton.codec import Delta, delta
+
+logger = logging.getLogger(__name__)
 
 
 class Generation:
@@ -30,8 +34,10 @@ class Generation:
         on_close: Callable[[Generation, BaseException | None], None],
         *,
         stream: bool,
+        metadata: Mapping[str, Any],
     ) -> None:
         self.request_id = request_id
+        self._metadata = metadata
         self.model = model
         self.tokens = 0
         self.finish_reason: str | None = None
@@ -122,6 +128,15 @@ class Generation:
         self._requests.labels(self.model.served_name, self._outcome(error)).inc()
         if self.finish_reason is not None:
             self._stats.add(self.tokens, self.seconds)
+        logger.info(
+            "%s %s: %s, %d tokens, %.3f s, metadata %.200s",
+            self.request_id,
+            self.model.served_name,
+            self._outcome(error),
+            self.tokens,
+            time.monotonic() - self._started,
+            self._metadata,
+        )
 
     def _outcome(self, error: BaseException | None) -> str:
         if self.finish_reason is not None:

@@ -66,6 +66,7 @@ class GenerationService:
             self._stats,
             self._ended,
             stream=request.stream,
+            metadata=request.metadata,
         )
         self._running.add(generation)
         message = codec.generation_request(

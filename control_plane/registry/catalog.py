@@ -75,7 +75,7 @@ class Catalog:
 
     def find(self, name: str | None) -> Model:
         """A model by the name clients use, or the default. Raises `ModelNotFound`."""
-        wanted = name or self.default_model
+        wanted = self.default_model if name is None else name
         for model in self._models.values():
             if wanted in (model.served_name, model.name):
                 return model

@@ -148,6 +148,7 @@ def test_an_unknown_model(server: TriadServer, path: str) -> None:
     message = assert_error(server.post(path, body), 404, "model_not_found", "model")
     assert "demo" in message
     assert "scripted" in message
+    assert_error(server.post(path, body | {"model": ""}), 404, "model_not_found", "model")
 
 
 def test_a_prompt_over_the_context(server: TriadServer) -> None:

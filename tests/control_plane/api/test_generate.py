@@ -165,6 +165,14 @@ def test_request_ids(server: TriadServer, given: str, kept: bool) -> None:
     assert response.json()["request_id"] == response.headers["X-Request-Id"]
 
 
+def test_each_request_is_logged_with_its_metadata(server: TriadServer) -> None:
+    body = {"model": "scripted", "prompt": '{"tokens": 3}', "metadata": {"user_id": "user123"}}
+    request_id = server.post("/generate", body).json()["request_id"]
+    line = next(line for line in server.log.read_text().splitlines() if request_id in line)
+    assert f"{request_id} scripted: stop, 3 tokens" in line
+    assert "'user_id': 'user123'" in line
+
+
 def test_the_model_is_chosen_by_name(server: TriadServer) -> None:
     default = server.post("/generate", {"prompt": "What is the capital of France?"}).json()
     assert default["metadata"]["model_name"] == "demo"

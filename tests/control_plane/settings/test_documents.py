@@ -149,10 +149,11 @@ def test_high_availability() -> None:
     }
 
 
-def test_everything_optional_is_off_by_default() -> None:
+def test_everything_optional_but_metrics_is_off_by_default() -> None:
     dump = ServingSettings().model_dump()
-    switches = [value["enabled"] for value in dump.values() if "enabled" in as_dict(value)]
-    assert switches == [False] * 7
+    switches = {k: v["enabled"] for k, v in dump.items() if "enabled" in as_dict(v)}
+    assert len(switches) == 7
+    assert [key for key, enabled in switches.items() if enabled] == ["monitoring"]
     assert not dump["validation"]["content_filtering"]
     assert dump["pytorch"]["optimization_level"] == "O0"
 

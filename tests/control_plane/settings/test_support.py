@@ -91,7 +91,8 @@ def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:
         "onnx: {optimization_level: basic}",
         "validation: {max_prompt_length: 4, max_tokens: 4}",
         "monitoring: {enabled: true, metrics_endpoint: /m, health_check_interval: 30}",
-        "monitoring: {health_check_interval: 5, alert_thresholds: {error_rate: 0.5}}",
+        "monitoring: {enabled: false, alert_thresholds: {error_rate: 0.5}}",
+        "monitoring: {enabled: false, health_check_interval: 5}",
         "triton: {endpoints: ['a:1']}",
     ],
 )
