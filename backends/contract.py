@@ -151,6 +151,12 @@ class SamplingParameters:
                 raise InvalidField(name[:64], f"is not known; known: {', '.join(sorted(known))}")
         return cls(**values)
 
+    @classmethod
+    def from_request_parameters(cls, text: str) -> SamplingParameters:
+        """Of a Triton request's own parameters those that are ours; others are not meant for us."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
@@ -215,8 +221,12 @@ def _prepend_input(inputs: Inputs, stream: bool) -> bool:
     return not stream if exclude is None else not exclude
 
 
-def decode_request(inputs: Inputs) -> GenerationRequest:
-    """Input tensors to a request. Raises `InvalidField`."""
+def decode_request(inputs: Inputs, request_parameters: str = "{}") -> GenerationRequest:
+    """Input tensors to a request. Raises `InvalidField`.
+
+    ``request_parameters``: the Triton request's parameters as JSON, which hold the sampling
+    parameters where ``sampling_parameters`` is not given, as upstream takes them.
+    """
     prompt, chat = _text(inputs, "text_input"), _text(inputs, "messages")
     if (prompt is None) == (chat is None):
         raise InvalidField("text_input", "or `messages` must be given, and not both")
@@ -230,7 +240,9 @@ def decode_request(inputs: Inputs) -> GenerationRequest:
     return GenerationRequest(
         prompt=prompt,
         messages=None if chat is None else _messages(chat),
-        sampling=SamplingParameters.from_json(parameters) if parameters else SamplingParameters(),
+        sampling=SamplingParameters.from_json(parameters)
+        if parameters
+        else SamplingParameters.from_request_parameters(request_parameters),
         stream=stream,
         # A chat prompt is made by the template: there is no input text to put before the answer.
         prepend_input=chat is None and _prepend_input(inputs, stream),

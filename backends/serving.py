@@ -5,6 +5,7 @@ Docs: https://github.com/triton-inference-server/python_backend#decoupled-mode
 
 from __future__ import annotations
 
+import gc
 import json
 import locale
 import logging
@@ -87,6 +88,9 @@ class ServedModel(ABC):
         self.engine = self.create_engine(self.options)
         self.responder = Responder()
         self.responder.start()
+        # What is loaded by now stays: walking it in every full collection would stall all requests.
+        gc.collect()
+        gc.freeze()
 
     def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
         return Tokenizer(options.model)
@@ -109,7 +113,7 @@ class ServedModel(ABC):
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if flag(inputs, "describe"):
             return self._describe(sender)
-        decoded = decode_request(inputs)
+        decoded = decode_request(inputs, request.parameters())
         if decoded.prompt is not None:
             prompt_ids = self.tokenizer.encode(decoded.prompt)
         else:

@@ -7,6 +7,7 @@ first, running generations get ``shutdown_timeout`` seconds, and the rest end wi
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 
@@ -27,6 +28,12 @@ class HttpServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, shutdown_timeout: float) -> None:
         super().__init__(config)
         self._shutdown_timeout = shutdown_timeout
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is loaded by now stays: walking it in every full collection would stall all streams.
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         application = self.config.app

@@ -65,7 +65,8 @@ def _set_up_logging(settings: ServingSettings, console: Console) -> None:
 
 def _check_port(settings: ServingSettings) -> None:
     """Before Triton is started for nothing."""
-    with socket.socket() as s:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             s.bind((settings.host, settings.port))
@@ -124,8 +125,8 @@ def _serve_http(settings: ServingSettings) -> None:
 
 def _announce(settings: ServingSettings, console: Console, demo: bool) -> None:
     """Waits until the server answers, and says how to try it."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    url = f"http://{host}:{settings.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
     if not _wait_until_ready(f"{url}/health/ready", settings.triton.startup_timeout):
         console.print("[red]the server did not become ready[/]; see the log above")
         return

@@ -57,7 +57,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("request %s failed", request.state.request_id, exc_info=error)
-        return error_response(TriadError("internal error"), request.state.request_id)
+        # This handler stands outside all middleware, so nothing adds the header for it.
+        response = error_response(TriadError("internal error"), request.state.request_id)
+        response.headers["X-Request-Id"] = request.state.request_id
+        return response
 
 
 def _invalid_request(error: RequestValidationError) -> InvalidRequest:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from control_plane.errors import ClientDisconnected, EngineFailed, TriadError
@@ -79,8 +80,16 @@ class Generation:
             deltas, self._first = self._first, None
             return deltas
         if self.finish_reason is not None:
+            await self._end()
             raise StopAsyncIteration
         return await self._pull()
+
+    async def _end(self) -> None:
+        """Read the stream to its end: a call that has ended need not be cancelled at the server."""
+        assert self._stream is not None
+        with suppress(TriadError):  # the answer is complete: what comes after it cannot matter
+            async for _ in self._stream:
+                pass
 
     async def _pull(self) -> list[Delta]:
         assert self._stream is not None

@@ -446,3 +446,11 @@ def test_logprobs_without_entries(entries: list[list[Logprob]] | None, sent: byt
 def test_cumulative_logprob_is_a_float() -> None:
     tensors = encode(chunk(cumulative_logprob=-12.5), "cumulative_logprob")
     assert tensors["cumulative_logprob"].tolist() == [-12.5]
+
+
+def test_request_parameters_stand_in_for_sampling_parameters() -> None:
+    inputs = {"text_input": np.array([b"a"], dtype=np.object_)}
+    given = '{"max_tokens": 3, "triton_enable_empty_final_response": true, "other": "x"}'
+    assert decode_request(inputs, given).sampling == SamplingParameters(max_tokens=3)
+    tensor = {"sampling_parameters": np.array([b'{"seed": 1}'], dtype=np.object_)}
+    assert decode_request(inputs | tensor, given).sampling == SamplingParameters(seed=1)

@@ -114,6 +114,11 @@ def test_http_generate(server: TriadServer) -> None:
     body = {"text_input": FRANCE, "sampling_parameters": json.dumps(GREEDY)}
     answer = requests.post(f"{url}/generate", json=body, timeout=30).json()
     assert answer["text_output"] == FRANCE + ANSWER
+    loose = {"max_tokens": 2, "temperature": 0, "unknown": 1}  # as upstream's own example has them
+    short = requests.post(
+        f"{url}/generate", json={"text_input": FRANCE, "parameters": loose}, timeout=30
+    ).json()
+    assert short["text_output"] in [FRANCE + ANSWER[:n] for n in range(3, 12)]
     with requests.post(
         f"{url}/generate_stream", json={**body, "stream": True}, timeout=30, stream=True
     ) as response:
