@@ -11,6 +11,7 @@ from control_plane.api import errors, generate, health, models, stats
 from control_plane.api.metrics import metrics_router
 from control_plane.middleware.body_limit import BodyLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
+from control_plane.middleware.response_count import ResponseCountMiddleware
 from control_plane.services import open_services
 from control_plane.settings import ConfigManager, ServingSettings
 from control_plane.version import VERSION
@@ -27,6 +28,7 @@ def create_app(settings: ServingSettings) -> FastAPI:
 
     app = FastAPI(title="Triad", version=VERSION, lifespan=lifespan)
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_size)
+    app.add_middleware(ResponseCountMiddleware)
     app.add_middleware(RequestIdMiddleware)
     errors.install(app)
     for resource in (generate, health, stats, models):

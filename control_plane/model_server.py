@@ -149,7 +149,12 @@ class ModelServer:
         atexit.unregister(self.close)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # of Ctrl-C, too: the request ends with the wait for it
+            future.cancel()
+            raise
 
     def __enter__(self) -> Self:
         return self

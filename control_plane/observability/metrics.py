@@ -27,9 +27,15 @@ class Metrics:
         Gauge(
             "triad_event_loop_tasks", "asyncio tasks that have not ended", registry=registry
         ).set_function(lambda: len(asyncio.all_tasks()))
+        self.responses = Counter(
+            "triad_http_responses",
+            "HTTP responses begun, by route and status",
+            ["route", "status"],
+            registry=registry,
+        )
         self.requests = Counter(
             "triad_requests",
-            "Requests ended, by outcome: stop, length, or an error's type",
+            "Generations ended, by outcome: stop, length, or an error's type",
             ["model", "outcome"],
             registry=registry,
         )

@@ -66,7 +66,7 @@ class TriadServer:
             return False
 
     def gauge(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """The sum of a metric over its labels, or of one series of it."""
         lines = self.get("/metrics").text.splitlines()
         return sum(
             float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " "))

@@ -93,6 +93,18 @@ def test_metrics_count_what_was_streamed(server: TriadServer) -> None:
     assert 0.15 < after["duration"] - before["duration"] < 5
 
 
+def test_refused_requests_are_counted_too(server: TriadServer) -> None:
+    def count(route: str, status: int) -> float:
+        return server.gauge(f'triad_http_responses_total{{route="{route}",status="{status}"}}')
+
+    before = count("/generate", 400), count("/chat", 404), count("other", 404)
+    server.post("/generate", {"prompt": ""})
+    server.post("/chat", {"model": "nobody", "messages": [{"role": "user", "content": "a"}]})
+    server.get("/nowhere")
+    after = count("/generate", 400), count("/chat", 404), count("other", 404)
+    assert after == tuple(n + 1 for n in before)
+
+
 def test_openapi_describes_bodies_streams_and_errors(server: TriadServer) -> None:
     document = server.get("/openapi.json").json()
     for path in ("/generate", "/chat"):
