@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -187,3 +188,23 @@ def test_a_request_that_takes_too_long(start_server: Any) -> None:  # noqa: ANN4
     assert (response.status_code, response.json()["error"]["type"]) == (504, "deadline_exceeded")
     *_, last = events(server.post("/generate", {**script, "stream": True}))
     assert last["error"]["code"] == 504
+
+
+def test_a_full_queue_refuses_at_once(start_server: Any) -> None:  # noqa: ANN401
+    server = start_server(
+        *("--model", "demo"),
+        TRIAD_SERVING__PYTORCH__MAX_NUM_SEQS="1",
+        TRIAD_SERVING__PYTORCH__MAX_QUEUE_SIZE="1",
+    )
+    body = {"prompt": "Hello", "max_tokens": 500, "ignore_eos": True}
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(lambda _: server.post("/generate", body), range(8)))
+    served = [r for r in responses if r.ok]
+    refused = [r for r in responses if not r.ok]
+    assert len(served) >= 2
+    assert refused
+    assert {r.json()["tokens_generated"] for r in served} == {500}
+    for response in refused:
+        assert (response.status_code, response.json()["error"]["type"]) == (503, "overloaded")
+        assert response.headers["Retry-After"] == "1"
+    assert server.post("/generate", {"prompt": "Hello"}).ok
