@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import socket
+from pathlib import Path
 
 import uvicorn
 
@@ -65,6 +66,7 @@ def server_config(app: object, settings: ServingSettings) -> uvicorn.Config:
         http="httptools",
         factory=isinstance(app, str),
         reload=settings.reload,
+        reload_dirs=[str(Path(__file__).parent)] if settings.reload else None,
         log_config=None,
         access_log=settings.debug,
         server_header=False,
