@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 CANCEL_CHECK_SECONDS = 0.005
 """A request is asked this often at most whether its client left: the question costs 85 us."""
 CANCEL_SCAN_SECONDS = 0.05
-"""Requests that get no tokens (queued, in prefill) are asked this often."""
+"""Requests that get no tokens (queued, in prefill) are asked this often, ..."""
+CANCEL_SCAN_REQUESTS = 16
+"""... this many of them at a time, in turn: a crowd's questions must not hold up its tokens."""
 
 
 class Generation:
@@ -162,6 +164,11 @@ class Generation:
         if not self.closed:
             self._finish(pb_utils.InferenceResponse(error=triton_error(error)))
 
+    def abandon(self) -> None:
+        """Forget the request without an answer: the engine has not taken it."""
+        self.closed = True
+        self._responder.forget(self)
+
     def _finish(self, response: Any) -> None:  # noqa: ANN401
         self.closed = True
         self.engine_request.cancelled = True  # does nothing where the engine is done with it
@@ -183,7 +190,7 @@ class Responder:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
-        self._active: set[Generation] = set()
+        self._active: dict[Generation, None] = {}  # in the order in which they are asked
         self._thread = threading.Thread(target=self._run, name="responder", daemon=True)
 
     def start(self) -> None:
@@ -193,10 +200,10 @@ class Responder:
         self._queue.put(generation)
 
     def add(self, generation: Generation) -> None:
-        self._active.add(generation)
+        self._active[generation] = None
 
     def forget(self, generation: Generation) -> None:
-        self._active.discard(generation)
+        self._active.pop(generation, None)
 
     def __len__(self) -> int:
         return len(self._active)
@@ -218,10 +225,17 @@ class Responder:
                 pass
             if (now := time.monotonic()) >= next_scan:
                 next_scan = now + CANCEL_SCAN_SECONDS
-                for generation in list(self._active):
-                    self._guard(generation, generation.check_cancelled, CANCEL_SCAN_SECONDS)
+                self._scan()
         for generation in list(self._active):
             self._guard(generation, generation.close, ShuttingDown("the model is being unloaded"))
+
+    def _scan(self) -> None:
+        for generation in list(self._active)[:CANCEL_SCAN_REQUESTS]:
+            self.forget(generation)
+            if generation.closed:
+                continue
+            self.add(generation)
+            self._guard(generation, generation.check_cancelled, CANCEL_SCAN_SECONDS)
 
     @staticmethod
     def _guard(generation: Generation, call: Any, *args: object) -> None:  # noqa: ANN401

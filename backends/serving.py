@@ -124,7 +124,7 @@ class ServedModel(ABC):
         try:
             self.engine.submit(generation.engine_request)
         except Exception:
-            self.responder.forget(generation)
+            generation.abandon()
             raise
 
     def _check_lengths(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
