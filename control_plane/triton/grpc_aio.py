@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -39,7 +38,7 @@ class GrpcAioStream:
         return self
 
     async def __anext__(self) -> Sequence[ModelInferResponse]:
-        try:
+        try:  # written out, where the rest uses `translated`: this runs for every token
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise translate(error.code(), error.details() or "") from None
@@ -70,10 +69,9 @@ class GrpcAioClient:
     async def infer(self, request: ModelInferRequest, *, timeout: float) -> GrpcAioStream:
         call = self._stub.ModelStreamInfer(timeout=timeout, metadata=_STREAM_METADATA)
         try:
-            await call.write(request)
-            await call.done_writing()
-        except grpc.RpcError as error:
-            raise translate(error.code(), error.details() or "") from None
+            with translated():
+                await call.write(request)
+                await call.done_writing()
         except grpc.aio.UsageError:  # the call ended before it was written to
             raise await _ended(call) from None
         except BaseException:
@@ -97,14 +95,6 @@ class GrpcAioClient:
             )
         config: dict[str, Any] = MessageToDict(response.config, preserving_proto_field_name=True)
         return config
-
-    async def load(self, name: str, config: dict[str, Any], *, timeout: float) -> None:
-        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
-        request.parameters["config"].string_param = json.dumps(config)
-        with translated():
-            await self._stub.RepositoryModelLoad(
-                request, timeout=timeout, metadata=self._control_metadata
-            )
 
     async def close(self) -> None:
         await self._channel.close()
