@@ -55,9 +55,9 @@ def _from_wheel(runtime: Path) -> Installation:
         )
     package = Path(spec.origin).parent
     server = package / "tritonserver"
-    libraries = [_python_library_folder(), str(package.parent / "nvidia_pytriton.libs")]
     backends = runtime / "backends"
     _assemble_python_backend(server, backends / "python")
+    libraries = [_python_library_folder(), str(package.parent / "nvidia_pytriton.libs")]
     return Installation(
         server / "bin" / "tritonserver",
         (f"--backend-directory={backends}",),

@@ -44,7 +44,6 @@ def test_no_shared_libpython(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_python_without_a_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation, "_python_library_folder", lambda: "")
     monkeypatch.setattr(installation.sys, "version_info", _Version(3, 14))  # type: ignore[attr-defined]
     with pytest.raises(TritonMissing, match=r"supports Python 3\.11 to 3\.13, not 3\.14"):
         installation.find(tmp_path)
