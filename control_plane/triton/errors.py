@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ from control_plane.errors import (
     TriadError,
     Unavailable,
 )
+
+logger = logging.getLogger(__name__)
 
 _PARAMS = {"text_input": "prompt", "stop": "stop_sequences"}
 """Tensors and sampling parameters whose field has another name in the REST API."""
@@ -52,7 +55,9 @@ def translate(status: grpc.StatusCode, details: str) -> TriadError:
 
 def _sentence(error: type[TriadError], details: str) -> str:
     if error is Unavailable:
-        return f"Triton cannot be reached, it may be starting: {details[:300]}"
+        # The details have addresses in them, which are not the clients' business.
+        logger.debug("Triton cannot be reached: %s", details)
+        return "Triton cannot be reached; it may be starting"
     if error is DeadlineExceeded:
         return "the request took longer than the server's request_timeout allows"
     return details
