@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
 import grpc
 
+from backends.contract import INPUTS, SamplingParameters
 from control_plane.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _PARAMS = {"text_input": "prompt", "stop": "stop_sequences"}
 """Tensors and sampling parameters whose field has another name in the REST API."""
+
+_FIELDS = {spec.name for spec in INPUTS} | {f.name for f in fields(SamplingParameters)}
 
 # First match counts: a status, a part of the message, and the error.
 _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
@@ -51,6 +55,16 @@ def translate(status: grpc.StatusCode, details: str) -> TriadError:
         if code is status and part in details:
             return error(_sentence(error, details))
     return EngineFailed(details)
+
+
+def from_text(message: str) -> TriadError:
+    """The error of a stream, where it comes as text without a status: known by what it says."""
+    if message.partition(": ")[0] in _FIELDS:
+        return translate(grpc.StatusCode.INVALID_ARGUMENT, message)
+    for code, part, _ in _TABLE:
+        if part and part in message:
+            return translate(code, message)
+    return translate(grpc.StatusCode.INTERNAL, message)
 
 
 def _sentence(error: type[TriadError], details: str) -> str:
