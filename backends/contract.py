@@ -37,8 +37,8 @@ class TensorSpec:
 
 
 INPUTS = (
-    TensorSpec("text_input", "BYTES"),  # the prompt; required unless `messages` or `describe`
-    TensorSpec("messages", "BYTES"),  # ours: JSON list of {"role", "content"}
+    TensorSpec("text_input", "BYTES"),  # the prompt; required unless another is marked *
+    TensorSpec("messages", "BYTES"),  # * ours: JSON list of {"role", "content"}
     TensorSpec("stream", "BOOL"),
     TensorSpec("sampling_parameters", "BYTES"),  # JSON object, see SamplingParameters
     TensorSpec("exclude_input_in_output", "BOOL"),
@@ -49,7 +49,8 @@ INPUTS = (
     TensorSpec("return_cumulative_logprob", "BOOL"),
     TensorSpec("return_token_ids", "BOOL"),  # ours
     TensorSpec("resume_token_ids", "INT32", (-1,)),  # ours: output tokens delivered before
-    TensorSpec("describe", "BOOL"),  # ours: answer with the engine's description, as JSON
+    TensorSpec("describe", "BOOL"),  # * ours: answer with the engine's description, as JSON
+    TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
 )
 OUTPUTS = (
     TensorSpec("text_output", "BYTES", (-1,)),
@@ -88,6 +89,16 @@ def _stop(value: object) -> tuple[str, ...]:
     return tuple(strings)
 
 
+def _logit_bias(value: object) -> tuple[tuple[int, float], ...]:
+    if isinstance(value, tuple) or value is None:  # checked before, or none
+        return value or ()
+    if not isinstance(value, dict) or len(value) > 1024:
+        raise InvalidField("logit_bias", "must be an object of at most 1024 token ids")
+    if not all(str(key).isascii() and str(key).isdigit() and len(str(key)) < 10 for key in value):
+        raise InvalidField("logit_bias", "must have token ids for keys")
+    return tuple((int(key), _number("logit_bias", bias, -100, 100)) for key, bias in value.items())
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
     """How the next token is chosen and when generation ends.
@@ -108,6 +119,8 @@ class SamplingParameters:
     seed: int | None = None
     ignore_eos: bool = False
     logprobs: int | None = None  # alternatives reported a token, 0 to 20
+    # Token id and what is added to its logit, -100 to 100; as JSON an object, keys are strings.
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -131,6 +144,7 @@ class SamplingParameters:
             raise InvalidField("ignore_eos", "must be true or false")
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, 20)
+        put("logit_bias", _logit_bias(self.logit_bias))
 
     @property
     def greedy(self) -> bool:
@@ -174,7 +188,7 @@ class GenerationRequest:
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 
 
-def _text(inputs: Inputs, name: str) -> str | None:
+def text(inputs: Inputs, name: str) -> str | None:
     if name not in inputs:
         return None
     values = inputs[name].reshape(-1)
@@ -227,13 +241,13 @@ def decode_request(inputs: Inputs, request_parameters: str = "{}") -> Generation
     ``request_parameters``: the Triton request's parameters as JSON, which hold the sampling
     parameters where ``sampling_parameters`` is not given, as upstream takes them.
     """
-    prompt, chat = _text(inputs, "text_input"), _text(inputs, "messages")
+    prompt, chat = text(inputs, "text_input"), text(inputs, "messages")
     if (prompt is None) == (chat is None):
         raise InvalidField("text_input", "or `messages` must be given, and not both")
     if prompt == "":
         raise InvalidField("text_input", "must not be empty")
     stream = bool(flag(inputs, "stream"))
-    parameters = _text(inputs, "sampling_parameters")
+    parameters = text(inputs, "sampling_parameters")
     resume: Sequence[int] = (
         inputs["resume_token_ids"].reshape(-1).tolist() if ("resume_token_ids" in inputs) else ()
     )

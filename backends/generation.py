@@ -41,12 +41,14 @@ class Generation:
 
     def __init__(
         self,
+        request_id: str,
         request: GenerationRequest,
         prompt_ids: list[int],
         tokenizer: Tokenizer,
         responder: Responder,
         sender: Any,  # noqa: ANN401
     ) -> None:
+        self.request_id = request_id
         self._request = request
         self._tokenizer = tokenizer
         self._responder = responder
@@ -57,6 +59,7 @@ class Generation:
             self._stops.push(self._detokenizer.push(token_id))
         self._inbox: deque[tuple[Token, FinishReason | None] | EngineError] = deque()
         self._queued = False
+        self._cancelled = False
         self._checked = time.monotonic()
         self._cumulative_logprob = 0.0
         self._num_input_tokens = len(prompt_ids)
@@ -74,6 +77,10 @@ class Generation:
         self._inbox.append(error)
         self._wake()
 
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._wake()
+
     def _wake(self) -> None:
         # Without a lock: `flush` clears the mark before it empties the inbox, so an item put
         # while it runs is either taken by it or queues the generation once more.
@@ -84,6 +91,8 @@ class Generation:
     def flush(self) -> None:
         """Take what has come and send it as one response. Called by the responder alone."""
         self._queued = False
+        if self._cancelled and not self.closed:
+            return self._finish(None)
         for _ in range(len(self._inbox)):  # no more: an engine may be faster than this
             if self.closed:
                 return
@@ -207,6 +216,13 @@ class Responder:
 
     def __len__(self) -> int:
         return len(self._active)
+
+    def cancel(self, request_id: str) -> int:
+        """End the requests with this id; how many there are."""
+        found = [g for g in list(self._active) if g.request_id == request_id]
+        for generation in found:
+            generation.cancel()
+        return len(found)
 
     def stop(self) -> None:
         """Send what is queued, end the rest with `ShuttingDown`, and join the thread."""

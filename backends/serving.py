@@ -24,6 +24,7 @@ from backends.contract import (
     TensorSpec,
     decode_request,
     flag,
+    text,
 )
 from backends.engine import Engine
 from backends.errors import EngineError, InvalidField
@@ -113,13 +114,17 @@ class ServedModel(ABC):
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if flag(inputs, "describe"):
             return self._describe(sender)
+        if (request_id := text(inputs, "cancel")) is not None:
+            return _answer(sender, str(self.responder.cancel(request_id)))
         decoded = decode_request(inputs, request.parameters())
         if decoded.prompt is not None:
             prompt_ids = self.tokenizer.encode(decoded.prompt)
         else:
             prompt_ids = self.tokenizer.encode_chat(decoded.messages or [])
         self._check_lengths(decoded, prompt_ids)
-        generation = Generation(decoded, prompt_ids, self.tokenizer, self.responder, sender)
+        generation = Generation(
+            request.request_id(), decoded, prompt_ids, self.tokenizer, self.responder, sender
+        )
         self.responder.add(generation)
         try:
             self.engine.submit(generation.engine_request)
@@ -154,15 +159,18 @@ class ServedModel(ABC):
             "tokenizer_loaded": True,
             "requests": len(self.responder),
         }
-        text = np.array([json.dumps(facts).encode()], dtype=np.object_)
-        sender.send(
-            pb_utils.InferenceResponse([pb_utils.Tensor("text_output", text)]),
-            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-        )
+        _answer(sender, json.dumps(facts))
 
     def finalize(self) -> None:
         self.engine.close()
         self.responder.stop()
+
+
+def _answer(sender: Any, answer: str) -> None:  # noqa: ANN401
+    tensor = pb_utils.Tensor("text_output", np.array([answer.encode()], dtype=np.object_))
+    sender.send(
+        pb_utils.InferenceResponse([tensor]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    )
 
 
 def _tensor_config(spec: TensorSpec) -> dict[str, Any]:

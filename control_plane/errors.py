@@ -86,6 +86,11 @@ class DeadlineExceeded(TriadError):
     status = 504
     type = "deadline_exceeded"
 
+    def __init__(
+        self, message: str = "the request took longer than the server's request_timeout allows"
+    ) -> None:
+        super().__init__(message)
+
 
 class Unavailable(TriadError):
     status = 503

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from control_plane.errors import ClientDisconnected, EngineFailed, TriadError
+from control_plane.errors import ClientDisconnected, DeadlineExceeded, EngineFailed, TriadError
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Model
@@ -34,6 +34,7 @@ class Generation:
         stats: Stats,
         on_close: Callable[[Generation, BaseException | None], None],
         *,
+        timeout: float,
         stream: bool,
         metadata: Mapping[str, Any],
     ) -> None:
@@ -58,6 +59,9 @@ class Generation:
         self._duration = metrics.duration.labels(label)
         self._generated_tokens = metrics.generated_tokens.labels(label)
         self._running.inc()
+        self._deadline = asyncio.get_running_loop().call_later(
+            timeout, self.abort, DeadlineExceeded()
+        )
 
     @property
     def seconds(self) -> float:
@@ -66,8 +70,6 @@ class Generation:
 
     def attach(self, stream: InferStream) -> None:
         self._stream = stream
-        if self._abort:  # it came while the request was being sent
-            stream.cancel()
 
     async def pull_first(self) -> None:
         self._first = await self._pull()
@@ -128,6 +130,7 @@ class Generation:
         if self._closed:
             return
         self._closed = True
+        self._deadline.cancel()
         if self._stream is not None:
             self._stream.cancel()
         self._on_close(self, error)

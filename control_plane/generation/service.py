@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Catalog, Model
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient
+
+GRACE_SECONDS = 10.0
+"""What a request that took too long gets for ending at its model, before Triton cuts it off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +69,20 @@ class GenerationService:
             self._metrics,
             self._stats,
             self._ended,
+            timeout=self._timeout,
             stream=request.stream,
             metadata=request.metadata,
         )
         self._running.add(generation)
         message = codec.generation_request(
-            model.name, request.request_id, request.prompt, request.sampling, stream=request.stream
+            model.name,
+            f"{request.request_id}.{secrets.token_hex(4)}",  # clients may give one id twice
+            request.prompt,
+            request.sampling,
+            stream=request.stream,
         )
         try:
-            generation.attach(await self._client.infer(message, timeout=self._timeout))
+            generation.attach(self._client.infer(message, timeout=self._timeout + GRACE_SECONDS))
             await generation.pull_first()
         except BaseException as error:
             generation.close(error)

@@ -143,7 +143,7 @@ class Catalog:
             self._mark_dead(model, f"does not answer: {error}")
 
     async def _describe(self, name: str) -> dict[str, Any]:
-        stream = await self._client.infer(codec.describe_request(name), timeout=self._timeout)
+        stream = self._client.infer(codec.describe_request(name), timeout=self._timeout)
         facts: dict[str, Any] = {}
         async for responses in stream:
             for response in responses:

@@ -29,7 +29,8 @@ class InferStream(Protocol):
 class TritonClient(Protocol):
     """One Triton server. Every method raises `TriadError`; timeouts are in seconds."""
 
-    async def infer(self, request: ModelInferRequest, *, timeout: float) -> InferStream: ...
+    def infer(self, request: ModelInferRequest, *, timeout: float) -> InferStream:
+        """Send a request, whose id no other in flight has. What fails is raised by the stream."""
 
     async def repository_index(self, *, timeout: float) -> dict[str, bool]:
         """The models of the server's repositories, and whether each is ready."""

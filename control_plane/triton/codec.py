@@ -53,6 +53,12 @@ def describe_request(model: str) -> ModelInferRequest:
     return request
 
 
+def cancel_request(model: str, request_id: str) -> ModelInferRequest:
+    request = ModelInferRequest(model_name=model, id="cancel")
+    _add_bytes(request, "cancel", request_id.encode())
+    return request
+
+
 def description(response: ModelInferResponse) -> dict[str, Any]:
     facts: dict[str, Any] = orjson.loads(_first(response.raw_output_contents[0]))
     return facts

@@ -10,7 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from control_plane.triton import codec
-from control_plane.triton.errors import translated
+from control_plane.triton.errors import from_text, translated
 
 
 def control_metadata(header: str, value: str) -> tuple[tuple[str, str], ...]:
@@ -47,10 +47,9 @@ class ControlClient:
         """A small inference in the process that holds the model."""
         with translated():
             requests = iter([codec.describe_request(name)])
-            for _ in self._stub.ModelStreamInfer(
-                requests, timeout=timeout, metadata=[("triton_grpc_error", "true")]
-            ):
-                pass
+            for message in self._stub.ModelStreamInfer(requests, timeout=timeout):
+                if message.error_message:
+                    raise from_text(message.error_message)
 
     def close(self) -> None:
         self._channel.close()

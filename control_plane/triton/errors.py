@@ -53,7 +53,7 @@ def translate(status: grpc.StatusCode, details: str) -> TriadError:
         return InvalidRequest(details)
     for code, part, error in _TABLE:
         if code is status and part in details:
-            return error(_sentence(error, details))
+            return error() if error is DeadlineExceeded else error(_sentence(error, details))
     return EngineFailed(details)
 
 
@@ -72,8 +72,6 @@ def _sentence(error: type[TriadError], details: str) -> str:
         # The details have addresses in them, which are not the clients' business.
         logger.debug("Triton cannot be reached: %s", details)
         return "Triton cannot be reached; it may be starting"
-    if error is DeadlineExceeded:
-        return "the request took longer than the server's request_timeout allows"
     return details
 
 

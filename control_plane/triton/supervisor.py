@@ -164,7 +164,8 @@ class Supervisor:
                 logger.error("tritonserver has died, with exit code %d", process.exit_code)
                 return
             for name in list(self._models):
-                self._check(name)
+                if not self._stopping.is_set():
+                    self._check(name)
 
     def _check(self, name: str) -> None:
         """Triton calls a model ready whose process has died, and does not start it again."""
@@ -175,7 +176,9 @@ class Supervisor:
             self._missed[name] += 1
             if isinstance(error, DeadlineExceeded) and self._missed[name] < TIMEOUTS_TO_DEATH:
                 return
-            if self._process is not None and self._process.exit_code is None:
+            if self._stopping.is_set() or self._process is None:
+                return
+            if self._process.exit_code is None:
                 logger.error("model %s has died and is loaded again: %s", name, error)
                 self._reload(name)
 

@@ -94,7 +94,7 @@ class _GrpcStream:
         self._messages: list[tuple[int, ModelStreamInferResponse]] = []
 
     async def run(self) -> None:
-        call = self._stub.ModelStreamInfer(metadata=(("triton_grpc_error", "true"),))
+        call = self._stub.ModelStreamInfer()
         await call.write(self._request)
         await call.done_writing()
         while (message := await call.read()) is not grpc.aio.EOF:

@@ -26,17 +26,15 @@ class Answer:
     responses: list[dict[str, Any]] = field(default_factory=list)
 
 
-def infer(address: str, model: str, **inputs: Any) -> Answer:  # noqa: ANN401
+def infer(address: str, model: str, *, request_id: str = "", **inputs: Any) -> Answer:  # noqa: ANN401
     """``sampling_parameters`` may be a mapping; texts are str, lists are INT32."""
     results: queue.Queue[tuple[Any, Any]] = queue.Queue()
     with grpcclient.InferenceServerClient(address) as client:
-        client.start_stream(
-            lambda result, error: results.put((result, error)),
-            headers={"triton_grpc_error": "true"},
-        )
+        client.start_stream(lambda result, error: results.put((result, error)))
         client.async_stream_infer(
             model,
             [_tensor(name, value) for name, value in inputs.items()],
+            request_id=request_id,
             enable_empty_final_response=True,
         )
         answer = Answer()
