@@ -1,44 +1,57 @@
-"""Several sequences at once over an unmodified transformers model.
+"""Continuous batching over an unmodified transformers model.
 
-One thread owns the model. Each sequence has a KV cache of its own and the thread takes turns: one
-prefill chunk or one decode step a sequence. Every forward pass has batch size 1, so a sequence's
-arithmetic, and with it its output, is the same alone and in a crowd.
+One thread owns the model. Its loop drops what was cancelled, gives free slots to waiting requests,
+and computes a step: one token of every running sequence, and up to ``prefill_chunk_tokens`` tokens
+of prompts. A long prompt is so spread over several steps, and running sequences wait for one chunk
+at most.
+
+A slot keeps its keys and values when its sequence has ended. A request whose prompt begins with
+what some slot holds (a system prompt, the chat so far) starts behind it, in that slot or with a
+copy of it.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor
 
 from backends.contract import FinishReason
-from backends.engine import EngineRequest
+from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, Overloaded, ShuttingDown
 from backends.pytorch.device import gpu_memory
-from backends.sampling import Sampler
+from backends.pytorch.loading import Loaded
+from backends.pytorch.slots import Segment
+from backends.sampling import Sampler, sample
 
 logger = logging.getLogger(__name__)
 
-PREFILL_CHUNK_TOKENS = 512
-"""A longer prompt is computed in several turns, so that it does not hold up running decodes."""
+OLDEST_SHARE = 4
+"""The oldest prompt gets at least this part of a chunk, however many short ones come after it."""
+
+WORTH_COPYING = 16
+"""Tokens: a shorter common prefix is computed again rather than copied."""
 
 
 class _Sequence:
     """A request that has a slot."""
 
-    def __init__(self, request: EngineRequest, model: PreTrainedModel, vocab_size: int) -> None:
+    def __init__(self, request: EngineRequest, sampler: Sampler, slot: int, computed: int) -> None:
         self.request = request
+        self.sampler = sampler
+        self.slot = slot
         self.ids = [*request.prompt_ids, *request.output_ids]
-        self.computed = 0  # how many of `ids` are in the KV cache
-        self.cache = DynamicCache(config=model.config)
-        self.sampler = Sampler(
-            request.sampling, request.prompt_ids, request.output_ids, vocab_size, model.device
-        )
+        self.computed = computed  # how many of `ids` are in the slot
+        self.ended = False
+
+    @property
+    def left(self) -> int:
+        return len(self.ids) - self.computed
 
 
 class PyTorchEngine:
@@ -46,31 +59,43 @@ class PyTorchEngine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        eos_token_ids: frozenset[int],
-        context_length: int,
-        max_num_seqs: int = 16,
+        loaded: Loaded,
+        *,
         max_queue_size: int = 256,
+        prefill_chunk_tokens: int = 512,
     ) -> None:
-        self.context_length = context_length
-        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
-        self._model = model
-        self._eos_token_ids = eos_token_ids
-        self._max_num_seqs = max_num_seqs
+        self.context_length = loaded.context_length
+        self.vocab_size = loaded.vocab_size
+        self._runner = runner = loaded.runner
+        self._eos_token_ids = loaded.eos_token_ids
         self._max_queue_size = max_queue_size
-        self._last_logits_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._facts = {
+            "backend": "pytorch",
+            "type": "causal_lm",
+            "context_length": loaded.context_length,
+            "max_num_seqs": runner.slots,
+            "batching": runner.name,
+            **loaded.facts,
+        }
+        self._reused_tokens = 0
         self._waiting: deque[EngineRequest] = deque()
-        self._running: list[_Sequence] = []
+        self._running: list[_Sequence] = []  # in the order in which they came
+        # What each slot holds, and the slots without a sequence, the longest unused one first.
+        self._held: list[list[int]] = [[] for _ in range(runner.slots)]
+        self._free = list(range(runner.slots))
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    # --- from other threads ---------------------------------------------------------------------
+
     def submit(self, request: EngineRequest) -> None:
         with self._wake:
             if self._closing:
                 raise ShuttingDown("the model is being unloaded")
-            if len(self._waiting) >= self._max_queue_size + self._max_num_seqs - len(self._running):
+            if len(self._waiting) >= self._max_queue_size + self._runner.slots - len(self._running):
                 raise Overloaded(f"{self._max_queue_size} requests are waiting already")
             self._waiting.append(request)
             self._wake.notify()
@@ -78,16 +103,10 @@ class PyTorchEngine:
     def describe(self) -> dict[str, Any]:
         if not self._thread.is_alive():
             raise EngineError("the engine's thread has died")
-        return {
-            "backend": "pytorch",
-            "type": "causal_lm",
-            "parameters": sum(p.numel() for p in self._model.parameters()),
-            "context_length": self.context_length,
-            "device": str(self._model.device),
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "max_num_seqs": self._max_num_seqs,
+        return self._facts | {
             "running": len(self._running),
             "waiting": len(self._waiting),
+            "reused_tokens": self._reused_tokens,
             "gpus": gpu_memory(),
         }
 
@@ -97,64 +116,159 @@ class PyTorchEngine:
             self._wake.notify()
         self._thread.join()
 
+    # --- the engine's thread --------------------------------------------------------------------
+
     def _run(self) -> None:
         with torch.inference_mode():
-            while self._admit():
-                for sequence in list(self._running):
-                    self._take_turn(sequence)
+            while self._wait():
+                self._drop_ended()
+                self._admit()
+                step, size = self._next_step(), self._runner.max_segments
+                for i in range(0, len(step), size):
+                    self._compute(step[i : i + size])
+                self._drop_ended()
         for sequence in self._running:
             sequence.request.sink.fail(ShuttingDown("the model is being unloaded"))
         for request in self._waiting:
             request.sink.fail(ShuttingDown("the model is being unloaded"))
 
-    def _admit(self) -> bool:
-        """Wait for work and give free slots to waiting requests. False: the engine is closing."""
+    def _wait(self) -> bool:
+        """Until there is work. False: the engine is closing."""
         with self._wake:
             self._wake.wait_for(lambda: self._closing or self._waiting or self._running)
-            if self._closing:
-                return False
-            self._waiting = deque(r for r in self._waiting if not r.cancelled)
-            free = self._max_num_seqs - len(self._running)
-            admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-        for request in admitted:
-            try:
-                self._running.append(_Sequence(request, self._model, self.vocab_size))
-            except Exception as error:
-                self._fail(request, error)
-        return True
+            return not self._closing
 
-    def _take_turn(self, sequence: _Sequence) -> None:
-        try:
-            finished = sequence.request.cancelled or self._step(sequence)
-        except Exception as error:
-            self._fail(sequence.request, error)
-            finished = True
-        if finished:
+    def _drop_ended(self) -> None:
+        for sequence in [s for s in self._running if s.ended or s.request.cancelled]:
             self._running.remove(sequence)
+            self._held[sequence.slot] = sequence.ids[: sequence.computed]
+            self._free.append(sequence.slot)
 
-    @staticmethod
-    def _fail(request: EngineRequest, error: Exception) -> None:
-        logger.exception("a step failed", exc_info=error)
-        request.sink.fail(EngineError(f"generation failed: {type(error).__name__}: {error}"))
+    def _admit(self) -> None:
+        """Give free slots to waiting requests, in their order."""
+        later: list[EngineRequest] = []
+        while self._free and self._waiting:
+            request = self._waiting.popleft()
+            if request.cancelled:
+                continue
+            if self._shares_with_a_prompt_in_progress(request):
+                later.append(request)
+                continue
+            try:
+                sampler = Sampler(
+                    request.sampling,
+                    request.prompt_ids,
+                    request.output_ids,
+                    self.vocab_size,
+                    self._runner.device,
+                )
+                self._running.append(self._sequence(request, sampler))
+            except Exception as error:
+                _fail(request, error)
+        with self._wake:
+            self._waiting.extendleft(reversed(later))
+            if any(request.cancelled for request in self._waiting):
+                self._waiting = deque(r for r in self._waiting if not r.cancelled)
 
-    def _step(self, sequence: _Sequence) -> bool:
-        """Compute a chunk of the prompt, or the next token. True: the sequence has ended."""
-        ids = sequence.ids[sequence.computed :][:PREFILL_CHUNK_TOKENS]
-        options = {"logits_to_keep": 1} if self._last_logits_only else {}
-        logits = self._model(
-            input_ids=torch.tensor([ids], device=self._model.device),
-            past_key_values=sequence.cache,
-            use_cache=True,
-            **options,
-        ).logits
-        sequence.computed += len(ids)
-        if sequence.computed < len(sequence.ids):
+    def _sequence(self, request: EngineRequest, sampler: Sampler) -> _Sequence:
+        ids = [*request.prompt_ids, *request.output_ids]
+        if not ids:
+            raise ValueError("the prompt is empty")
+        slot, computed = self._free[0], 0
+        if self._runner.shares_prefixes:
+            source, computed = self._longest_prefix(ids)
+            if source in self._free and 2 * computed >= len(self._held[source]):
+                slot = source  # most of what it holds goes on being of use
+            elif computed and source != slot:
+                self._runner.copy(source, slot, computed)
+        self._free.remove(slot)
+        self._held[slot] = []
+        self._reused_tokens += computed
+        return _Sequence(request, sampler, slot, computed)
+
+    def _longest_prefix(self, ids: list[int]) -> tuple[int, int]:
+        """The slot that holds the longest beginning of ``ids``, and its length; 0: not worth it.
+
+        The last token is always computed: its logits are needed.
+        """
+        best, length = self._free[0], WORTH_COPYING - 1
+        holders = [(slot, self._held[slot]) for slot in self._free]
+        holders += [(s.slot, s.ids[: s.computed]) for s in self._running]
+        for slot, held in holders:
+            if (common := common_prefix(ids[:-1], held)) > length:
+                best, length = slot, common
+        return best, length if length >= WORTH_COPYING else 0
+
+    def _shares_with_a_prompt_in_progress(self, request: EngineRequest) -> bool:
+        """Whether waiting for a prompt that is being computed saves computing it twice."""
+        if not self._runner.shares_prefixes:
             return False
-        token = sequence.sampler.sample(logits[0, -1].float())
+        prompts = [s for s in self._running if s.left > 1]
+        if not prompts:
+            return False
+        ids = [*request.prompt_ids, *request.output_ids][:-1]
+        soon = max(common_prefix(ids, s.ids) - s.computed for s in prompts)
+        return soon >= WORTH_COPYING and soon > self._longest_prefix([*ids, 0])[1]
+
+    def _next_step(self) -> list[tuple[_Sequence, Segment]]:
+        """One token of all that decode, by slot, then prompts as far as a chunk goes.
+
+        The shortest prompt comes first, but the oldest one always gets a part.
+        """
+        decodes = [(s, Segment(s.slot, s.computed, 1)) for s in self._running if s.left == 1]
+        prompts = [s for s in self._running if s.left > 1]
+        chunks, budget = [], self._prefill_chunk_tokens
+        reserved = -(-budget // OLDEST_SHARE)
+        for s in sorted(prompts, key=lambda s: s.left):
+            length = min(s.left, budget if s is prompts[0] else budget - reserved)
+            if length > 0:
+                chunks.append((s, Segment(s.slot, s.computed, length)))
+                budget -= length
+            if s is prompts[0]:
+                reserved = 0
+        # A chunk of one token is computed as a decode is.
+        return sorted(decodes + chunks, key=lambda item: (item[1].length > 1, item[1].slot))
+
+    def _compute(self, step: list[tuple[_Sequence, Segment]]) -> None:
+        try:
+            logits = self._runner.compute(
+                [segment for _, segment in step],
+                [sequence.ids[segment.start : segment.end] for sequence, segment in step],
+            )
+        except Exception as error:
+            if len(step) == 1:
+                return self._end(step[0][0], error)
+            for part in step:  # one of them is at fault
+                self._compute([part])
+            return
+        for sequence, segment in step:
+            sequence.computed = segment.end
+        self._emit([sequence for sequence, _ in step], logits)
+
+    def _emit(self, step: list[_Sequence], logits: Tensor) -> None:
+        rows = [i for i, s in enumerate(step) if not s.left and not s.request.cancelled]
+        if not rows:
+            return
+        ready = [step[i] for i in rows]
+        try:
+            tokens = sample(
+                [s.sampler for s in ready], logits if len(rows) == len(step) else logits[rows]
+            )
+        except Exception as error:
+            for sequence in ready:
+                self._end(sequence, error)
+            return
+        for sequence, token in zip(ready, tokens, strict=True):
+            self._put(sequence, token)
+
+    def _put(self, sequence: _Sequence, token: Token) -> None:
         sequence.ids.append(token.id)
         finish_reason = self._finish_reason(sequence, token.id)
-        sequence.request.sink.put(token, finish_reason)
-        return finish_reason is not None
+        sequence.ended = finish_reason is not None
+        try:
+            sequence.request.sink.put(token, finish_reason)
+        except Exception as error:
+            self._end(sequence, error)
 
     def _finish_reason(self, sequence: _Sequence, token_id: int) -> FinishReason | None:
         request = sequence.request
@@ -164,3 +278,25 @@ class PyTorchEngine:
         if made >= request.sampling.max_tokens or len(sequence.ids) >= self.context_length:
             return "length"
         return None
+
+    def _end(self, sequence: _Sequence, error: Exception) -> None:
+        sequence.ended = True
+        _fail(sequence.request, error)
+
+
+def _fail(request: EngineRequest, error: Exception) -> None:
+    logger.error("a request failed", exc_info=error)
+    request.sink.fail(EngineError(f"generation failed: {type(error).__name__}: {error}"))
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading tokens are the same. Lists are compared in blocks, at C's speed."""
+    limit, low = min(len(one), len(other)), 0
+    if not limit or one[0] != other[0]:
+        return 0
+    block = 64
+    while low < limit and one[low : low + block] == other[low : low + block]:
+        low = min(limit, low + block)
+    while low < limit and one[low] == other[low]:
+        low += 1
+    return low

@@ -16,6 +16,9 @@ from control_plane.settings import PytorchSettings
 
 DEFAULT_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 CONFIG = "config.pbtxt"
+_PRECISION = frozenset({"torch_dtype", "optimization_level", "quantization"})
+"""They say one thing together: whoever sets one of them means all."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -100,6 +103,9 @@ class Repository:
         except text_format.ParseError as error:
             raise ModelError(f"model: {folder.name}/{CONFIG} cannot be read: {error}") from None
         # What the user has set wins over the model's file; defaults do not.
+        if settings.model_fields_set & _PRECISION:
+            for key in _PRECISION:
+                config.parameters.pop(key, None)
         for key in sorted(settings.model_fields_set):
             if (value := getattr(settings, key)) is not None:
                 config.parameters[key].string_value = str(value)

@@ -26,11 +26,14 @@ class PytorchSettings(Section):
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Datatype of the weights."""
+    """Datatype; auto: the checkpoint's, or float32 on a CPU that is slow in it."""
     compile_model: bool = False
-    """Run the model through `torch.compile`."""
-    optimization_level: Literal["O0", "O1", "O2", "O3"] = "O0"
-    """O0: exact fp32; O1: autocast; O2: low-precision weights, fp32 norms; O3: all low precision"""
+    """Run the model's feed-forward parts through `torch.compile`."""
+    optimization_level: Literal["auto", "O0", "O1", "O2", "O3"] = "auto"
+    """O0: fp32; O1: autocast; O2: low-precision weights, fp32 norms; O3: all low precision; auto: as
+    the datatype has it."""
+    quantization: Literal["none", "int8"] = "none"
+    """int8: weights on a CPU, twice to four times as fast and less exact."""
     max_num_seqs: Positive = 16
     """Sequences decoded at once."""
     max_queue_size: Positive = 256
@@ -38,7 +41,11 @@ class PytorchSettings(Section):
     num_threads: Count = 0
     """CPU threads; 0: all cores."""
     max_model_len: Positive | None = None
-    """Longest prompt and answer together, in tokens; null: the model's own context."""
+    """Longest prompt and answer together, in tokens; null: the model's own, or what fits."""
+    memory_utilization: Share = 0.9
+    """Share of the memory that weights and KV cache may take."""
+    prefill_chunk_tokens: Positive = 512
+    """Prompt tokens that may be computed between two tokens of running answers."""
 
 
 class OnnxSettings(Section):

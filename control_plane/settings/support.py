@@ -22,22 +22,10 @@ class NotYet:
         return f"serving.{self.key}: {self.feature} is not available in this release"
 
 
-def _optimizes(serving: ServingSettings, level: str) -> bool:
-    return serving.backend_type == "pytorch" and serving.pytorch.optimization_level == level
-
-
 NOT_YET = (
     NotYet("backend_type", "the onnx backend", lambda s: s.backend_type == "onnx"),
     NotYet("backend_type", "the vllm backend", lambda s: s.backend_type == "vllm"),
     NotYet("workers", "more than 1 worker", lambda s: s.workers > 1),
-    NotYet(
-        "pytorch.compile_model",
-        "torch.compile",
-        lambda s: s.backend_type == "pytorch" and s.pytorch.compile_model,
-    ),
-    NotYet("pytorch.optimization_level", "O1", lambda s: _optimizes(s, "O1")),
-    NotYet("pytorch.optimization_level", "O2", lambda s: _optimizes(s, "O2")),
-    NotYet("pytorch.optimization_level", "O3", lambda s: _optimizes(s, "O3")),
     NotYet("triton.endpoints", "more than 1 endpoint", lambda s: len(s.triton.endpoints) > 1),
     NotYet("batching.enabled", "request batching", lambda s: s.batching.enabled),
     NotYet("caching.enabled", "response caching", lambda s: s.caching.enabled),

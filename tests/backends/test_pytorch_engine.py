@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -35,11 +36,14 @@ from transformers import (
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, Overloaded, ShuttingDown
-from backends.pytorch import engine as engine_module
-from backends.pytorch.engine import PREFILL_CHUNK_TOKENS, PyTorchEngine
+from backends.pytorch.engine import PyTorchEngine
+from backends.pytorch.loading import Loaded
+from backends.pytorch.runner import SlotRunner, layer_shapes
+from backends.pytorch.slots import SlotCache
 
 VOCABULARY = 128
-CONTEXT = 1 << 20
+CHUNK = 512  # the default
+CONTEXT = 1 << 14
 PATIENCE_SECONDS = 30.0
 ENDLESS = 2**31 - 1
 
@@ -134,6 +138,22 @@ def occupancy(engine: PyTorchEngine) -> tuple[int, int]:
     return facts["running"], facts["waiting"]
 
 
+def make_loaded(
+    model: PreTrainedModel, *, eos: Sequence[int] = (), context_length: int, max_num_seqs: int
+) -> Loaded:
+    """Of a copy: a slot cache's attention is put into the model."""
+    model = copy.deepcopy(model)
+    shapes, dtype = layer_shapes(model)
+    cache = SlotCache(shapes, max_num_seqs, context_length, dtype, model.device)
+    return Loaded(
+        SlotRunner(model, cache, max_num_seqs),
+        context_length,
+        model.config.vocab_size,
+        frozenset(eos),
+        {"parameters": sum(p.numel() for p in model.parameters())},
+    )
+
+
 MakeEngine = Callable[..., PyTorchEngine]
 
 
@@ -145,9 +165,13 @@ def make_engine(tiny_qwen2: PreTrainedModel) -> Iterator[MakeEngine]:
         model: PreTrainedModel = tiny_qwen2,
         eos: Sequence[int] = (),
         context_length: int = CONTEXT,
+        max_num_seqs: int = 16,
         **options: int,
     ) -> PyTorchEngine:
-        engines.append(PyTorchEngine(model, frozenset(eos), context_length, **options))
+        loaded = make_loaded(
+            model, eos=eos, context_length=context_length, max_num_seqs=max_num_seqs
+        )
+        engines.append(PyTorchEngine(loaded, **options))
         return engines[-1]
 
     yield make
@@ -165,7 +189,7 @@ def engine(make_engine: MakeEngine) -> PyTorchEngine:
 
 @pytest.mark.parametrize(
     "length",
-    [1, 2, 30, PREFILL_CHUNK_TOKENS, PREFILL_CHUNK_TOKENS + 1, PREFILL_CHUNK_TOKENS + 88],
+    [1, 2, 30, CHUNK, CHUNK + 1, CHUNK + 88],
 )
 def test_greedy_output_is_that_of_generate(
     engine: PyTorchEngine, tiny_qwen2: PreTrainedModel, length: int
@@ -180,7 +204,7 @@ def test_sixteen_at_once_get_what_each_gets_alone(
 ) -> None:
     engine = make_engine(max_num_seqs=max_num_seqs)
     prompts = [random_prompt(seed, 1 + 7 * seed) for seed in range(15)]
-    prompts.append(random_prompt(99, PREFILL_CHUNK_TOKENS + 50))
+    prompts.append(random_prompt(99, CHUNK + 50))
     sinks = [submit(engine, prompt)[1] for prompt in prompts]
     for prompt, sink in zip(prompts, sinks, strict=True):
         assert sink.wait().ids == generate(tiny_qwen2, prompt)
@@ -195,7 +219,10 @@ def test_seeds_and_parameters_do_not_mix(engine: PyTorchEngine) -> None:
     ]
     alone = [submit(engine, prompt, **wish)[1].wait().tokens for wish in wishes]
     together = [submit(engine, prompt, **wish)[1] for wish in wishes]
-    assert [sink.wait().tokens for sink in together] == alone
+    for sink, tokens in zip(together, alone, strict=True):
+        assert sink.wait().ids == [token.id for token in tokens]
+        logprobs = [token.logprob for token in sink.tokens]
+        assert logprobs == pytest.approx([token.logprob for token in tokens], abs=1e-4)
     assert len({tuple(token.id for token in tokens) for tokens in alone}) > 12
 
 
@@ -259,15 +286,14 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
-@pytest.mark.parametrize("chunk", [5, PREFILL_CHUNK_TOKENS])
+@pytest.mark.parametrize("chunk", [5, CHUNK])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_output_is_that_of_generate_whatever_the_architecture(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, architecture: str, chunk: int
+    make_engine: MakeEngine, architecture: str, chunk: int
 ) -> None:
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", chunk)
     torch.manual_seed(1)
     model = ARCHITECTURES[architecture]().eval()
-    engine = make_engine(model, context_length=256)
+    engine = make_engine(model, context_length=256, prefill_chunk_tokens=chunk)
     prompts = [random_prompt(seed, length) for seed, length in enumerate((1, 6, 33))]
     sinks = [submit(engine, prompt, max_tokens=10)[1] for prompt in prompts]
     for prompt, sink in zip(prompts, sinks, strict=True):
@@ -363,11 +389,8 @@ def test_a_request_cancelled_while_queued_never_runs(make_engine: MakeEngine) ->
     assert (second.tokens, second.ended.is_set()) == ([], False)
 
 
-def test_cancelling_in_the_middle_of_a_long_prompt(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 1)
-    engine = make_engine()
+def test_cancelling_in_the_middle_of_a_long_prompt(make_engine: MakeEngine) -> None:
+    engine = make_engine(prefill_chunk_tokens=1)
     request, sink = submit(engine, random_prompt(0, 4000))
     wait_for(lambda: occupancy(engine) == (1, 0))
     request.cancelled = True
@@ -375,11 +398,8 @@ def test_cancelling_in_the_middle_of_a_long_prompt(
     assert sink.tokens == []
 
 
-def test_a_long_prompt_does_not_hold_up_the_others(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "PREFILL_CHUNK_TOKENS", 4)
-    engine = make_engine()
+def test_a_long_prompt_does_not_hold_up_the_others(make_engine: MakeEngine) -> None:
+    engine = make_engine(prefill_chunk_tokens=4)
     _, long = submit(engine, random_prompt(0, 1000))
     _, short = submit(engine, [1, 2], max_tokens=20)
     assert len(short.wait().ids) == 20
@@ -492,8 +512,6 @@ def test_the_description_has_the_models_facts(
     assert facts["type"] == "causal_lm"
     assert facts["parameters"] == sum(p.numel() for p in tiny_qwen2.parameters())
     assert facts["context_length"] == engine.context_length == CONTEXT
-    assert facts["device"] == "cpu"
-    assert facts["dtype"] == "float32"
     assert facts["max_num_seqs"] == 16
     assert (facts["running"], facts["waiting"]) == (0, 0)
     assert engine.vocab_size == VOCABULARY

@@ -155,7 +155,7 @@ def test_everything_optional_but_metrics_is_off_by_default() -> None:
     assert len(switches) == 7
     assert [key for key, enabled in switches.items() if enabled] == ["monitoring"]
     assert not dump["validation"]["content_filtering"]
-    assert dump["pytorch"]["optimization_level"] == "O0"
+    assert dump["pytorch"]["optimization_level"] == "auto"
 
 
 def as_dict(value: object) -> dict[str, Any]:

@@ -63,10 +63,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
         ("health_check: {enabled: true}", "health_check.enabled"),
         ("validation: {allowed_characters: ascii}", "validation.allowed_characters"),
         ("validation: {content_filtering: true}", "validation.content_filtering"),
-        ("pytorch: {compile_model: true}", "pytorch.compile_model"),
-        ("pytorch: {optimization_level: O1}", "pytorch.optimization_level"),
-        ("pytorch: {optimization_level: O2}", "pytorch.optimization_level"),
-        ("pytorch: {optimization_level: O3}", "pytorch.optimization_level"),
         ("triton: {endpoints: ['a:1', 'b:1']}", "triton.endpoints"),
         (
             "monitoring: {enabled: true, health_check_interval: 5}",

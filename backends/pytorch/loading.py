@@ -1,0 +1,279 @@
+"""From a model's folder to a runner: datatype, optimisation, memory, and a check of the result."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from backends.pytorch.device import choose_device
+from backends.pytorch.memory import memory_budget, plan_context
+from backends.pytorch.packing import Int8Linear, PackedLinear, can_pack, replace_linears
+from backends.pytorch.runner import Runner, SequentialRunner, SlotRunner, Unsuitable, layer_shapes
+from backends.pytorch.slots import Segment, SlotCache
+
+logger = logging.getLogger(__name__)
+
+Level: TypeAlias = Literal["auto", "O0", "O1", "O2", "O3"]
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+
+# How far the batched logits may be from the model's own, relative to their spread.
+_TOLERANCE = {"exact": 1e-3, "low": 0.15, "int8": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """``parameters`` of ``config.pbtxt``, as `backends.pytorch.model` documents them."""
+
+    model: str
+    device: str = "auto"
+    torch_dtype: str = "auto"
+    optimization_level: str = "auto"
+    quantization: str = "none"
+    compile_model: bool = False
+    max_num_seqs: int = 16
+    max_model_len: int | None = None
+    memory_utilization: float = 0.9
+
+    @classmethod
+    def of(cls, model: str, parameters: Mapping[str, str]) -> LoadOptions:
+        """Raises ValueError, which names the parameter."""
+
+        def one_of(name: str, values: Sequence[str]) -> str:
+            value = parameters.get(name, values[0])
+            if value not in values:
+                raise ValueError(f"{name}: must be one of {', '.join(values)}, not {value}")
+            return value
+
+        length = parameters.get("max_model_len")
+        options = cls(
+            model,
+            parameters.get("device", "auto"),
+            one_of("torch_dtype", ("auto", *DTYPES)),
+            one_of("optimization_level", ("auto", "O0", "O1", "O2", "O3")),
+            one_of("quantization", ("none", "int8")),
+            one_of("compile_model", ("false", "true", "False", "True")).lower() == "true",
+            int(parameters.get("max_num_seqs", "16")),
+            None if length is None else int(length),
+            float(parameters.get("memory_utilization", "0.9")),
+        )
+        options.check()
+        return options
+
+    def check(self) -> None:
+        low = self.torch_dtype in ("bfloat16", "float16")
+        level, dtype = self.optimization_level, self.torch_dtype
+        if (level == "O0" and low) or (level in ("O1", "O2", "O3") and dtype == "float32"):
+            raise ValueError(f"optimization_level: {level} contradicts torch_dtype {dtype}")
+        if self.quantization == "int8" and (low or level not in ("auto", "O0")):
+            raise ValueError("quantization: int8 goes with float32 and optimization_level O0 alone")
+        if self.max_num_seqs < 1:
+            raise ValueError(f"max_num_seqs: must be at least 1, not {self.max_num_seqs}")
+        if not 0 < self.memory_utilization <= 1:
+            raise ValueError("memory_utilization: must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to compute."""
+
+    runner: Runner
+    context_length: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def load(options: LoadOptions) -> Loaded:
+    """Raises ValueError for what cannot be, OSError where there are no weights."""
+    device = choose_device(options.device)
+    level, dtype = _level(options, device)
+    weights = torch.float32 if level in ("O0", "O1") else dtype
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(options.model, dtype=weights)
+    model.to(device).eval()
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": str(model.device),
+        "dtype": str(weights).removeprefix("torch."),
+        "optimization_level": level,
+    }
+    vocabulary: int = model.get_output_embeddings().weight.shape[0]
+    context = _context_length(model, options.max_model_len)
+    attention = model.config._attn_implementation
+    check = _Check.of(model, vocabulary, context)
+    kind = _optimise(model, options, level, dtype, facts)
+    runner: Runner
+    try:
+        runner, context = _slot_runner(model, options, context)
+        deviation = check.deviation(runner)
+        if not deviation < _TOLERANCE[kind]:
+            raise Unsuitable(f"its batched logits differ by {deviation:.2g} from its own")
+    except Unsuitable as reason:
+        logger.warning(
+            "%s is served one sequence at a time, without continuous batching: %s",
+            *(type(model).__name__, reason),
+        )
+        model.set_attn_implementation(attention)
+        runner = SequentialRunner(model, options.max_num_seqs)
+        facts["fallback"] = str(reason)
+    return Loaded(runner, context, vocabulary, _eos_token_ids(model), facts)
+
+
+def _level(options: LoadOptions, device: torch.device) -> tuple[str, torch.dtype]:
+    """The optimisation level, and the low-precision datatype that it uses."""
+    level, dtype = options.optimization_level, DTYPES.get(options.torch_dtype)
+    if dtype is None:
+        from transformers import AutoConfig
+
+        own = AutoConfig.from_pretrained(options.model).get_text_config().dtype
+        dtype = own if isinstance(own, torch.dtype) else torch.float32
+        if level == "auto" and device.type == "cpu" and not can_pack(dtype):
+            dtype = torch.float32  # without units for it, low precision is slower
+        if options.quantization == "int8":
+            dtype = torch.float32
+    if level == "auto":
+        level = "O0" if dtype == torch.float32 else "O3"
+    if level != "O0" and dtype == torch.float32:
+        dtype = torch.bfloat16
+    return level, dtype
+
+
+def _optimise(
+    model: PreTrainedModel,
+    options: LoadOptions,
+    level: str,
+    dtype: torch.dtype,
+    facts: dict[str, Any],
+) -> str:
+    """Apply what was asked for, in place. Returns the kind of precision that is left."""
+    on_cpu = model.device.type == "cpu"
+    if level == "O1":
+        model.forward = torch.autocast(model.device.type, dtype)(model.forward)
+    elif level == "O2":
+        _norms_in_float32(model, dtype)
+    if options.quantization == "int8":
+        if not on_cpu:
+            raise ValueError("quantization: int8 is for the CPU")
+        replace_linears(model, Int8Linear)
+        facts["dtype"] = "int8"
+    elif on_cpu and level != "O1" and can_pack(torch.float32 if level == "O0" else dtype):
+        replace_linears(model, PackedLinear)
+    if options.compile_model:
+        _compile(model)
+    if options.quantization == "int8":
+        return "int8"
+    return "exact" if level == "O0" else "low"
+
+
+def _norms_in_float32(model: nn.Module, dtype: torch.dtype) -> None:
+    """Normalisation computes in FP32, between layers that compute in ``dtype``."""
+    for module in model.modules():
+        if "Norm" in type(module).__name__ and any(True for _ in module.parameters(recurse=False)):
+            module.float()
+            module.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
+            module.register_forward_hook(lambda _, args, output: output.to(dtype))
+
+
+def _compile(model: nn.Module) -> None:
+    """The feed-forward parts, which are most of a model and have one shape in all layers."""
+    parts = [
+        m for name, m in model.named_modules() if name.split(".")[-1] in ("mlp", "feed_forward")
+    ]
+    if not parts:
+        raise ValueError("compile_model: this model has no part named mlp or feed_forward")
+    for part in parts:
+        part.compile(dynamic=True)
+
+
+def _slot_runner(
+    model: PreTrainedModel, options: LoadOptions, context: int
+) -> tuple[SlotRunner, int]:
+    try:
+        shapes, dtype = layer_shapes(model)
+    except Unsuitable:
+        raise
+    except Exception as error:
+        raise Unsuitable(f"{type(error).__name__}: {error}") from error
+    context = plan_context(
+        shapes,
+        dtype,
+        options.max_num_seqs,
+        context,
+        budget=memory_budget(model.device, options.memory_utilization),
+        fixed=options.max_model_len is not None,
+    )
+    cache = SlotCache(shapes, options.max_num_seqs, context, dtype, model.device)
+    return SlotRunner(model, cache, options.max_num_seqs), context
+
+
+class _Check:
+    """A few sequences, and the model's own logits for their last tokens."""
+
+    LAST = 3
+
+    def __init__(self, sequences: list[list[int]], logits: list[Tensor]) -> None:
+        self._sequences = sequences
+        self._logits = logits
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: PreTrainedModel, vocabulary: int, context: int) -> _Check:
+        chance = random.Random(0)
+        sequences = [
+            [chance.randrange(vocabulary) for _ in range(min(length, context))]
+            for length in (14, 9, 21)
+        ]
+        logits = [
+            model(torch.tensor([ids], device=model.device)).logits[0, -cls.LAST :].float()
+            for ids in sequences
+        ]
+        return cls(sequences, logits)
+
+    def deviation(self, runner: Runner) -> float:
+        """The largest relative error when the sequences are computed as a crowd is: prompts in two
+        chunks, beside decodes, in slots that are not neighbours. Raises `Unsuitable`."""
+        sequences = self._sequences[: runner.slots]
+        slots = [0, 1, 3] if runner.slots > 3 else [0, 1, 2]
+        at, worst = [0] * len(sequences), 0.0
+        for turn in range(len(sequences) + 2 + self.LAST):
+            plan = []
+            for number, ids in enumerate(sequences[: turn + 1]):
+                prompt = len(ids) - self.LAST
+                if (start := at[number]) < len(ids):
+                    end = prompt // 2 if start == 0 else max(prompt, start + 1)
+                    plan.append((Segment(slots[number], start, end - start), number))
+            plan.sort(key=lambda item: (item[0].length > 1, item[0].slot))
+            if not plan:
+                break
+            try:
+                logits = runner.compute(
+                    [s for s, _ in plan], [sequences[n][s.start : s.end] for s, n in plan]
+                )
+            except Exception as error:
+                raise Unsuitable(f"{type(error).__name__}: {error}") from error
+            for (segment, number), made in zip(plan, logits, strict=True):
+                at[number] = segment.end
+                if (place := segment.end - 1 - (len(sequences[number]) - self.LAST)) >= 0:
+                    own = self._logits[number][place]
+                    worst = max(worst, float((made - own).norm() / (own - own.mean()).norm()))
+        return worst
+
+
+def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        ids = model.config.eos_token_id
+    return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def _context_length(model: PreTrainedModel, asked: int | None) -> int:
+    own: int = model.config.get_text_config().max_position_embeddings
+    if asked is not None and not 0 < asked <= own:
+        raise ValueError(f"max_model_len: must be from 1 to {own}, the model's own context")
+    return asked or own

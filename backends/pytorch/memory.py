@@ -1,0 +1,82 @@
+"""How much KV cache fits, decided at load rather than found out under load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from backends.pytorch.slots import LayerShape
+
+logger = logging.getLogger(__name__)
+
+GIB = 1 << 30
+LEAST_CONTEXT = 256  # tokens; a model that gets less is of no use
+
+
+def plan_context(
+    shapes: Sequence[LayerShape],
+    dtype: torch.dtype,
+    slots: int,
+    context: int,
+    *,
+    budget: int,
+    fixed: bool,
+) -> int:
+    """The context length, in tokens, that each of ``slots`` sequences gets.
+
+    ``budget``: bytes. ``fixed``: ``context`` was asked for; else the longest that fits is taken, up
+    to it. Raises ValueError, with what would fit.
+    """
+    token = sum(shape.bytes_per_token(dtype) for shape in shapes)
+    if slots * context * token <= budget:
+        return context
+    fitting = budget // (slots * token)
+    if not fixed and fitting >= LEAST_CONTEXT:
+        logger.warning(
+            "max_model_len is %d, not the model's %d: a KV cache for %d sequences of that length "
+            "needs %.1f GiB, and %.1f GiB may be used",
+            *(fitting, context, slots, slots * context * token / GIB, budget / GIB),
+        )
+        return fitting
+    wanted = context if fixed else LEAST_CONTEXT
+    fewer = budget // (wanted * token)
+    options = [f"max_num_seqs {fewer}"] if fewer else []
+    options += [f"max_model_len {fitting}"] if fitting else []
+    raise ValueError(
+        f"max_num_seqs: {slots} sequences of {wanted} tokens need "
+        f"{slots * wanted * token / GIB:.2f} GiB of KV cache, and {budget / GIB:.2f} GiB may be "
+        f"used; what would fit: {' or '.join(options) or 'nothing, not even one sequence'}"
+    )
+
+
+def memory_budget(device: torch.device, utilization: float) -> int:
+    """Bytes that a KV cache may take: of a GPU, ``utilization`` of the whole less what is in use;
+    of a computer, ``utilization`` of what is available to this process."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, int(utilization * total) - (total - free))
+    return int(utilization * min(_available(), _left_in_container()))
+
+
+def _available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo has no MemAvailable")
+
+
+def _left_in_container() -> int:
+    """What the control group of a container has left; without a limit, very much."""
+    root = Path("/sys/fs/cgroup")
+    for limit, used in (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return max(0, int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return 1 << 62

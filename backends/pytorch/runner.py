@@ -1,0 +1,142 @@
+"""Forward passes over many sequences at once, and a slower way for models that cannot do it.
+
+A runner has a number of slots, each with the KV cache of one sequence. `SlotRunner` computes all of
+a step in one forward pass; `SequentialRunner` works with any causal language model, one sequence
+after the other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from backends.pytorch.slots import ATTENTION, LayerShape, Segment, SlotCache, Step
+
+logger = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Owned by one thread."""
+
+    name: str
+    slots: int
+    device: torch.device
+    max_segments: int  # a step has no more
+    shares_prefixes: bool  # whether `copy` works, and a segment may start within what a slot holds
+
+    def compute(self, segments: Sequence[Segment], ids: Sequence[Sequence[int]]) -> Tensor:
+        """The logits FP32 [segments, vocabulary] after each segment's last token.
+
+        ``segments``: at most one a slot; those of one token first, by slot. ``ids``: of each
+        segment. What a slot holds from the segment's start on is replaced.
+        """
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first ``length`` positions of a slot to another."""
+
+
+class SlotRunner:
+    """Implements `Runner` over a `SlotCache`."""
+
+    name = "slots"
+    max_segments = 1 << 30
+    shares_prefixes = True
+
+    def __init__(self, model: PreTrainedModel, cache: SlotCache, slots: int) -> None:
+        self.slots = slots
+        self.device = model.device
+        self._model = model
+        self._cache = cache
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        model.set_attn_implementation(ATTENTION)
+
+    def compute(self, segments: Sequence[Segment], ids: Sequence[Sequence[int]]) -> Tensor:
+        return self.compute_all(segments, ids, [s.length - 1 for s in segments])
+
+    @torch.inference_mode()
+    def compute_all(
+        self, segments: Sequence[Segment], ids: Sequence[Sequence[int]], first: Sequence[int]
+    ) -> Tensor:
+        """As `compute`, with the logits of each segment's tokens from number ``first`` on."""
+        device = self.device
+        decodes = sum(s.length == 1 for s in segments)
+        step = Step.plan(segments, decodes, device)
+        self._cache.begin(step)
+        wanted: list[int] = []
+        offset = 0
+        for segment, begin in zip(segments, first, strict=True):
+            wanted.extend(range(offset + begin, offset + segment.length))
+            offset += segment.length
+        keep = torch.tensor(wanted, device=device)
+        logits: Tensor = self._model(
+            input_ids=torch.tensor([[i for part in ids for i in part]], device=device),
+            position_ids=step.positions[None],
+            past_key_values=self._cache,
+            use_cache=True,
+            **({"logits_to_keep": keep} if self._keeps_logits else {}),
+        ).logits[0]
+        return (logits if self._keeps_logits else logits[keep]).float()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._cache.copy(source, target, length)
+
+
+class SequentialRunner:
+    """Implements `Runner` with a cache of transformers' own for each slot."""
+
+    name = "sequential"
+    max_segments = 1
+    shares_prefixes = False
+
+    def __init__(self, model: PreTrainedModel, slots: int) -> None:
+        self.slots = slots
+        self.device = model.device
+        self._model = model
+        self._caches: dict[int, DynamicCache] = {}
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def compute(self, segments: Sequence[Segment], ids: Sequence[Sequence[int]]) -> Tensor:
+        (segment,) = segments
+        if segment.start == 0:
+            self._caches[segment.slot] = DynamicCache(config=self._model.config)
+        logits: Tensor = self._model(
+            input_ids=torch.tensor([list(ids[0])], device=self.device),
+            past_key_values=self._caches[segment.slot],
+            use_cache=True,
+            **({"logits_to_keep": 1} if self._keeps_logits else {}),
+        ).logits[:, -1]
+        return logits.float()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        raise NotImplementedError
+
+
+class Unsuitable(Exception):
+    """The slot cache does not hold for this model."""
+
+
+@torch.inference_mode()
+def layer_shapes(model: PreTrainedModel) -> tuple[list[LayerShape], torch.dtype]:
+    """What each layer caches, from a pass over two tokens. Raises `Unsuitable`."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise Unsuitable("its forward takes no position_ids")
+    cache = DynamicCache(config=model.config)
+    model(torch.tensor([[0, 1]], device=model.device), past_key_values=cache, use_cache=True)
+    shapes = []
+    for layer in cache.layers:
+        # Sliding layers are dynamic ones too; recurrent states are not.
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            raise Unsuitable(f"its cache has a {type(layer).__name__}")
+        heads, _, key_dim = layer.keys.shape[1:]
+        shapes.append(LayerShape(heads, key_dim, layer.values.shape[-1]))
+    if not shapes:
+        raise Unsuitable("it keeps no keys and values")
+    return shapes, cache.layers[0].keys.dtype
