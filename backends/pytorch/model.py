@@ -17,7 +17,8 @@ max_num_seqs          sequences that run at once (16)
 max_queue_size        sequences that may wait (256)
 max_model_len         context in tokens (the model's own, or what memory allows)
 memory_utilization    share of the memory that weights and KV cache may take (0.9)
-prefill_chunk_tokens  prompt tokens computed between two tokens of running sequences (512)
+prefill_chunk_tokens  prompt tokens computed between two tokens of running sequences (0: 128 on
+                      a CPU, 1024 on a GPU)
 num_threads           CPU threads for one operation (0: all cores)
 ====================  ==========================================================================
 """
@@ -31,7 +32,6 @@ from backends.serving import ModelOptions, ServedModel
 class TritonPythonModel(ServedModel):
     def create_engine(self, options: ModelOptions) -> Engine:
         # Imported late: Triton also imports this module just to complete a configuration.
-        import torch
         from transformers.utils.logging import disable_progress_bar
 
         from backends.pytorch.engine import PyTorchEngine
@@ -39,10 +39,10 @@ class TritonPythonModel(ServedModel):
 
         disable_progress_bar()
         parameters = options.parameters
-        if threads := int(parameters.get("num_threads", "0")):
-            torch.set_num_threads(threads)
+        load_options = LoadOptions.of(options.model, parameters)
         return PyTorchEngine(
-            load(LoadOptions.of(options.model, parameters)),
+            lambda: load(load_options),
             max_queue_size=int(parameters.get("max_queue_size", "256")),
-            prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "512")),
+            prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
+            num_threads=int(parameters.get("num_threads", "0")),
         )

@@ -30,7 +30,7 @@ class PytorchSettings(Section):
     compile_model: bool = False
     """Run the model's feed-forward parts through `torch.compile`."""
     optimization_level: Literal["auto", "O0", "O1", "O2", "O3"] = "auto"
-    """O0: fp32; O1: autocast; O2: low-precision weights, fp32 norms; O3: all low precision; auto: as
+    """O0: fp32; O1: autocast; O2: low-precision weights, fp32 norms; O3: low precision; auto: as
     the datatype has it."""
     quantization: Literal["none", "int8"] = "none"
     """int8: weights on a CPU, twice to four times as fast and less exact."""
@@ -44,8 +44,9 @@ class PytorchSettings(Section):
     """Longest prompt and answer together, in tokens; null: the model's own, or what fits."""
     memory_utilization: Share = 0.9
     """Share of the memory that weights and KV cache may take."""
-    prefill_chunk_tokens: Positive = 512
-    """Prompt tokens that may be computed between two tokens of running answers."""
+    prefill_chunk_tokens: Count = 0
+    """Prompt tokens that may be computed between two tokens of running answers; 0: the engine's
+    choice."""
 
 
 class OnnxSettings(Section):

@@ -42,7 +42,7 @@ from backends.pytorch.runner import SlotRunner, layer_shapes
 from backends.pytorch.slots import SlotCache
 
 VOCABULARY = 128
-CHUNK = 512  # the default
+CHUNK = 128  # the default
 CONTEXT = 1 << 14
 PATIENCE_SECONDS = 30.0
 ENDLESS = 2**31 - 1
@@ -168,10 +168,12 @@ def make_engine(tiny_qwen2: PreTrainedModel) -> Iterator[MakeEngine]:
         max_num_seqs: int = 16,
         **options: int,
     ) -> PyTorchEngine:
-        loaded = make_loaded(
-            model, eos=eos, context_length=context_length, max_num_seqs=max_num_seqs
-        )
-        engines.append(PyTorchEngine(loaded, **options))
+        def load() -> Loaded:
+            return make_loaded(
+                model, eos=eos, context_length=context_length, max_num_seqs=max_num_seqs
+            )
+
+        engines.append(PyTorchEngine(load, **{"num_threads": 1, **options}))
         return engines[-1]
 
     yield make
