@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -73,6 +74,8 @@ class LoadOptions:
             raise ValueError(f"optimization_level: {level} contradicts torch_dtype {dtype}")
         if self.quantization == "int8" and (low or level not in ("auto", "O0")):
             raise ValueError("quantization: int8 goes with float32 and optimization_level O0 alone")
+        if self.quantization == "int8" and self.compile_model:
+            raise ValueError("compile_model: does not go with quantization int8")
         if self.max_num_seqs < 1:
             raise ValueError(f"max_num_seqs: must be at least 1, not {self.max_num_seqs}")
         if not 0 < self.memory_utilization <= 1:
@@ -95,8 +98,7 @@ def load(options: LoadOptions) -> Loaded:
     device = choose_device(options.device)
     level, dtype = _level(options, device)
     weights = torch.float32 if level in ("O0", "O1") else dtype
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(options.model, dtype=weights)
-    model.to(device).eval()
+    model = _read(options.model, weights, device)
     facts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": str(model.device),
@@ -105,7 +107,6 @@ def load(options: LoadOptions) -> Loaded:
     }
     vocabulary: int = model.get_output_embeddings().weight.shape[0]
     context = _context_length(model, options.max_model_len)
-    attention = model.config._attn_implementation
     check = _Check.of(model, vocabulary, context)
     kind = _optimise(model, options, level, dtype, facts)
     runner: Runner
@@ -119,10 +120,15 @@ def load(options: LoadOptions) -> Loaded:
             "%s is served one sequence at a time, without continuous batching: %s",
             *(type(model).__name__, reason),
         )
-        model.set_attn_implementation(attention)
-        runner = SequentialRunner(model, options.max_num_seqs)
+        model = _read(options.model, weights, device)  # as it is, without what was optimised
+        runner = _sequential_runner(model, options, check, _TOLERANCE[kind])
         facts["fallback"] = str(reason)
     return Loaded(runner, context, vocabulary, _eos_token_ids(model), facts)
+
+
+def _read(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    return model.to(device).eval()
 
 
 def _level(options: LoadOptions, device: torch.device) -> tuple[str, torch.dtype]:
@@ -162,10 +168,10 @@ def _optimise(
             raise ValueError("quantization: int8 is for the CPU")
         replace_linears(model, Int8Linear)
         facts["dtype"] = "int8"
+    elif options.compile_model:
+        _compile(model)
     elif on_cpu and level != "O1" and can_pack(torch.float32 if level == "O0" else dtype):
         replace_linears(model, PackedLinear)
-    if options.compile_model:
-        _compile(model)
     if options.quantization == "int8":
         return "int8"
     return "exact" if level == "O0" else "low"
@@ -195,21 +201,30 @@ def _slot_runner(
     model: PreTrainedModel, options: LoadOptions, context: int
 ) -> tuple[SlotRunner, int]:
     try:
-        shapes, dtype = layer_shapes(model)
+        shapes = layer_shapes(model)
     except Unsuitable:
         raise
     except Exception as error:
         raise Unsuitable(f"{type(error).__name__}: {error}") from error
     context = plan_context(
         shapes,
-        dtype,
         options.max_num_seqs,
         context,
         budget=memory_budget(model.device, options.memory_utilization),
         fixed=options.max_model_len is not None,
     )
-    cache = SlotCache(shapes, options.max_num_seqs, context, dtype, model.device)
+    cache = SlotCache(shapes, options.max_num_seqs, context, model.device)
     return SlotRunner(model, cache, options.max_num_seqs), context
+
+
+def _sequential_runner(
+    model: PreTrainedModel, options: LoadOptions, check: _Check, tolerance: float
+) -> SequentialRunner:
+    with suppress(Unsuitable):
+        runner = SequentialRunner(model, options.max_num_seqs)
+        if check.deviation(runner) < tolerance:
+            return runner
+    return SequentialRunner(model, options.max_num_seqs, cached=False)
 
 
 class _Check:
@@ -251,17 +266,20 @@ class _Check:
             plan.sort(key=lambda item: (item[0].length > 1, item[0].slot))
             if not plan:
                 break
-            try:
-                logits = runner.compute(
-                    [s for s, _ in plan], [sequences[n][s.start : s.end] for s, n in plan]
-                )
-            except Exception as error:
-                raise Unsuitable(f"{type(error).__name__}: {error}") from error
-            for (segment, number), made in zip(plan, logits, strict=True):
-                at[number] = segment.end
-                if (place := segment.end - 1 - (len(sequences[number]) - self.LAST)) >= 0:
-                    own = self._logits[number][place]
-                    worst = max(worst, float((made - own).norm() / (own - own.mean()).norm()))
+            size = runner.max_segments
+            for part in (plan[i : i + size] for i in range(0, len(plan), size)):
+                try:
+                    logits = runner.compute(
+                        [s for s, _ in part], [sequences[n][s.start : s.end] for s, n in part]
+                    )
+                except Exception as error:
+                    raise Unsuitable(f"{type(error).__name__}: {error}") from error
+                for (segment, number), made in zip(part, logits, strict=True):
+                    at[number] = segment.end
+                    if (place := segment.end - 1 - (len(sequences[number]) - self.LAST)) >= 0:
+                        own = self._logits[number][place]
+                        distance = float((made - own).norm() / (own - own.mean()).norm())
+                        worst = max(worst, distance)
         return worst
 
 

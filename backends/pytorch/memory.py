@@ -18,7 +18,6 @@ LEAST_CONTEXT = 256  # tokens; a model that gets less is of no use
 
 def plan_context(
     shapes: Sequence[LayerShape],
-    dtype: torch.dtype,
     slots: int,
     context: int,
     *,
@@ -30,7 +29,7 @@ def plan_context(
     ``budget``: bytes. ``fixed``: ``context`` was asked for; else the longest that fits is taken, up
     to it. Raises ValueError, with what would fit.
     """
-    token = sum(shape.bytes_per_token(dtype) for shape in shapes)
+    token = sum(shape.bytes_per_token for shape in shapes)
     if slots * context * token <= budget:
         return context
     fitting = budget // (slots * token)

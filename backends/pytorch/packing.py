@@ -9,6 +9,7 @@ bfloat16 units it is 2.5 times as fast in BF16.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -51,9 +52,12 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
         scales = weight.abs().amax(1).clamp(min=1e-8).double() / 127
-        quantised = torch.quantize_per_channel(
-            weight, scales, torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
-        )
+        with warnings.catch_warnings():
+            # PyTorch means to replace quantised tensors, and has no other INT8 kernel for AVX2 yet.
+            warnings.simplefilter("ignore", UserWarning)
+            quantised = torch.quantize_per_channel(
+                weight, scales, torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
+            )
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -89,28 +89,36 @@ class SlotRunner:
 
 
 class SequentialRunner:
-    """Implements `Runner` with a cache of transformers' own for each slot."""
+    """Implements `Runner` with a cache of transformers' own for each slot; or, for models that have
+    another kind of cache, by computing the whole sequence again for each token."""
 
     name = "sequential"
     max_segments = 1
     shares_prefixes = False
 
-    def __init__(self, model: PreTrainedModel, slots: int) -> None:
+    def __init__(self, model: PreTrainedModel, slots: int, *, cached: bool = True) -> None:
         self.slots = slots
         self.device = model.device
         self._model = model
-        self._caches: dict[int, DynamicCache] = {}
+        self._caches: dict[int, DynamicCache] | None = {} if cached else None
+        self._ids: dict[int, list[int]] = {}
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
     def compute(self, segments: Sequence[Segment], ids: Sequence[Sequence[int]]) -> Tensor:
         (segment,) = segments
-        if segment.start == 0:
-            self._caches[segment.slot] = DynamicCache(config=self._model.config)
+        slot, given = segment.slot, list(ids[0])
+        if self._caches is None:
+            given = self._ids.get(slot, [])[: segment.start] + given
+            self._ids[slot] = given
+            options: dict[str, Any] = {"use_cache": False}
+        else:
+            if segment.start == 0:
+                self._caches[slot] = DynamicCache(config=self._model.config)
+            options = {"use_cache": True, "past_key_values": self._caches[slot]}
         logits: Tensor = self._model(
-            input_ids=torch.tensor([list(ids[0])], device=self.device),
-            past_key_values=self._caches[segment.slot],
-            use_cache=True,
+            input_ids=torch.tensor([given], device=self.device),
+            **options,
             **({"logits_to_keep": 1} if self._keeps_logits else {}),
         ).logits[:, -1]
         return logits.float()
@@ -124,7 +132,7 @@ class Unsuitable(Exception):
 
 
 @torch.inference_mode()
-def layer_shapes(model: PreTrainedModel) -> tuple[list[LayerShape], torch.dtype]:
+def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
     """What each layer caches, from a pass over two tokens. Raises `Unsuitable`."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise Unsuitable("its forward takes no position_ids")
@@ -136,7 +144,7 @@ def layer_shapes(model: PreTrainedModel) -> tuple[list[LayerShape], torch.dtype]
         if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
             raise Unsuitable(f"its cache has a {type(layer).__name__}")
         heads, _, key_dim = layer.keys.shape[1:]
-        shapes.append(LayerShape(heads, key_dim, layer.values.shape[-1]))
+        shapes.append(LayerShape(heads, key_dim, layer.values.shape[-1], layer.keys.dtype))
     if not shapes:
         raise Unsuitable("it keeps no keys and values")
-    return shapes, cache.layers[0].keys.dtype
+    return shapes

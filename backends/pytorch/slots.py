@@ -175,6 +175,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         step = self._cache.step
         for buffer, states in ((self.keys, key_states[0]), (self.values, value_states[0])):
             assert buffer is not None
+            states = states.to(buffer.dtype)  # autocast makes keys and values different
             if n := step.decodes:
                 buffer[step.slots, :, step.positions[:n]] = states[:, :n].transpose(0, 1)
             for tokens, segment in step.chunks:
@@ -202,14 +203,16 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """Heads and head dimensions of one layer's keys and values."""
+    """What one layer keeps of a token."""
 
     heads: int
     key_dim: int
     value_dim: int
+    dtype: torch.dtype
 
-    def bytes_per_token(self, dtype: torch.dtype) -> int:
-        return self.heads * (self.key_dim + self.value_dim) * dtype.itemsize
+    @property
+    def bytes_per_token(self) -> int:
+        return self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
 
 
 class SlotCache(Cache):  # type: ignore[misc]
@@ -223,15 +226,19 @@ class SlotCache(Cache):  # type: ignore[misc]
         shapes: Sequence[LayerShape],
         slots: int,
         context: int,
-        dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        def buffer(heads: int, dim: int) -> Tensor:
+        def buffer(heads: int, dim: int, dtype: torch.dtype) -> Tensor:
             # Zeros: a masked key may be anything but NaN, which a weight of 0 does not silence.
             return torch.zeros(slots, heads, context, dim, dtype=dtype, device=device)
 
         layers: list[Any] = [
-            _Layer(self, buffer(s.heads, s.key_dim), buffer(s.heads, s.value_dim)) for s in shapes
+            _Layer(
+                self,
+                buffer(s.heads, s.key_dim, s.dtype),
+                buffer(s.heads, s.value_dim, s.dtype),
+            )
+            for s in shapes
         ]
         super().__init__(layers=layers)
         self.step: Step

@@ -143,8 +143,7 @@ def make_loaded(
 ) -> Loaded:
     """Of a copy: a slot cache's attention is put into the model."""
     model = copy.deepcopy(model)
-    shapes, dtype = layer_shapes(model)
-    cache = SlotCache(shapes, max_num_seqs, context_length, dtype, model.device)
+    cache = SlotCache(layer_shapes(model), max_num_seqs, context_length, model.device)
     return Loaded(
         SlotRunner(model, cache, max_num_seqs),
         context_length,

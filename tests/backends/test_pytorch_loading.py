@@ -1,0 +1,304 @@
+"""Many architectures through the whole of loading: equal to ``generate``, or served one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from backends.pytorch import loading, memory
+from backends.pytorch.engine import PyTorchEngine
+from backends.pytorch.loading import LoadOptions, load
+from backends.pytorch.memory import plan_context
+from backends.pytorch.packing import Int8Linear, PackedLinear, can_pack
+from backends.pytorch.runner import SequentialRunner, SlotRunner
+from backends.pytorch.slots import LayerShape
+from tests.backends.test_pytorch_engine import generate, submit
+
+VOCABULARY = 128
+CROWD = (1, 5, 9, 14, 23, 40)
+
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+GPT = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+SLIDING = {"sliding_window": 8}
+# transformers' model types, and what their small configurations need beside SMALL.
+BATCHED: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": SLIDING,
+    "ministral": SLIDING,
+    "mixtral": EXPERTS,
+    "qwen2": {},
+    "qwen2_moe": EXPERTS | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32},
+    "qwen3": {},
+    "qwen3_moe": EXPERTS | {"moe_intermediate_size": 16},
+    "gemma": {},
+    "gemma2": SLIDING | {"query_pre_attn_scalar": 8},
+    "gemma3_text": SLIDING | {"query_pre_attn_scalar": 8},
+    "gpt_oss": SLIDING | EXPERTS,
+    "gpt2": GPT,
+    "gpt_bigcode": GPT,
+    "gpt_neox": {},
+    "phi": {"partial_rotary_factor": 0.5},
+    "phi3": {},
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": SLIDING,
+    "olmoe": EXPERTS,
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "starcoder2": SLIDING,
+    "smollm3": {},
+    "granite": {},
+    "cohere": {},
+    "cohere2": SLIDING,
+    "glm": {"partial_rotary_factor": 0.5},
+    "exaone4": SLIDING | {"sliding_window_pattern": 2},
+    "helium": {},
+    "nemotron": {"partial_rotary_factor": 0.5},
+    "ernie4_5": {},
+    "seed_oss": {},
+    "apertus": {},
+    "arcee": {},
+    "hunyuan_v1_dense": {},
+}
+SEQUENTIAL: dict[str, dict[str, Any]] = {
+    "bloom": {"n_head": 4, "n_layer": 2},
+    "mamba": {"state_size": 8},
+}
+
+
+def save_random(model_type: str, special: dict[str, Any], folder: Path) -> PreTrainedModel:
+    torch.manual_seed(1)
+    values = special if special is GPT else SMALL | special
+    config = AutoConfig.for_model(model_type, **values)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+@pytest.fixture(scope="module")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, PreTrainedModel]]:
+    folder = tmp_path_factory.mktemp("qwen2")
+    yield folder, save_random("qwen2", {}, folder)
+
+
+def start(folder: Path, **parameters: str) -> PyTorchEngine:
+    options = LoadOptions.of(str(folder), {"max_num_seqs": "6", **parameters})
+    return PyTorchEngine(lambda: load(options), prefill_chunk_tokens=7, num_threads=1)
+
+
+def prompts() -> list[list[int]]:
+    chance = random.Random(3)
+    return [[chance.randrange(VOCABULARY) for _ in range(length)] for length in CROWD]
+
+
+def outputs(engine: PyTorchEngine, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    sinks = [submit(engine, prompt, max_tokens=10)[1] for prompt in prompts]
+    return [sink.wait().ids for sink in sinks]
+
+
+@pytest.mark.parametrize("model_type", BATCHED)
+def test_a_crowd_gets_the_tokens_of_generate(folder: Path, model_type: str) -> None:
+    model = save_random(model_type, BATCHED[model_type], folder)
+    engine = start(folder)
+    try:
+        assert engine.describe()["batching"] == "slots", engine.describe().get("fallback")
+        expected = [generate(model, prompt, 10) for prompt in prompts()]
+        assert outputs(engine, prompts()) == expected
+        assert outputs(engine, prompts()) == expected  # from what the slots hold now
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("model_type", SEQUENTIAL)
+def test_what_slots_cannot_hold_is_served_all_the_same(
+    folder: Path, model_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = save_random(model_type, SEQUENTIAL[model_type], folder)
+    engine = start(folder)
+    try:
+        facts = engine.describe()
+        assert (facts["batching"], bool(facts["fallback"])) == ("sequential", True)
+        assert "without continuous batching" in caplog.text
+        assert outputs(engine, prompts()) == [generate(model, p, 10) for p in prompts()]
+    finally:
+        engine.close()
+
+
+# --- precision ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "level", "dtype"),
+    [
+        ({}, "O0", "float32"),
+        ({"optimization_level": "O0"}, "O0", "float32"),
+        ({"optimization_level": "O1"}, "O1", "float32"),
+        ({"optimization_level": "O2"}, "O2", "bfloat16"),
+        ({"optimization_level": "O2", "torch_dtype": "float16"}, "O2", "float16"),
+        ({"optimization_level": "O3"}, "O3", "bfloat16"),
+        ({"torch_dtype": "bfloat16"}, "O3", "bfloat16"),
+        ({"quantization": "int8"}, "O0", "int8"),
+        ({"compile_model": "true"}, "O0", "float32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own
+def test_every_precision_is_near_the_exact_one(
+    qwen2: tuple[Path, PreTrainedModel], parameters: dict[str, str], level: str, dtype: str
+) -> None:
+    folder, model = qwen2
+    options = LoadOptions.of(str(folder), {"max_num_seqs": "4", **parameters})
+    loaded = load(options)
+    assert isinstance(loaded.runner, SlotRunner), loaded.facts
+    assert (loaded.facts["optimization_level"], loaded.facts["dtype"]) == (level, dtype)
+    check = loading._Check.of(model, VOCABULARY, 256)
+    limit = {"float32": 1e-3, "int8": 0.2}.get(dtype, 0.06) if level != "O1" else 0.06
+    deviation = check.deviation(loaded.runner)
+    assert deviation < limit
+    if level != "O0" or dtype == "int8":
+        assert deviation > 1e-4, "nothing was made less precise"
+
+
+def test_norms_of_o2_compute_in_float32(qwen2: tuple[Path, PreTrainedModel]) -> None:
+    loaded = load(LoadOptions.of(str(qwen2[0]), {"optimization_level": "O2", "max_num_seqs": "1"}))
+    assert isinstance(loaded.runner, SlotRunner)
+    dtypes = {name: p.dtype for name, p in loaded.runner._model.named_parameters()}
+    assert {t for name, t in dtypes.items() if "norm" in name} == {torch.float32}
+    assert {t for name, t in dtypes.items() if "norm" not in name} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"torch_dtype": "float8"}, "torch_dtype: must be one of auto, float32"),
+        ({"optimization_level": "O4"}, "optimization_level: must be one of auto, O0"),
+        ({"optimization_level": "O0", "torch_dtype": "bfloat16"}, "contradicts torch_dtype"),
+        ({"optimization_level": "O3", "torch_dtype": "float32"}, "contradicts torch_dtype"),
+        ({"quantization": "int8", "torch_dtype": "float16"}, "quantization: int8 goes with"),
+        ({"compile_model": "perhaps"}, "compile_model: must be one of"),
+        ({"max_num_seqs": "0"}, "max_num_seqs: must be at least 1"),
+        ({"memory_utilization": "1.5"}, "memory_utilization: must be above 0"),
+        ({"max_model_len": "257"}, "max_model_len: must be from 1 to 256"),
+        ({"device": "cuda:7"}, "device: cuda:7 was asked for"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    qwen2: tuple[Path, PreTrainedModel], parameters: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        load(LoadOptions.of(str(qwen2[0]), parameters))
+
+
+def test_a_load_that_fails_fails_the_engine(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        start(tmp_path / "nowhere")
+
+
+# --- packed weights -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 16, 200])
+def test_packed_weights_compute_what_linear_computes(rows: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(48, 80, bias=bias)
+    x = torch.randn(1, rows, 48)
+    with torch.inference_mode():
+        assert torch.allclose(PackedLinear(linear)(x), linear(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_int8_weights_are_within_a_percent(scale: float) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(256, 80)
+    x = torch.randn(1, 5, 256) * scale
+    with torch.inference_mode():
+        expected = linear(x)
+        error = (Int8Linear(linear)(x) - expected).norm() / expected.norm()
+    assert error < 0.02
+
+
+def test_a_datatype_that_this_cpu_cannot_pack_is_found_out() -> None:
+    assert can_pack(torch.float32)
+    assert not can_pack(torch.float16)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+SHAPES = [LayerShape(2, 64, 64, torch.float32)] * 4  # 4 KiB a token
+
+
+@pytest.mark.parametrize(
+    ("slots", "context", "budget_mib", "fixed", "expected"),
+    [
+        (16, 2048, 128, True, 2048),
+        (16, 4096, 128, False, 2048),
+        (1, 10**6, 4, False, 1024),
+    ],
+)
+def test_the_context_is_what_fits(
+    slots: int, context: int, budget_mib: int, fixed: bool, expected: int
+) -> None:
+    budget = budget_mib << 20
+    planned = plan_context(SHAPES, slots, context, budget=budget, fixed=fixed)
+    assert planned == expected
+
+
+def test_a_cache_that_does_not_fit_is_an_error_with_what_would() -> None:
+    with pytest.raises(ValueError, match=r"16 sequences of 4096 tokens need 0\.25 GiB") as caught:
+        plan_context(SHAPES, 16, 4096, budget=128 << 20, fixed=True)
+    assert "max_num_seqs 8 or max_model_len 2048" in str(caught.value)
+    with pytest.raises(ValueError, match="nothing, not even one sequence"):
+        plan_context(SHAPES, 16, 4096, budget=0, fixed=False)
+
+
+def test_loading_plans_with_the_memory_there_is(
+    qwen2: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_available", lambda: 1 << 20)
+    options = LoadOptions.of(str(qwen2[0]), {"max_num_seqs": "64", "max_model_len": "256"})
+    with pytest.raises(ValueError, match="max_num_seqs: 64 sequences of 256 tokens need"):
+        load(options)
+
+
+def test_a_model_whose_batched_logits_are_wrong_is_not_batched(
+    qwen2: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention that forgets its past: what a wrong mask or cache would look like."""
+    from backends.pytorch import slots
+
+    monkeypatch.setattr(slots.Segment, "end", property(lambda s: s.length))
+    loaded = load(LoadOptions.of(str(qwen2[0]), {"max_num_seqs": "4"}))
+    assert isinstance(loaded.runner, SequentialRunner)
