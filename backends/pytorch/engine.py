@@ -217,11 +217,11 @@ class PyTorchEngine:
 
         The last token is always computed: its logits are needed.
         """
-        best, length = self._free[0], WORTH_COPYING - 1
+        best, length, ids = self._free[0], WORTH_COPYING - 1, ids[:-1]
         holders = [(slot, self._held[slot]) for slot in self._free]
         holders += [(s.slot, s.ids[: s.computed]) for s in self._running]
         for slot, held in holders:
-            if (common := common_prefix(ids[:-1], held)) > length:
+            if (common := common_prefix(ids, held)) > length:
                 best, length = slot, common
         return best, length if length >= WORTH_COPYING else 0
 
@@ -232,9 +232,9 @@ class PyTorchEngine:
         prompts = [s for s in self._running if s.left > 1]
         if not prompts:
             return False
-        ids = [*request.prompt_ids, *request.output_ids][:-1]
-        soon = max(common_prefix(ids, s.ids) - s.computed for s in prompts)
-        return soon >= WORTH_COPYING and soon > self._longest_prefix([*ids, 0])[1]
+        ids = [*request.prompt_ids, *request.output_ids]
+        soon = max(common_prefix(ids[:-1], s.ids) for s in prompts)
+        return soon >= WORTH_COPYING and soon - self._longest_prefix(ids)[1] >= WORTH_COPYING
 
     def _next_step(self) -> list[tuple[_Sequence, Segment]]:
         """One token of all that decode, by slot, then prompts as far as a chunk goes.

@@ -36,7 +36,7 @@ from transformers import (
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, Overloaded, ShuttingDown
-from backends.pytorch.engine import PyTorchEngine
+from backends.pytorch.engine import WORTH_COPYING, PyTorchEngine
 from backends.pytorch.loading import Loaded
 from backends.pytorch.runner import SlotRunner, layer_shapes
 from backends.pytorch.slots import SlotCache
@@ -318,6 +318,141 @@ def test_a_resumed_request_goes_on_exactly(
     resumed = submit(engine, prompt, output_ids=whole[:at], **sampling)[1].wait()
     assert resumed.ids == whole[at:]
     assert resumed.finish_reason == "length"
+
+
+# --- in a crowd ---------------------------------------------------------------------------------
+
+
+def test_a_crowd_that_joins_leaves_and_cancels_at_random(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    """32 at once in 12 slots; prompts share prefixes; every answer is what it is alone."""
+    chance = random.Random(8)
+    roots = [random_prompt(seed, 60) for seed in range(3)]
+    engine = make_engine(max_num_seqs=12, prefill_chunk_tokens=24)
+
+    def wish() -> tuple[list[int], dict[str, Any]]:
+        prompt = chance.choice(roots)[: chance.randint(1, 60)]
+        prompt = prompt + random_prompt(chance.randrange(99), chance.randint(1, 90))
+        sampling: dict[str, Any] = {"max_tokens": chance.randint(1, 40)}
+        if chance.random() < 0.3:
+            sampling |= {"temperature": 1.2, "seed": chance.randrange(99), "top_p": 0.9}
+        if chance.random() < 0.3:
+            sampling |= {"repetition_penalty": 1.2, "frequency_penalty": 0.5}
+        return prompt, sampling
+
+    wishes = [wish() for _ in range(96)]
+    live: list[tuple[EngineRequest, Recorder]] = []
+    finished: dict[int, list[int]] = {}
+    pending: dict[Recorder, int] = {}
+    for number, (prompt, sampling) in enumerate(wishes):
+        while len(pending) >= 32:
+            time.sleep(0.001)
+            for sink in [sink for sink in pending if sink.ended.is_set()]:
+                finished[pending.pop(sink)] = sink.ids
+            if live and chance.random() < 0.05:
+                request, sink = live.pop(chance.randrange(len(live)))
+                if not sink.ended.is_set():
+                    request.cancelled = True
+                    pending.pop(sink, None)
+        request, sink = submit(engine, prompt, **sampling)
+        live.append((request, sink))
+        pending[sink] = number
+    for sink, number in pending.items():
+        finished[number] = sink.wait().ids
+    assert len(finished) > 64
+    assert engine.describe()["reused_tokens"] > 500
+    wait_until_idle(engine)
+    alone = make_engine(max_num_seqs=1)
+    for number, ids in finished.items():
+        prompt, sampling = wishes[number]
+        assert ids == run(alone, prompt, **sampling), (number, prompt, sampling)
+        if set(sampling) == {"max_tokens"}:
+            assert ids == generate(tiny_qwen2, prompt, sampling["max_tokens"])
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"temperature": 100.0, "max_tokens": 200},
+    {"temperature": 1e-5},
+    {"temperature": 1e-5, "seed": 0, "top_p": 1e-9},
+    {"top_k": 2**31 - 1, "temperature": 1},
+    {"top_k": 1, "temperature": 5},
+    {"min_p": 1.0, "temperature": 1},
+    {"repetition_penalty": 0.01},
+    {"repetition_penalty": 100.0, "temperature": 1},
+    {"presence_penalty": 2, "frequency_penalty": 2, "temperature": 1, "max_tokens": 300},
+    {"presence_penalty": -2, "frequency_penalty": -2},
+    {"logprobs": 20},
+    {"seed": 2**63 - 1, "temperature": 1},
+    {"logit_bias": {str(id_): 100 for id_ in range(VOCABULARY)}},
+    {"logit_bias": {"0": -100, "127": 100}, "temperature": 1, "top_k": 1},
+    {"max_tokens": 2**31 - 1},
+]
+
+
+def test_hostile_parameters_change_nothing_for_others(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    engine = make_engine(max_num_seqs=32)
+    prompts = [random_prompt(seed, 20 + seed) for seed in range(8)]
+    hostile = [submit(engine, [1 + i], **wish)[0] for i, wish in enumerate(HOSTILE)]
+    outside = [submit(engine, [VOCABULARY + 5]), submit(engine, []), submit(engine, [-1])]
+    sinks = [submit(engine, prompt, max_tokens=30)[1] for prompt in prompts]
+    for prompt, sink in zip(prompts, sinks, strict=True):
+        assert sink.wait().ids == generate(tiny_qwen2, prompt, 30)
+    assert all(isinstance(sink.wait().error, EngineError) for _, sink in outside)
+    for request in hostile:
+        request.cancelled = True
+    wait_until_idle(engine)
+
+
+def test_logit_bias_forbids_and_forces(engine: PyTorchEngine) -> None:
+    plain = run(engine, [1, 2, 3])
+    assert run(engine, [1, 2, 3], logit_bias={str(plain[0]): -100})[0] != plain[0]
+    assert run(engine, [1, 2, 3], logit_bias={"77": 100}) == [77] * 12
+
+
+# --- what was computed before -------------------------------------------------------------------
+
+
+def test_a_shared_prefix_is_computed_once(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    """At once, later, and after the answer: chats go on where they were."""
+    engine = make_engine()
+    prefix = random_prompt(0, 512)
+    prompts = [prefix + random_prompt(seed, 9) for seed in range(1, 9)]
+    sinks = [submit(engine, prompt)[1] for prompt in prompts]
+    for prompt, sink in zip(prompts, sinks, strict=True):
+        assert sink.wait().ids == generate(tiny_qwen2, prompt)
+    assert engine.describe()["reused_tokens"] >= 7 * 512
+    before = engine.describe()["reused_tokens"]
+    chat = prompts[0] + sinks[0].ids + [5, 6, 7]
+    assert run(engine, chat) == generate(tiny_qwen2, chat)
+    assert engine.describe()["reused_tokens"] - before >= 512 + 9 + 11
+
+
+def test_more_prefixes_than_slots_push_out_the_oldest(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    engine = make_engine(max_num_seqs=2)
+    prompts = [random_prompt(seed, 40) for seed in range(3)]
+    for prompt in [*prompts, prompts[2], prompts[1], prompts[0]]:
+        assert run(engine, prompt) == generate(tiny_qwen2, prompt)
+    assert engine.describe()["reused_tokens"] == 2 * 39  # the last token is always computed
+
+
+def test_the_same_prompt_many_times_at_once(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    """``n`` answers to one prompt: one is computed, the others wait for it and copy it."""
+    engine = make_engine(prefill_chunk_tokens=32)
+    prompt = random_prompt(4, 200)
+    sinks = [submit(engine, prompt, temperature=2, seed=seed)[1] for seed in range(8)]
+    answers = [tuple(sink.wait().ids) for sink in sinks]
+    assert len(set(answers)) == 8
+    assert engine.describe()["reused_tokens"] >= 7 * (200 - WORTH_COPYING)
+    assert run(engine, prompt) == generate(tiny_qwen2, prompt)
 
 
 # --- how generation ends ------------------------------------------------------------------------

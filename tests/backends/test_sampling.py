@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from backends.contract import SamplingParameters
 from backends.engine import Token
-from backends.sampling import Sampler
+from backends.sampling import Sampler, sample
 
 CPU = torch.device("cpu")
 PROMPT = [5, 9, 5, 77, 1, 100]
@@ -257,6 +264,80 @@ def test_draws_have_the_exact_probabilities(parameters: dict[str, Any], possible
         if p > 0
     )
     assert statistic < CRITICAL[possible - 1]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"repetition_penalty": 1.5},
+        {"presence_penalty": 1.0},
+        {"frequency_penalty": -0.7},
+        {"logit_bias": {"0": -2.0, "9": 1.5}},
+    ],
+)
+def test_penalties_have_the_exact_probabilities(parameters: dict[str, Any]) -> None:
+    """Tokens 0 and 4 are in the prompt, 4 twice in the output; a new sampler for each draw."""
+    scores = list(LOGITS)
+    for id_, bias in parameters.get("logit_bias", {}).items():
+        scores[int(id_)] += bias
+    factor = parameters.get("repetition_penalty", 1)
+    for id_ in (0, 4):
+        scores[id_] = scores[id_] / factor if scores[id_] > 0 else scores[id_] * factor
+    scores[4] -= parameters.get("presence_penalty", 0) + 2 * parameters.get("frequency_penalty", 0)
+    expected = normalised([math.exp(score) for score in scores])
+    counts = [0] * len(LOGITS)
+    with torch.inference_mode():
+        for _ in range(DRAWS // 500):
+            batch = [
+                sampler(len(LOGITS), [0, 4], output_ids=[4, 4], **parameters) for _ in range(500)
+            ]
+            for token in sample(batch, torch.tensor([LOGITS] * 500)):
+                counts[token.id] += 1
+    statistic = sum(
+        (count - DRAWS * p) ** 2 / (DRAWS * p) for count, p in zip(counts, expected, strict=True)
+    )
+    assert statistic < CRITICAL[9]
+
+
+# --- a large vocabulary, of which only the most probable tokens are looked at --------------------
+
+LARGE = 20_000
+
+
+@pytest.mark.parametrize("flat", [False, True])  # flat: the candidates do not hold enough mass
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"top_k": 50},
+        {"top_k": 5000},
+        {"top_p": 0.9},
+        {"min_p": 0.05},
+        {"top_k": 3000, "top_p": 0.8},
+        {"top_k": 40, "top_p": 0.9, "min_p": 0.02},
+        {"top_p": 0.95, "min_p": 0.001},
+    ],
+)
+def test_a_large_vocabulary_is_filtered_as_generate_does(
+    parameters: dict[str, Any], flat: bool
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    warpers = LogitsProcessorList(
+        [
+            *([TopKLogitsWarper(parameters["top_k"])] if "top_k" in parameters else []),
+            *([TopPLogitsWarper(parameters["top_p"])] if "top_p" in parameters else []),
+            *([MinPLogitsWarper(parameters["min_p"])] if "min_p" in parameters else []),
+        ]
+    )
+    for seed in range(12):
+        logits = torch.randn(1, LARGE, generator=generator) * (0.01 if flat else 3)
+        probabilities = warpers(torch.zeros(1, 1, dtype=torch.int64), logits).softmax(-1)
+        own = torch.Generator().manual_seed(seed)
+        expected = int(torch.multinomial(probabilities, 1, generator=own))
+        beside = [sampler(LARGE, temperature=0), sampler(LARGE, top_k=3)]
+        drawn = sample([sampler(LARGE, seed=seed, **parameters), *beside], logits.repeat(3, 1))
+        assert drawn[0].id == expected
+        assert drawn[1].id == int(logits.argmax())
+        assert drawn[2].id in logits[0].topk(3).indices.tolist()
 
 
 @pytest.mark.parametrize(
