@@ -50,6 +50,8 @@ INPUTS = (
     TensorSpec("return_token_ids", "BOOL"),  # ours
     TensorSpec("resume_token_ids", "INT32", (-1,)),  # ours: output tokens delivered before
     TensorSpec("describe", "BOOL"),  # * ours: answer with the engine's description, as JSON
+    TensorSpec("attributions", "BOOL"),  # ours: answer with what each prompt token adds, as JSON
+    TensorSpec("target", "BYTES"),  # ours: the text that is attributed; else what is generated
     TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
 )
 OUTPUTS = (

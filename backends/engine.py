@@ -6,7 +6,7 @@ for all engines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,14 +43,33 @@ class EngineRequest:
     cancelled: bool = False  # set by anyone, at any time; the engine drops the request
 
 
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """What each prompt token adds to the log likelihood of a target. Lists: one entry a token."""
+
+    gradient_x_input: list[float]
+    gradient_norm: list[float]
+    loss: float  # mean negative log likelihood of the target's tokens, in nats
+
+
 class Engine(Protocol):
     """A loaded model. ``submit`` returns at once; tokens reach the request's sink."""
 
     context_length: int  # tokens, prompt and answer together
     vocab_size: int
+    attribution_length: int  # tokens, prompt and target together; 0: no gradients
 
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. Raises `InvalidField` or `Overloaded`."""
+
+    def attribute(
+        self,
+        prompt_ids: Sequence[int],
+        target_ids: Sequence[int],
+        done: Callable[[Attribution | EngineError], None],
+    ) -> None:
+        """Queue an attribution; ``done`` is called once, from a thread of the engine's. Raises
+        `Overloaded`, `ShuttingDown`."""
 
     def describe(self) -> dict[str, Any]:
         """Static facts and gauges, as `serving` documents them. Raises `EngineError` if dead."""

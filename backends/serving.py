@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from backends.attribution import AttributionRequest
 from backends.contract import (
     INPUTS,
     OUTPUTS,
     GenerationRequest,
+    Inputs,
     TensorSpec,
     decode_request,
     flag,
@@ -105,10 +107,7 @@ class ServedModel(ABC):
                 if not isinstance(error, EngineError):
                     logger.exception("a request could not be started")
                     error = EngineError(f"{type(error).__name__}: {error}")
-                sender.send(
-                    pb_utils.InferenceResponse(error=triton_error(error)),
-                    flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-                )
+                _refuse(sender, error)
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -116,6 +115,8 @@ class ServedModel(ABC):
             return self._describe(sender)
         if (request_id := text(inputs, "cancel")) is not None:
             return _answer(sender, str(self.responder.cancel(request_id)))
+        if flag(inputs, "attributions"):
+            return self._attribute(inputs, sender)
         decoded = decode_request(inputs, request.parameters())
         if decoded.prompt is not None:
             prompt_ids = self.tokenizer.encode(decoded.prompt)
@@ -131,6 +132,15 @@ class ServedModel(ABC):
         except Exception:
             generation.abandon()
             raise
+
+    def _attribute(self, inputs: Inputs, sender: Any) -> None:  # noqa: ANN401
+        def answer(result: str | EngineError) -> None:
+            if isinstance(result, EngineError):
+                return _refuse(sender, result)
+            _answer(sender, result)
+
+        request = AttributionRequest(self.engine, self.tokenizer, answer)
+        request.start(text(inputs, "text_input"), text(inputs, "target"))
 
     def _check_lengths(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
         context, given = self.engine.context_length, len(prompt_ids)
@@ -170,6 +180,13 @@ def _answer(sender: Any, answer: str) -> None:  # noqa: ANN401
     tensor = pb_utils.Tensor("text_output", np.array([answer.encode()], dtype=np.object_))
     sender.send(
         pb_utils.InferenceResponse([tensor]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    )
+
+
+def _refuse(sender: Any, error: EngineError) -> None:  # noqa: ANN401
+    sender.send(
+        pb_utils.InferenceResponse(error=triton_error(error)),
+        flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
     )
 
 

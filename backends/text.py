@@ -32,6 +32,11 @@ class Tokenizer:
         ids: list[int] = self._tokenizer(prompt)["input_ids"]
         return ids
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Tokens of a text that follows another: without a beginning-of-sequence token."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
     def encode_chat(self, messages: list[Message]) -> list[int]:
         """Apply the model's own template (transformers renders it in Jinja's immutable sandbox)."""
         from jinja2 import TemplateError

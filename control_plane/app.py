@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from control_plane.api import errors, generate, health, models, stats
+from control_plane.api import attributions, errors, generate, health, models, stats
 from control_plane.api.metrics import metrics_router
 from control_plane.middleware.body_limit import BodyLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
@@ -31,7 +31,7 @@ def create_app(settings: ServingSettings) -> FastAPI:
     app.add_middleware(ResponseCountMiddleware)
     app.add_middleware(RequestIdMiddleware)
     errors.install(app)
-    for resource in (generate, health, stats, models):
+    for resource in (generate, attributions, health, stats, models):
         app.include_router(resource.router)
     if settings.monitoring.enabled:
         app.include_router(metrics_router(settings.monitoring.metrics_endpoint))

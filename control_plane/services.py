@@ -12,6 +12,7 @@ from control_plane.observability.metrics import EngineGauges, Metrics
 from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Catalog, Model
 from control_plane.settings import ServingSettings
+from control_plane.triton.client import TritonClient
 from control_plane.triton.control import control_metadata
 from control_plane.triton.grpc_aio import GrpcAioClient
 
@@ -21,6 +22,7 @@ class Services:
     """One control plane's parts."""
 
     settings: ServingSettings
+    client: TritonClient
     catalog: Catalog
     generation: GenerationService
     metrics: Metrics
@@ -57,6 +59,6 @@ async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
     await catalog.refresh()
     try:
         async with running(catalog.watch(triton.health_check_interval)):
-            yield Services(settings, catalog, generation, metrics, stats)
+            yield Services(settings, client, catalog, generation, metrics, stats)
     finally:
         await client.close()

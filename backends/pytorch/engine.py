@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from backends.contract import FinishReason
-from backends.engine import EngineRequest, Token
+from backends.engine import Attribution, EngineRequest, Token
 from backends.errors import EngineError, Overloaded, ShuttingDown
+from backends.pytorch.attribution import MAX_TOKENS, Attributor
 from backends.pytorch.device import gpu_memory
 from backends.pytorch.loading import Loaded
 from backends.pytorch.slots import Segment
@@ -61,6 +62,8 @@ class _Sequence:
 class PyTorchEngine:
     """Implements `backends.engine.Engine`."""
 
+    attribution_length = MAX_TOKENS
+
     def __init__(
         self,
         load: Callable[[], Loaded],
@@ -85,6 +88,7 @@ class PyTorchEngine:
         self.vocab_size = model.vocab_size
         self._runner = runner = model.runner
         self._eos_token_ids = model.eos_token_ids
+        self._attributor = Attributor(model.source, runner.device)
         self._max_queue_size = max_queue_size
         self._prefill_chunk_tokens = prefill_chunk_tokens or CHUNK_TOKENS[runner.device.type]
         self._facts = {
@@ -116,6 +120,14 @@ class PyTorchEngine:
             self._waiting.append(request)
             self._wake.notify()
 
+    def attribute(
+        self,
+        prompt_ids: Sequence[int],
+        target_ids: Sequence[int],
+        done: Callable[[Attribution | EngineError], None],
+    ) -> None:
+        self._attributor.submit(prompt_ids, target_ids, done)
+
     def describe(self) -> dict[str, Any]:
         if not self._thread.is_alive():
             raise EngineError("the engine's thread has died")
@@ -131,6 +143,7 @@ class PyTorchEngine:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        self._attributor.close()
 
     # --- the engine's thread --------------------------------------------------------------------
 

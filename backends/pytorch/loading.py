@@ -90,6 +90,7 @@ class Loaded:
     context_length: int
     vocab_size: int
     eos_token_ids: frozenset[int]
+    source: str  # where the weights can be read again
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,7 +124,7 @@ def load(options: LoadOptions) -> Loaded:
         model = _read(options.model, weights, device)  # as it is, without what was optimised
         runner = _sequential_runner(model, options, check, _TOLERANCE[kind])
         facts["fallback"] = str(reason)
-    return Loaded(runner, context, vocabulary, _eos_token_ids(model), facts)
+    return Loaded(runner, context, vocabulary, _eos_token_ids(model), options.model, facts)
 
 
 def _read(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

@@ -83,6 +83,7 @@ class ScriptedEngine:
 
     context_length = 1 << 20
     vocab_size = 1 << 20
+    attribution_length = 0
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, _Script]] = []
@@ -102,6 +103,9 @@ class ScriptedEngine:
 
     def _push(self, when: float, script: _Script) -> None:
         heapq.heappush(self._due, (when, next(self._order), script))
+
+    def attribute(self, *_: object) -> None:
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         return {

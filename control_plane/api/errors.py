@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from control_plane.api.schemas import ChatRequest, GenerateRequest
+from control_plane.api.schemas import ChatRequest, ErrorBody, GenerateRequest
 from control_plane.errors import InvalidRequest, TriadError
 
 logger = logging.getLogger(__name__)
@@ -95,3 +95,17 @@ def _nearest(field: str) -> str:
 def _sentence(problem: dict[str, Any]) -> str:
     message: str = problem["msg"]
     return message.removeprefix("Value error, ").replace("Input should be", "must be")[:300]
+
+
+def documented_errors() -> dict[int | str, dict[str, Any]]:
+    """What a route that runs a model may answer, for OpenAPI."""
+    errors: dict[int | str, str] = {
+        400: "A field is invalid, and named",
+        404: "No such model",
+        413: "The body is too large",
+        500: "The engine failed",
+        503: "Not ready, overloaded, or shutting down",
+        504: "The request took too long",
+        "default": "Any other error",
+    }
+    return {status: {"description": text, "model": ErrorBody} for status, text in errors.items()}

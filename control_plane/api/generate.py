@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
+from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import (
     AssistantMessage,
     ChatRequest,
     ChatResponse,
-    ErrorBody,
     FinalEvent,
     GenerateRequest,
     GenerateResponse,
@@ -32,15 +32,6 @@ router = APIRouter(tags=["generation"])
 
 
 def _responses() -> dict[int | str, dict[str, Any]]:
-    errors: dict[int | str, str] = {
-        400: "A field is invalid, and named",
-        404: "No such model",
-        413: "The body is too large",
-        500: "The engine failed",
-        503: "Not ready, overloaded, or shutting down",
-        504: "The request took too long",
-        "default": "Any other error",
-    }
     events = {
         "description": "The result, or with `stream: true` a stream of events: "
         "text events, then the final event, or an error in its place.",
@@ -57,10 +48,7 @@ def _responses() -> dict[int | str, dict[str, Any]]:
             }
         },
     }
-    responses: dict[int | str, dict[str, Any]] = {200: events}
-    for status, text in errors.items():
-        responses[status] = {"description": text, "model": ErrorBody}
-    return responses
+    return {200: events, **documented_errors()}
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=_responses())

@@ -64,6 +64,30 @@ class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1)
 
 
+class AttributionRequest(_Request):
+    model: str | None = Field(None, description="The default model where absent")
+    prompt: str = Field(min_length=1)
+    target: str | None = Field(
+        None, min_length=1, description="What is attributed; absent: what the model generates"
+    )
+
+
+class TokenAttribution(BaseModel):
+    token: str
+    token_id: int
+    gradient_x_input: float
+    gradient_norm: float
+
+
+class AttributionResponse(BaseModel):
+    request_id: str
+    model_name: str
+    prompt_tokens: list[TokenAttribution]
+    target: str
+    target_tokens: int
+    loss: float = Field(description="Mean negative log likelihood of the target's tokens, in nats")
+
+
 FinishReason = Literal["stop", "length"]
 
 

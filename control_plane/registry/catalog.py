@@ -147,7 +147,7 @@ class Catalog:
         facts: dict[str, Any] = {}
         async for responses in stream:
             for response in responses:
-                facts = codec.description(response)
+                facts = codec.json_answer(response)
         return facts
 
     def _mark_dead(self, model: Model, problem: str) -> None:

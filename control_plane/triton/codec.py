@@ -53,15 +53,26 @@ def describe_request(model: str) -> ModelInferRequest:
     return request
 
 
+def attribution_request(
+    model: str, request_id: str, prompt: str, target: str | None
+) -> ModelInferRequest:
+    request = ModelInferRequest(model_name=model, id=request_id)
+    _add(request, "attributions", "BOOL", _TRUE)
+    _add_bytes(request, "text_input", prompt.encode())
+    if target is not None:
+        _add_bytes(request, "target", target.encode())
+    return request
+
+
 def cancel_request(model: str, request_id: str) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id="cancel")
     _add_bytes(request, "cancel", request_id.encode())
     return request
 
 
-def description(response: ModelInferResponse) -> dict[str, Any]:
-    facts: dict[str, Any] = orjson.loads(_first(response.raw_output_contents[0]))
-    return facts
+def json_answer(response: ModelInferResponse) -> dict[str, Any]:
+    answer: dict[str, Any] = orjson.loads(_first(response.raw_output_contents[0]))
+    return answer
 
 
 def delta(response: ModelInferResponse) -> Delta:

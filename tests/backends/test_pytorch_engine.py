@@ -149,6 +149,7 @@ def make_loaded(
         context_length,
         model.config.vocab_size,
         frozenset(eos),
+        "nowhere",
         {"parameters": sum(p.numel() for p in model.parameters())},
     )
 
