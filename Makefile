@@ -1,6 +1,6 @@
 # make serve   install, start Triton and the control plane with the demo model, answer a prompt
 # make test    install what tests need, and run them all
-# make bench   measure the gateway
+# make bench   measure the gateway and the PyTorch engine, each beside what users have otherwise
 #
 # PYTHON       the Python to make the virtual environment with (3.11 to 3.13)
 # TORCH        the PyTorch to install where there is none
@@ -18,6 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
+BENCH_READY := $(VENV)/.ready-to-bench
 
 .PHONY: serve test check bench clean
 
@@ -32,8 +33,9 @@ check: $(TEST_READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 
-bench: $(TEST_READY)
+bench: $(BENCH_READY)
 	@$(BIN)/python -m tests.benchmarks.gateway $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.engine $(ARGS)
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
@@ -54,4 +56,9 @@ $(SERVE_READY): pyproject.toml | $(BIN)/python
 $(TEST_READY): $(SERVE_READY)
 	@echo "installing what the tests need"
 	@$(PIP) --editable '.[embedded,pytorch,dev]'
+	@touch $@
+
+$(BENCH_READY): $(TEST_READY)
+	@echo "installing what is measured against"
+	@$(PIP) --editable '.[embedded,pytorch,dev,bench]'
 	@touch $@

@@ -26,7 +26,7 @@ class AttributionRequest:
     """One request; a target that is not given is generated first. It is its own engine sink."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, answer: Callable[[str | EngineError], None]
+        self, engine: Engine, tokenizer: Tokenizer, answer: Callable[[bytes | EngineError], None]
     ) -> None:
         """``answer`` is called once, from a thread of the engine's, if `start` raises nothing."""
         self._engine = engine
@@ -93,4 +93,4 @@ class AttributionRequest:
             "target_tokens": len(self._target_ids),
             "loss": result.loss,
         }
-        self._answer(json.dumps(document))
+        self._answer(json.dumps(document).encode())

@@ -52,6 +52,7 @@ INPUTS = (
     TensorSpec("describe", "BOOL"),  # * ours: answer with the engine's description, as JSON
     TensorSpec("attributions", "BOOL"),  # ours: answer with what each prompt token adds, as JSON
     TensorSpec("target", "BYTES"),  # ours: the text that is attributed; else what is generated
+    TensorSpec("profile", "BOOL"),  # ours: answer with a profiler's trace of the request, gzipped
     TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
 )
 OUTPUTS = (

@@ -71,6 +71,15 @@ class Engine(Protocol):
         """Queue an attribution; ``done`` is called once, from a thread of the engine's. Raises
         `Overloaded`, `ShuttingDown`."""
 
+    def trace(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParameters,
+        done: Callable[[bytes | EngineError], None],
+    ) -> None:
+        """Serve a request under a profiler; ``done`` is called once, with the gzipped trace. Raises
+        `InvalidField` where the engine has none, `Overloaded` while another is being traced."""
+
     def describe(self) -> dict[str, Any]:
         """Static facts and gauges, as `serving` documents them. Raises `EngineError` if dead."""
 

@@ -10,6 +10,7 @@ import json
 import locale
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class ServedModel(ABC):
         if flag(inputs, "describe"):
             return self._describe(sender)
         if (request_id := text(inputs, "cancel")) is not None:
-            return _answer(sender, str(self.responder.cancel(request_id)))
+            return _answer(sender, str(self.responder.cancel(request_id)).encode())
         if flag(inputs, "attributions"):
             return self._attribute(inputs, sender)
         decoded = decode_request(inputs, request.parameters())
@@ -123,6 +124,8 @@ class ServedModel(ABC):
         else:
             prompt_ids = self.tokenizer.encode_chat(decoded.messages or [])
         self._check_lengths(decoded, prompt_ids)
+        if flag(inputs, "profile"):
+            return self.engine.trace(prompt_ids, decoded.sampling, _answering(sender))
         generation = Generation(
             request.request_id(), decoded, prompt_ids, self.tokenizer, self.responder, sender
         )
@@ -134,12 +137,7 @@ class ServedModel(ABC):
             raise
 
     def _attribute(self, inputs: Inputs, sender: Any) -> None:  # noqa: ANN401
-        def answer(result: str | EngineError) -> None:
-            if isinstance(result, EngineError):
-                return _refuse(sender, result)
-            _answer(sender, result)
-
-        request = AttributionRequest(self.engine, self.tokenizer, answer)
+        request = AttributionRequest(self.engine, self.tokenizer, _answering(sender))
         request.start(text(inputs, "text_input"), text(inputs, "target"))
 
     def _check_lengths(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
@@ -169,15 +167,21 @@ class ServedModel(ABC):
             "tokenizer_loaded": True,
             "requests": len(self.responder),
         }
-        _answer(sender, json.dumps(facts))
+        _answer(sender, json.dumps(facts).encode())
 
     def finalize(self) -> None:
         self.engine.close()
         self.responder.stop()
 
 
-def _answer(sender: Any, answer: str) -> None:  # noqa: ANN401
-    tensor = pb_utils.Tensor("text_output", np.array([answer.encode()], dtype=np.object_))
+def _answering(sender: Any) -> Callable[[bytes | EngineError], None]:  # noqa: ANN401
+    return lambda result: (
+        _refuse(sender, result) if isinstance(result, EngineError) else _answer(sender, result)
+    )
+
+
+def _answer(sender: Any, answer: bytes) -> None:  # noqa: ANN401
+    tensor = pb_utils.Tensor("text_output", np.array([answer], dtype=np.object_))
     sender.send(
         pb_utils.InferenceResponse([tensor]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     )

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from control_plane.api import attributions, errors, generate, health, models, stats
+from control_plane.api import attributions, errors, generate, health, models, profile, stats
 from control_plane.api.metrics import metrics_router
 from control_plane.middleware.body_limit import BodyLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
@@ -33,6 +33,8 @@ def create_app(settings: ServingSettings) -> FastAPI:
     errors.install(app)
     for resource in (generate, attributions, health, stats, models):
         app.include_router(resource.router)
+    if settings.debug:
+        app.include_router(profile.router)
     if settings.monitoring.enabled:
         app.include_router(metrics_router(settings.monitoring.metrics_endpoint))
     return app

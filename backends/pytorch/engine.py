@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.contract import FinishReason
+from backends.contract import FinishReason, SamplingParameters
 from backends.engine import Attribution, EngineRequest, Token
 from backends.errors import EngineError, Overloaded, ShuttingDown
 from backends.pytorch.attribution import MAX_TOKENS, Attributor
 from backends.pytorch.device import gpu_memory
 from backends.pytorch.loading import Loaded
+from backends.pytorch.profiling import Trace
 from backends.pytorch.slots import Segment
 from backends.sampling import Sampler, sample
 
@@ -105,6 +106,7 @@ class PyTorchEngine:
         # What each slot holds, and the slots without a sequence, the longest unused one first.
         self._held: list[list[int]] = [[] for _ in range(runner.slots)]
         self._free = list(range(runner.slots))
+        self._trace: Trace | None = None
         self._wake = threading.Condition()
         self._closing = False
         self._start.set()
@@ -127,6 +129,31 @@ class PyTorchEngine:
         done: Callable[[Attribution | EngineError], None],
     ) -> None:
         self._attributor.submit(prompt_ids, target_ids, done)
+
+    def trace(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParameters,
+        done: Callable[[bytes | EngineError], None],
+    ) -> None:
+        with self._wake:
+            if self._trace is not None:
+                raise Overloaded("another request is being traced, and its requests are waiting")
+            self._trace = Trace(self._after_trace(done))
+            try:
+                self.submit(EngineRequest(prompt_ids, sampling, self._trace))
+            except EngineError:
+                self._trace = None
+                raise
+
+    def _after_trace(
+        self, done: Callable[[bytes | EngineError], None]
+    ) -> Callable[[bytes | EngineError], None]:
+        def traced(result: bytes | EngineError) -> None:
+            self._trace = None
+            done(result)
+
+        return traced
 
     def describe(self) -> dict[str, Any]:
         if not self._thread.is_alive():
@@ -180,6 +207,8 @@ class PyTorchEngine:
     def _drop_ended(self) -> None:
         for sequence in [s for s in self._running if s.ended or s.request.cancelled]:
             self._running.remove(sequence)
+            if sequence.request.sink is self._trace:
+                self._trace.finish()
             self._held[sequence.slot] = sequence.ids[: sequence.computed]
             self._free.append(sequence.slot)
 
@@ -202,6 +231,8 @@ class PyTorchEngine:
                     self._runner.device,
                 )
                 self._running.append(self._sequence(request, sampler))
+                if request.sink is self._trace:
+                    self._trace.begin()
             except Exception as error:
                 _fail(request, error)
         with self._wake:

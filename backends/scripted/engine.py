@@ -107,6 +107,9 @@ class ScriptedEngine:
     def attribute(self, *_: object) -> None:
         raise NotImplementedError
 
+    def trace(self, *_: object) -> None:
+        raise InvalidField("profile", "is not possible: this engine has no profiler")
+
     def describe(self) -> dict[str, Any]:
         return {
             "backend": "scripted",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import orjson
 from fastapi import APIRouter, Request
 
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
-from control_plane.generation.attribution import attribute
+from control_plane.generation.single import ask
+from control_plane.triton import codec
 from control_plane.validation import check_request
 
 router = APIRouter(tags=["generation"])
@@ -26,17 +28,12 @@ async def attributions(
     """
     check_request(services.settings.validation, body.prompt, max_tokens=1)
     model = services.catalog.ready(body.model)
-    answer = await until_disconnect(
-        request.receive,
-        attribute(
-            services.client,
-            model,
-            request.state.request_id,
-            body.prompt,
-            body.target,
-            timeout=services.settings.request_timeout,
-        ),
+    request_id = request.state.request_id
+    message = codec.attribution_request(
+        model.name, codec.unique_id(request_id), body.prompt, body.target
     )
+    timeout = services.settings.request_timeout
+    answer = await until_disconnect(request.receive, ask(services.client, message, timeout=timeout))
     return AttributionResponse(
-        request_id=request.state.request_id, model_name=model.served_name, **answer
+        request_id=request_id, model_name=model.served_name, **orjson.loads(answer)
     )

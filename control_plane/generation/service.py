@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +75,7 @@ class GenerationService:
         self._running.add(generation)
         message = codec.generation_request(
             model.name,
-            f"{request.request_id}.{secrets.token_hex(4)}",  # clients may give one id twice
+            codec.unique_id(request.request_id),
             request.prompt,
             request.sampling,
             stream=request.stream,

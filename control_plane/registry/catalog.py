@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from control_plane.errors import (
     DeadlineExceeded,
     ModelNotFound,
@@ -147,7 +149,7 @@ class Catalog:
         facts: dict[str, Any] = {}
         async for responses in stream:
             for response in responses:
-                facts = codec.json_answer(response)
+                facts = orjson.loads(codec.answer(response))
         return facts
 
     def _mark_dead(self, model: Model, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ def describe_request(model: str) -> ModelInferRequest:
     return request
 
 
+def unique_id(request_id: str) -> str:
+    """For Triton: clients may give one id twice, and a request is cancelled by its id."""
+    return f"{request_id}.{secrets.token_hex(4)}"
+
+
 def attribution_request(
     model: str, request_id: str, prompt: str, target: str | None
 ) -> ModelInferRequest:
@@ -64,15 +70,25 @@ def attribution_request(
     return request
 
 
+def profile_request(
+    model: str, request_id: str, prompt: str, sampling: Mapping[str, Any]
+) -> ModelInferRequest:
+    request = ModelInferRequest(model_name=model, id=request_id)
+    _add(request, "profile", "BOOL", _TRUE)
+    _add_bytes(request, "text_input", prompt.encode())
+    _add_bytes(request, "sampling_parameters", orjson.dumps(sampling))
+    return request
+
+
 def cancel_request(model: str, request_id: str) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id="cancel")
     _add_bytes(request, "cancel", request_id.encode())
     return request
 
 
-def json_answer(response: ModelInferResponse) -> dict[str, Any]:
-    answer: dict[str, Any] = orjson.loads(_first(response.raw_output_contents[0]))
-    return answer
+def answer(response: ModelInferResponse) -> bytes:
+    """Of a request that has one response: to `describe`, `attributions`, `profile`."""
+    return _first(response.raw_output_contents[0])
 
 
 def delta(response: ModelInferResponse) -> Delta:

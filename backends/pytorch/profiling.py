@@ -1,0 +1,56 @@
+"""A profiler's trace of one request, with all that the engine computes meanwhile.
+
+The trace is Chrome's JSON, gzipped: chrome://tracing and https://ui.perfetto.dev open it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from backends.contract import FinishReason
+from backends.engine import Token
+from backends.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+
+class Trace:
+    """The sink of the request that is traced; `begin` and `finish` are for the engine's thread."""
+
+    def __init__(self, done: Callable[[bytes | EngineError], None]) -> None:
+        self._done = done
+        self._profiler: profile | None = None
+        self._error: EngineError | None = None
+
+    def put(self, token: Token, finish_reason: FinishReason | None) -> None:
+        pass  # what is generated is of no interest here
+
+    def fail(self, error: EngineError) -> None:
+        self._error = error
+        if self._profiler is None:  # it will not be finished
+            self._done(error)
+
+    def begin(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(ProfilerActivity.CUDA)
+        self._profiler = profile(activities=activities, record_shapes=True)
+        self._profiler.start()
+
+    def finish(self) -> None:
+        assert self._profiler is not None
+        self._profiler.stop()
+        if self._error is not None:
+            return self._done(self._error)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "trace.json"
+            self._profiler.export_chrome_trace(str(file))
+            trace = gzip.compress(file.read_bytes())
+        self._done(trace)
