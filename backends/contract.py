@@ -46,6 +46,7 @@ INPUTS = (
     TensorSpec("return_num_input_tokens", "BOOL"),
     TensorSpec("return_num_output_tokens", "BOOL"),
     TensorSpec("return_logprobs", "BOOL"),
+    TensorSpec("return_prompt_logprobs", "BOOL"),  # ours
     TensorSpec("return_cumulative_logprob", "BOOL"),
     TensorSpec("return_token_ids", "BOOL"),  # ours
     TensorSpec("resume_token_ids", "INT32", (-1,)),  # ours: output tokens delivered before
@@ -61,6 +62,7 @@ OUTPUTS = (
     TensorSpec("num_input_tokens", "UINT32", (1,)),
     TensorSpec("num_output_tokens", "UINT32", (-1,)),  # of this response, not of the request
     TensorSpec("logprobs", "BYTES", (-1,)),  # JSON, a list with one entry a token
+    TensorSpec("prompt_logprobs", "BYTES", (-1,)),  # ours: so too, once; null for the first token
     TensorSpec("cumulative_logprob", "FP32", (-1,)),
     TensorSpec("token_ids", "INT32", (-1,)),  # ours
 )
@@ -122,6 +124,7 @@ class SamplingParameters:
     seed: int | None = None
     ignore_eos: bool = False
     logprobs: int | None = None  # alternatives reported a token, 0 to 20
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens
     # Token id and what is added to its logit, -100 to 100; as JSON an object, keys are strings.
     logit_bias: tuple[tuple[int, float], ...] = ()
 
@@ -145,8 +148,9 @@ class SamplingParameters:
             _integer("seed", self.seed, 0, 2**63 - 1)
         if not isinstance(self.ignore_eos, bool):
             raise InvalidField("ignore_eos", "must be true or false")
-        if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, 20)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), 0, 20)
         put("logit_bias", _logit_bias(self.logit_bias))
 
     @property
@@ -288,26 +292,30 @@ class ResponseChunk:
     num_input_tokens: int
     logprobs: list[list[Logprob]] | None = None  # an entry a token: the chosen one, then the top
     cumulative_logprob: float = 0.0
+    prompt_logprobs: list[list[Logprob]] | None = None  # of the prompt's second token and on
 
 
 def _bytes(text: str) -> NDArray[Any]:
     return np.array([text.encode()], dtype=np.object_)
 
 
-def _logprobs_json(entries: list[list[Logprob]] | None) -> str:
+def _logprobs_json(entries: list[list[Logprob]] | None, before: tuple[None, ...] = ()) -> str:
     if entries is None:
         return "null"
     return json.dumps(
         [
-            {
-                str(p.token_id): {
-                    "logprob": p.logprob,
-                    "rank": p.rank,
-                    "decoded_token": p.decoded_token,
+            *before,
+            *(
+                {
+                    str(p.token_id): {
+                        "logprob": p.logprob,
+                        "rank": p.rank,
+                        "decoded_token": p.decoded_token,
+                    }
+                    for p in entry
                 }
-                for p in entry
-            }
-            for entry in entries
+                for entry in entries
+            ),
         ]
     )
 
@@ -325,6 +333,10 @@ def encode_response(
         tensors.append(("num_output_tokens", np.array([len(chunk.token_ids)], np.uint32)))
     if "logprobs" in returns:
         tensors.append(("logprobs", _bytes(_logprobs_json(chunk.logprobs))))
+    if "prompt_logprobs" in returns:
+        # Nothing comes before the first token that could make it likely or not.
+        text = _logprobs_json(chunk.prompt_logprobs, before=(None,))
+        tensors.append(("prompt_logprobs", _bytes(text)))
     if "cumulative_logprob" in returns:
         tensors.append(("cumulative_logprob", np.array([chunk.cumulative_logprob], np.float32)))
     if "token_ids" in returns:

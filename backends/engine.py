@@ -22,6 +22,7 @@ class Token:
     logprob: float | None = None
     rank: int = 0
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most probable first
+    prompt: tuple[Token, ...] = ()  # with the first one: the prompt's second token and on
 
 
 class Sink(Protocol):

@@ -113,6 +113,8 @@ class Generation:
         if chunk.finish_reason is not None:
             return  # generated between a stop string and the engine's hearing of it
         chunk.token_ids.append(token.id)
+        if token.prompt:
+            chunk.prompt_logprobs = [self._logprobs(part) for part in token.prompt]
         self._add_logprobs(token)
         text, stopped = self._stops.push(self._detokenizer.push(token.id))
         if finish_reason and not stopped:
@@ -129,13 +131,16 @@ class Generation:
         self._cumulative_logprob += token.logprob
         self._chunk.cumulative_logprob = self._cumulative_logprob
         if self._chunk.logprobs is not None:
-            top = [(id_, p, rank) for rank, (id_, p) in enumerate(token.top, 1) if id_ != token.id]
-            self._chunk.logprobs.append(
-                [
-                    Logprob(id_, p, rank, self._tokenizer.decode([id_]))
-                    for id_, p, rank in [(token.id, token.logprob, token.rank), *top]
-                ]
-            )
+            self._chunk.logprobs.append(self._logprobs(token))
+
+    def _logprobs(self, token: Token) -> list[Logprob]:
+        """The token itself, then its alternatives."""
+        assert token.logprob is not None
+        top = [(id_, p, rank) for rank, (id_, p) in enumerate(token.top, 1) if id_ != token.id]
+        return [
+            Logprob(id_, p, rank, self._tokenizer.decode([id_]))
+            for id_, p, rank in [(token.id, token.logprob, token.rank), *top]
+        ]
 
     def _new_chunk(self, text: str | None = "") -> ResponseChunk:
         wants = "logprobs" in self._request.returns and self._request.sampling.logprobs is not None

@@ -39,7 +39,7 @@ class Sampler:
         vocab_size: int,
         device: torch.device,
     ) -> None:
-        for id_ in (*prompt_ids, *output_ids):
+        for id_ in (*prompt_ids, *output_ids, *(id_ for id_, _ in parameters.logit_bias)):
             if not 0 <= id_ < vocab_size:
                 raise IndexError(f"token {id_} is outside the model's vocabulary of {vocab_size}")
         self.parameters = parameters
@@ -143,7 +143,9 @@ def sample(samplers: Sequence[Sampler], logits: Tensor) -> list[Token]:
     for sampler, token_id in zip(samplers, token_ids, strict=True):
         sampler.count(token_id)
     return [
-        Token(token_id) if s.parameters.logprobs is None else _with_logprobs(s, token_id, row)
+        Token(token_id)
+        if s.parameters.logprobs is None
+        else with_logprobs([token_id], row[None], s.parameters.logprobs)[0]
         for s, token_id, row in zip(samplers, token_ids, logits, strict=True)
     ]
 
@@ -255,13 +257,23 @@ def _unseeded(device: torch.device) -> torch.Generator:
     return _generators[device]
 
 
-def _with_logprobs(sampler: Sampler, token_id: int, logits: Tensor) -> Token:
+def with_logprobs(token_ids: Sequence[int], logits: Tensor, count: int) -> list[Token]:
+    """Tokens with their log probabilities and ``count`` alternatives each, under the model alone.
+
+    ``logits``: FP32 [tokens, vocabulary].
+    """
     logprobs = logits.log_softmax(-1)
-    count = min(sampler.parameters.logprobs or 0, logits.numel())
-    top = logprobs.topk(count)
-    return Token(
-        token_id,
-        logprob=float(logprobs[token_id]),
-        rank=int((logprobs > logprobs[token_id]).sum()) + 1,
-        top=tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)),
-    )
+    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])
+    ranks = (logprobs > chosen).sum(-1) + 1
+    top = logprobs.topk(min(count, logits.shape[-1]), dim=-1)
+    return [
+        Token(token_id, logprob, rank, tuple(zip(ids, values, strict=True)))
+        for token_id, logprob, rank, ids, values in zip(
+            token_ids,
+            chosen[:, 0].tolist(),
+            ranks.tolist(),
+            top.indices.tolist(),
+            top.values.tolist(),
+            strict=True,
+        )
+    ]

@@ -153,6 +153,11 @@ class ServedModel(ABC):
             raise InvalidField(
                 "max_tokens", f"must be from 1 to {context}, the model's context in tokens"
             )
+        for id_, _ in request.sampling.logit_bias:
+            if id_ >= self.engine.vocab_size:
+                raise InvalidField(
+                    "logit_bias", f"must have token ids from 0 to {self.engine.vocab_size - 1}"
+                )
         resumed, left = request.resume_token_ids, min(request.sampling.max_tokens, context - given)
         vocabulary = self.engine.vocab_size
         if len(resumed) >= left or any(not 0 <= id_ < vocabulary for id_ in resumed):

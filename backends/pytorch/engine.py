@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from backends.pytorch.device import gpu_memory
 from backends.pytorch.loading import Loaded
 from backends.pytorch.profiling import Trace
 from backends.pytorch.slots import Segment
-from backends.sampling import Sampler, sample
+from backends.sampling import Sampler, sample, with_logprobs
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,27 @@ class _Sequence:
         self.ids = [*request.prompt_ids, *request.output_ids]
         self.computed = computed  # how many of `ids` are in the slot
         self.ended = False
+        self.prompt_logprobs: list[Token] = []
 
     @property
     def left(self) -> int:
         return len(self.ids) - self.computed
+
+    @property
+    def wants_prompt(self) -> bool:
+        return self.request.sampling.prompt_logprobs is not None
+
+    def last(self, segment: Segment) -> int:
+        """How many of a segment's tokens need logits."""
+        in_prompt = segment.start < len(self.request.prompt_ids)
+        return segment.length if self.wants_prompt and in_prompt else 1
+
+    def note_prompt(self, segment: Segment, logits: Tensor) -> None:
+        """``logits``: after each of the segment's tokens."""
+        count = self.request.sampling.prompt_logprobs
+        following = self.request.prompt_ids[segment.start + 1 : segment.end + 1]
+        if count is not None and following:
+            self.prompt_logprobs += with_logprobs(following, logits[: len(following)], count)
 
 
 class PyTorchEngine:
@@ -91,7 +109,9 @@ class PyTorchEngine:
         self._eos_token_ids = model.eos_token_ids
         self._attributor = Attributor(model.source, runner.device)
         self._max_queue_size = max_queue_size
-        self._prefill_chunk_tokens = prefill_chunk_tokens or CHUNK_TOKENS[runner.device.type]
+        self._prefill_chunk_tokens = prefill_chunk_tokens or CHUNK_TOKENS.get(
+            runner.device.type, 512
+        )
         self._facts = {
             "backend": "pytorch",
             "type": "causal_lm",
@@ -138,22 +158,13 @@ class PyTorchEngine:
     ) -> None:
         with self._wake:
             if self._trace is not None:
-                raise Overloaded("another request is being traced, and its requests are waiting")
-            self._trace = Trace(self._after_trace(done))
+                raise Overloaded("another request is being profiled")
+            self._trace = Trace(done)
             try:
                 self.submit(EngineRequest(prompt_ids, sampling, self._trace))
             except EngineError:
                 self._trace = None
                 raise
-
-    def _after_trace(
-        self, done: Callable[[bytes | EngineError], None]
-    ) -> Callable[[bytes | EngineError], None]:
-        def traced(result: bytes | EngineError) -> None:
-            self._trace = None
-            done(result)
-
-        return traced
 
     def describe(self) -> dict[str, Any]:
         if not self._thread.is_alive():
@@ -193,10 +204,9 @@ class PyTorchEngine:
                 for i in range(0, len(step), size):
                     self._compute(step[i : i + size])
                 self._drop_ended()
-        for sequence in self._running:
-            sequence.request.sink.fail(ShuttingDown("the model is being unloaded"))
-        for request in self._waiting:
+        for request in [*(s.request for s in self._running), *self._waiting]:
             request.sink.fail(ShuttingDown("the model is being unloaded"))
+            self._left(request)
 
     def _wait(self) -> bool:
         """Until there is work. False: the engine is closing."""
@@ -207,10 +217,14 @@ class PyTorchEngine:
     def _drop_ended(self) -> None:
         for sequence in [s for s in self._running if s.ended or s.request.cancelled]:
             self._running.remove(sequence)
-            if sequence.request.sink is self._trace:
-                self._trace.finish()
+            self._left(sequence.request)
             self._held[sequence.slot] = sequence.ids[: sequence.computed]
             self._free.append(sequence.slot)
+
+    def _left(self, request: EngineRequest) -> None:
+        if self._trace is not None and request.sink is self._trace:
+            trace, self._trace = self._trace, None
+            trace.finish()
 
     def _admit(self) -> None:
         """Give free slots to waiting requests, in their order."""
@@ -230,11 +244,12 @@ class PyTorchEngine:
                     self.vocab_size,
                     self._runner.device,
                 )
-                self._running.append(self._sequence(request, sampler))
-                if request.sink is self._trace:
+                if self._trace is not None and request.sink is self._trace:
                     self._trace.begin()
+                self._running.append(self._sequence(request, sampler))
             except Exception as error:
                 _fail(request, error)
+                self._left(request)
         with self._wake:
             self._waiting.extendleft(reversed(later))
             if any(request.cancelled for request in self._waiting):
@@ -245,7 +260,7 @@ class PyTorchEngine:
         if not ids:
             raise ValueError("the prompt is empty")
         slot, computed = self._free[0], 0
-        if self._runner.shares_prefixes:
+        if self._runner.shares_prefixes and request.sampling.prompt_logprobs is None:
             source, computed = self._longest_prefix(ids)
             if source in self._free and 2 * computed >= len(self._held[source]):
                 slot = source  # most of what it holds goes on being of use
@@ -271,7 +286,7 @@ class PyTorchEngine:
 
     def _shares_with_a_prompt_in_progress(self, request: EngineRequest) -> bool:
         """Whether waiting for a prompt that is being computed saves computing it twice."""
-        if not self._runner.shares_prefixes:
+        if not self._runner.shares_prefixes or request.sampling.prompt_logprobs is not None:
             return False
         prompts = [s for s in self._running if s.left > 1]
         if not prompts:
@@ -304,6 +319,7 @@ class PyTorchEngine:
             logits = self._runner.compute(
                 [segment for _, segment in step],
                 [sequence.ids[segment.start : segment.end] for sequence, segment in step],
+                last := [sequence.last(segment) for sequence, segment in step],
             )
         except Exception as error:
             if len(step) == 1:
@@ -311,6 +327,11 @@ class PyTorchEngine:
             for part in step:  # one of them is at fault
                 self._compute([part])
             return
+        if any(sequence.wants_prompt for sequence, _ in step):
+            parts = torch.split(logits, last)
+            for (sequence, segment), rows in zip(step, parts, strict=True):
+                sequence.note_prompt(segment, rows)
+            logits = torch.stack([rows[-1] for rows in parts])
         for sequence, segment in step:
             sequence.computed = segment.end
         self._emit([sequence for sequence, _ in step], logits)
@@ -320,18 +341,23 @@ class PyTorchEngine:
         if not rows:
             return
         ready = [step[i] for i in rows]
+        if len(rows) < len(step):
+            logits = logits[rows]
         try:
-            tokens = sample(
-                [s.sampler for s in ready], logits if len(rows) == len(step) else logits[rows]
-            )
+            tokens = sample([s.sampler for s in ready], logits)
         except Exception as error:
-            for sequence in ready:
-                self._end(sequence, error)
+            if len(ready) == 1:
+                return self._end(ready[0], error)
+            for sequence, row in zip(ready, logits, strict=True):  # one of them is at fault
+                self._emit([sequence], row[None])
             return
         for sequence, token in zip(ready, tokens, strict=True):
             self._put(sequence, token)
 
     def _put(self, sequence: _Sequence, token: Token) -> None:
+        if sequence.prompt_logprobs:
+            token = replace(token, prompt=tuple(sequence.prompt_logprobs))
+            sequence.prompt_logprobs = []
         sequence.ids.append(token.id)
         finish_reason = self._finish_reason(sequence, token.id)
         sequence.ended = finish_reason is not None

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 class Trace:
-    """The sink of the request that is traced; `begin` and `finish` are for the engine's thread."""
+    """The sink of the request that is traced. The engine's thread calls `begin` before it computes
+    anything of it, and `finish` once, when the request has left, however it did."""
 
     def __init__(self, done: Callable[[bytes | EngineError], None]) -> None:
         self._done = done
@@ -34,8 +35,6 @@ class Trace:
 
     def fail(self, error: EngineError) -> None:
         self._error = error
-        if self._profiler is None:  # it will not be finished
-            self._done(error)
 
     def begin(self) -> None:
         activities = [ProfilerActivity.CPU]
@@ -45,10 +44,10 @@ class Trace:
         self._profiler.start()
 
     def finish(self) -> None:
-        assert self._profiler is not None
-        self._profiler.stop()
-        if self._error is not None:
-            return self._done(self._error)
+        if self._profiler is not None:
+            self._profiler.stop()
+        if self._error is not None or self._profiler is None:
+            return self._done(self._error or EngineError("the request was not computed"))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "trace.json"
             self._profiler.export_chrome_trace(str(file))

@@ -31,8 +31,14 @@ class Runner(Protocol):
     max_segments: int  # a step has no more
     shares_prefixes: bool  # whether `copy` works, and a segment may start within what a slot holds
 
-    def compute(self, segments: Sequence[Segment], ids: Sequence[Sequence[int]]) -> Tensor:
-        """The logits FP32 [segments, vocabulary] after each segment's last token.
+    def compute(
+        self,
+        segments: Sequence[Segment],
+        ids: Sequence[Sequence[int]],
+        last: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The logits FP32 [sum of last, vocabulary] after the ``last`` tokens of each segment; of
+        one token each if that is not given.
 
         ``segments``: at most one a slot; those of one token first, by slot. ``ids``: of each
         segment. What a slot holds from the segment's start on is replaced.
@@ -57,23 +63,22 @@ class SlotRunner:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION)
 
-    def compute(self, segments: Sequence[Segment], ids: Sequence[Sequence[int]]) -> Tensor:
-        return self.compute_all(segments, ids, [s.length - 1 for s in segments])
-
     @torch.inference_mode()
-    def compute_all(
-        self, segments: Sequence[Segment], ids: Sequence[Sequence[int]], first: Sequence[int]
+    def compute(
+        self,
+        segments: Sequence[Segment],
+        ids: Sequence[Sequence[int]],
+        last: Sequence[int] | None = None,
     ) -> Tensor:
-        """As `compute`, with the logits of each segment's tokens from number ``first`` on."""
         device = self.device
         decodes = sum(s.length == 1 for s in segments)
         step = Step.plan(segments, decodes, device)
         self._cache.begin(step)
         wanted: list[int] = []
-        offset = 0
-        for segment, begin in zip(segments, first, strict=True):
-            wanted.extend(range(offset + begin, offset + segment.length))
-            offset += segment.length
+        end = 0
+        for segment, count in zip(segments, last or [1] * len(segments), strict=True):
+            end += segment.length
+            wanted.extend(range(end - count, end))
         keep = torch.tensor(wanted, device=device)
         logits: Tensor = self._model(
             input_ids=torch.tensor([[i for part in ids for i in part]], device=device),
@@ -105,8 +110,13 @@ class SequentialRunner:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
-    def compute(self, segments: Sequence[Segment], ids: Sequence[Sequence[int]]) -> Tensor:
-        (segment,) = segments
+    def compute(
+        self,
+        segments: Sequence[Segment],
+        ids: Sequence[Sequence[int]],
+        last: Sequence[int] | None = None,
+    ) -> Tensor:
+        (segment,), (count,) = segments, last or (1,)
         slot, given = segment.slot, list(ids[0])
         if self._caches is None:
             given = self._ids.get(slot, [])[: segment.start] + given
@@ -119,8 +129,8 @@ class SequentialRunner:
         logits: Tensor = self._model(
             input_ids=torch.tensor([given], device=self.device),
             **options,
-            **({"logits_to_keep": 1} if self._keeps_logits else {}),
-        ).logits[:, -1]
+            **({"logits_to_keep": count} if self._keeps_logits else {}),
+        ).logits[0, -count:]
         return logits.float()
 
     def copy(self, source: int, target: int, length: int) -> None:

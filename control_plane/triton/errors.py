@@ -35,6 +35,7 @@ _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "", PayloadTooLarge),
     (grpc.StatusCode.NOT_FOUND, "", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "requests are waiting", Overloaded),
+    (grpc.StatusCode.UNAVAILABLE, "request is being profiled", Overloaded),
     (grpc.StatusCode.UNAVAILABLE, "being unloaded", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "unknown model", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "protocol is restricted", ProtocolRestricted),

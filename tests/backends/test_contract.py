@@ -28,6 +28,7 @@ FLAGS_FOR_OUTPUTS = (
     "num_input_tokens",
     "num_output_tokens",
     "logprobs",
+    "prompt_logprobs",
     "cumulative_logprob",
     "token_ids",
 )
@@ -263,6 +264,7 @@ INVALID_VALUES: dict[str, list[object]] = {
     "seed": [-1, 2**63, 1.0, NAN, True, "1"],
     "ignore_eos": [0, 1, "true", None, []],
     "logprobs": [-1, 21, 1.0, True, "1"],
+    "prompt_logprobs": [-1, 21, 1.0, True, "1"],
     "logit_bias": [
         *([5], "5", 1, {"a": 1}, {"-1": 1}, {"1.5": 1}, {"5": "1"}, {"5": None}, {"5": True}),
         *({"5": 100.1}, {"5": -101}, {"5": NAN}, {str(i): 1 for i in range(1025)}, {"9" * 30: 1}),

@@ -398,6 +398,7 @@ def test_hostile_parameters_change_nothing_for_others(
     prompts = [random_prompt(seed, 20 + seed) for seed in range(8)]
     hostile = [submit(engine, [1 + i], **wish)[0] for i, wish in enumerate(HOSTILE)]
     outside = [submit(engine, [VOCABULARY + 5]), submit(engine, []), submit(engine, [-1])]
+    outside.append(submit(engine, [1], logit_bias={str(VOCABULARY): 1}))
     sinks = [submit(engine, prompt, max_tokens=30)[1] for prompt in prompts]
     for prompt, sink in zip(prompts, sinks, strict=True):
         assert sink.wait().ids == generate(tiny_qwen2, prompt, 30)
@@ -411,6 +412,31 @@ def test_logit_bias_forbids_and_forces(engine: PyTorchEngine) -> None:
     plain = run(engine, [1, 2, 3])
     assert run(engine, [1, 2, 3], logit_bias={str(plain[0]): -100})[0] != plain[0]
     assert run(engine, [1, 2, 3], logit_bias={"77": 100}) == [77] * 12
+
+
+@pytest.mark.parametrize("chunk", [7, CHUNK])
+def test_prompt_logprobs_are_those_of_one_pass(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel, chunk: int
+) -> None:
+    engine = make_engine(prefill_chunk_tokens=chunk)
+    prompt = random_prompt(6, 30)
+    run(engine, prompt)  # what is held now must be computed again
+    beside = [submit(engine, random_prompt(seed, 9), max_tokens=60)[1] for seed in range(3)]
+    tokens = submit(engine, prompt, prompt_logprobs=2)[1].wait().tokens
+    with torch.inference_mode():
+        expected = tiny_qwen2(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    first, *rest = tokens
+    assert [part.id for part in first.prompt] == prompt[1:]
+    assert all(not token.prompt for token in rest)
+    for place, part in enumerate(first.prompt):
+        row = expected[place]
+        assert part.logprob == pytest.approx(float(row[part.id]), abs=1e-4)
+        assert part.rank == int((row > row[part.id]).sum()) + 1
+        assert [id_ for id_, _ in part.top] == row.topk(2).indices.tolist()
+    assert [token.id for token in tokens] == generate(tiny_qwen2, prompt)
+    assert submit(engine, [5], prompt_logprobs=1)[1].wait().tokens[0].prompt == ()
+    for sink in beside:
+        assert len(sink.wait().ids) == 60
 
 
 # --- what was computed before -------------------------------------------------------------------

@@ -65,6 +65,23 @@ def test_optional_outputs_come_when_asked_for(server: TriadServer) -> None:
     assert full.responses[-1]["cumulative_logprob"][0] == pytest.approx(total, rel=1e-4)
 
 
+def test_prompt_logprobs_come_once(server: TriadServer) -> None:
+    sampling = GREEDY | {"prompt_logprobs": 1}
+    answer = infer(
+        *(server.grpc, "demo"),
+        text_input=FRANCE,
+        stream=True,
+        sampling_parameters=sampling,
+        return_prompt_logprobs=True,
+    )
+    first, *rest = [json.loads(r["prompt_logprobs"][0]) for r in answer.responses]
+    assert rest == [None] * len(rest)
+    assert first[0] is None
+    words = [next(iter(entry.values())) for entry in first[1:]]
+    assert FRANCE.endswith("".join(word["decoded_token"] for word in words))
+    assert all(word["logprob"] <= 0 and word["rank"] >= 1 for word in words)
+
+
 def test_messages_go_through_the_chat_template(server: TriadServer) -> None:
     messages = json.dumps([{"role": "user", "content": FRANCE}])
     answer = infer(server.grpc, "demo", messages=messages, sampling_parameters=GREEDY)
@@ -99,6 +116,10 @@ def test_a_resumed_request_goes_on_where_it_stopped(server: TriadServer) -> None
         ({"stream": False}, "text_input: "),
         ({"messages": "[]"}, "messages: "),
         ({"text_input": FRANCE, "resume_token_ids": [10**6]}, "resume_token_ids: "),
+        (
+            {"text_input": FRANCE, "sampling_parameters": {"logit_bias": {"99999": 1}}},
+            "logit_bias: ",
+        ),
     ],
 )
 def test_errors_have_a_true_status_and_name_the_field(
