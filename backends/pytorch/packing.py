@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-EXPECTED_ROWS = 16  # what the layout is tuned for
+EXPECTED_ROWS = 16
+"""What the layout is tuned for. More rows are padded to a multiple of it: oneDNN compiles and keeps
+a kernel for every number of rows that it meets."""
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest result
 
@@ -37,6 +39,14 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, input: Tensor) -> Tensor:
+        rows = input.numel() // self.in_features
+        if rows <= EXPECTED_ROWS or not rows % EXPECTED_ROWS:
+            return self._compute(input)
+        padded = input.new_zeros(rows + -rows % EXPECTED_ROWS, self.in_features)
+        padded[:rows] = input.reshape(rows, self.in_features)
+        return self._compute(padded)[:rows].view(*input.shape[:-1], self.out_features)
+
+    def _compute(self, input: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(
             input, self._weight, self._bias, "none", [], ""
         )

@@ -39,7 +39,7 @@ from backends.errors import EngineError, Overloaded, ShuttingDown
 from backends.pytorch.engine import WORTH_COPYING, PyTorchEngine
 from backends.pytorch.loading import Loaded
 from backends.pytorch.runner import SlotRunner, layer_shapes
-from backends.pytorch.slots import SlotCache
+from backends.pytorch.slots import Segment, SlotCache
 
 VOCABULARY = 128
 CHUNK = 128  # the default
@@ -568,6 +568,35 @@ def test_a_long_prompt_does_not_hold_up_the_others(make_engine: MakeEngine) -> N
     assert len(short.wait().ids) == 20
     assert not long.started.is_set()
     assert len(long.wait().ids) == 12
+
+
+def test_long_prompts_hold_running_answers_up_by_one_chunk_at_most(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step gives each running answer a token, and computes no more of prompts than a chunk."""
+    steps: list[list[Segment]] = []
+    compute = SlotRunner.compute
+
+    def record(runner: SlotRunner, segments: list[Segment], *rest: Any) -> torch.Tensor:  # noqa: ANN401
+        steps.append(segments)
+        return compute(runner, segments, *rest)
+
+    monkeypatch.setattr(SlotRunner, "compute", record)
+    engine = make_engine(prefill_chunk_tokens=64)
+    answers = [submit(engine, random_prompt(seed, 9), max_tokens=150) for seed in range(8)]
+    assert all(sink.started.wait(PATIENCE_SECONDS) for _, sink in answers)
+    begun = len(steps)
+    long = [submit(engine, random_prompt(50 + n, 600 + 100 * n))[1] for n in range(4)]
+    for sink in long:
+        sink.wait()
+    while_long = steps[begun:-1]
+    assert sum(s.length for step in while_long for s in step if s.length > 1) >= 2400
+    for step in while_long:
+        assert sum(s.length for s in step if s.length > 1) <= 64
+        if any(s.start > 9 and s.length == 1 for s in step):
+            assert sum(s.length == 1 for s in step) >= 8
+    for _, sink in answers:
+        assert len(sink.wait().ids) == 150
 
 
 # --- limits and failures ------------------------------------------------------------------------
