@@ -117,13 +117,15 @@ def load(options: LoadOptions) -> Loaded:
         if not deviation < _TOLERANCE[kind]:
             raise Unsuitable(f"its batched logits differ by {deviation:.2g} from its own")
     except Unsuitable as reason:
+        if options.compile_model:
+            raise ValueError(f"compile_model: {reason}") from reason
         logger.warning(
             "%s is served one sequence at a time, without continuous batching: %s",
             *(type(model).__name__, reason),
         )
         model = _read(options.model, weights, device)  # as it is, without what was optimised
         runner = _sequential_runner(model, options, check, _TOLERANCE[kind])
-        facts["fallback"] = str(reason)
+        facts |= {"fallback": str(reason), "dtype": str(weights).removeprefix("torch.")}
     return Loaded(runner, context, vocabulary, _eos_token_ids(model), options.model, facts)
 
 

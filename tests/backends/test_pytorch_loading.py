@@ -221,6 +221,17 @@ def test_what_cannot_be_is_refused_by_name(
         load(LoadOptions.of(str(qwen2[0]), parameters))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiler_that_is_missing_is_an_error(
+    qwen2: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    torch._dynamo.reset()
+    with pytest.raises(ValueError, match=r"^compile_model: "):
+        load(LoadOptions.of(str(qwen2[0]), {"compile_model": "true"}))
+
+
 def test_a_load_that_fails_fails_the_engine(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         start(tmp_path / "nowhere")
