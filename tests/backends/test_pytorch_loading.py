@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,12 @@ SEQUENTIAL: dict[str, dict[str, Any]] = {
 }
 
 
+NEEDS_COMPILER = pytest.mark.skipif(
+    shutil.which("g++") is None or not Path(sysconfig.get_path("include"), "Python.h").exists(),
+    reason="torch.compile needs a C++ compiler and Python's headers",
+)
+
+
 def save_random(model_type: str, special: dict[str, Any], folder: Path) -> PreTrainedModel:
     torch.manual_seed(1)
     values = special if special is GPT else SMALL | special
@@ -171,7 +179,7 @@ def test_what_slots_cannot_hold_is_served_all_the_same(
         ({"optimization_level": "O3"}, "O3", "bfloat16"),
         ({"torch_dtype": "bfloat16"}, "O3", "bfloat16"),
         ({"quantization": "int8"}, "O0", "int8"),
-        ({"compile_model": "true"}, "O0", "float32"),
+        pytest.param({"compile_model": "true"}, "O0", "float32", marks=NEEDS_COMPILER),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own
