@@ -9,8 +9,8 @@ from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
-from control_plane.generation.single import ask
 from control_plane.triton import codec
+from control_plane.triton.client import ask
 from control_plane.validation import check_request
 
 router = APIRouter(tags=["generation"])

@@ -23,7 +23,7 @@ from control_plane.errors import (
     TriadError,
 )
 from control_plane.triton import codec
-from control_plane.triton.client import TritonClient
+from control_plane.triton.client import TritonClient, ask
 
 logger = logging.getLogger(__name__)
 
@@ -145,11 +145,8 @@ class Catalog:
             self._mark_dead(model, f"does not answer: {error}")
 
     async def _describe(self, name: str) -> dict[str, Any]:
-        stream = self._client.infer(codec.describe_request(name), timeout=self._timeout)
-        facts: dict[str, Any] = {}
-        async for responses in stream:
-            for response in responses:
-                facts = orjson.loads(codec.answer(response))
+        answer = await ask(self._client, codec.describe_request(name), timeout=self._timeout)
+        facts: dict[str, Any] = orjson.loads(answer)
         return facts
 
     def _mark_dead(self, model: Model, problem: str) -> None:

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
+from control_plane.errors import EngineFailed
+from control_plane.triton import codec
+
 
 class InferStream(Protocol):
     """One request's responses, on a gRPC stream of its own.
@@ -38,3 +41,18 @@ class TritonClient(Protocol):
     async def model_config(self, name: str, *, timeout: float) -> dict[str, Any]: ...
 
     async def close(self) -> None: ...
+
+
+async def ask(client: TritonClient, request: ModelInferRequest, *, timeout: float) -> bytes:
+    """The answer to a request that has one response and no tokens. Raises `TriadError`."""
+    stream = client.infer(request, timeout=timeout)
+    answer: bytes | None = None
+    try:
+        async for responses in stream:
+            for response in responses:
+                answer = codec.answer(response)
+    finally:
+        stream.cancel()
+    if answer is None:
+        raise EngineFailed("the model ended the stream early")
+    return answer
