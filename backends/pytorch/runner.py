@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from backends.pytorch.slots import ATTENTION, LayerShape, Segment, SlotCache, Step
+from backends.pytorch.slots import ATTENTION, LayerShape, Segment, SlotCache, Step, begin
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class SlotRunner:
         device = self.device
         decodes = sum(s.length == 1 for s in segments)
         step = Step.plan(segments, decodes, device)
-        self._cache.begin(step)
+        begin(step)
         wanted: list[int] = []
         end = 0
         for segment, count in zip(segments, last or [1] * len(segments), strict=True):

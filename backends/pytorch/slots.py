@@ -14,9 +14,10 @@ It plugs into unmodified transformers models through their `AttentionInterface`,
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,19 @@ class Step:
         )
 
 
+class _Thread(threading.local):
+    step: Step
+
+
+_thread = _Thread()
+
+
+def begin(step: Step) -> None:
+    """This thread's next forward pass computes ``step``: transformers asks for masks, and calls
+    attention, without a way to pass it on."""
+    _thread.step = step
+
+
 def _neighbours(decodes: Sequence[Segment], device: torch.device) -> list[_Neighbours]:
     groups: list[list[Segment]] = []
     for segment in decodes:
@@ -162,17 +176,16 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
 
     is_sliding = False
 
-    def __init__(self, cache: SlotCache, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.keys, self.values = keys, values
         self.is_initialized = True
-        self._cache = cache
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         """Store what a step has computed. ``key_states``: ``[1, heads, tokens, dimension]``."""
-        step = self._cache.step
+        step = _thread.step
         for buffer, states in ((self.keys, key_states[0]), (self.values, value_states[0])):
             assert buffer is not None
             states = states.to(buffer.dtype)  # autocast makes keys and values different
@@ -218,9 +231,6 @@ class LayerShape:
 class SlotCache(Cache):  # type: ignore[misc]
     """The cache that a model gets as ``past_key_values``."""
 
-    current: ClassVar[Step | None] = None
-    """The step in progress: transformers asks for masks without the cache. One thread computes."""
-
     def __init__(
         self,
         shapes: Sequence[LayerShape],
@@ -234,18 +244,12 @@ class SlotCache(Cache):  # type: ignore[misc]
 
         layers: list[Any] = [
             _Layer(
-                self,
                 buffer(s.heads, s.key_dim, s.dtype),
                 buffer(s.heads, s.value_dim, s.dtype),
             )
             for s in shapes
         ]
         super().__init__(layers=layers)
-        self.step: Step
-
-    def begin(self, step: Step) -> None:
-        """The next forward pass computes ``step``."""
-        self.step = SlotCache.current = step
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first ``length`` positions of one slot to another."""
@@ -261,8 +265,7 @@ def _mask(
     **_: object,
 ) -> Mask:
     """Takes the place of ``sdpa_mask``; the model hands the result on to `_attention`."""
-    assert SlotCache.current is not None
-    return Mask(SlotCache.current, mask_function, local_size)
+    return Mask(_thread.step, mask_function, local_size)
 
 
 def _attention(
