@@ -123,7 +123,7 @@ class ServedModel(ABC):
             prompt_ids = self.tokenizer.encode(decoded.prompt)
         else:
             prompt_ids = self.tokenizer.encode_chat(decoded.messages or [])
-        self._check_lengths(decoded, prompt_ids)
+        self._check_fits(decoded, prompt_ids)
         if flag(inputs, "profile"):
             return self.engine.trace(prompt_ids, decoded.sampling, _answering(sender))
         generation = Generation(
@@ -140,7 +140,7 @@ class ServedModel(ABC):
         request = AttributionRequest(self.engine, self.tokenizer, _answering(sender))
         request.start(text(inputs, "text_input"), text(inputs, "target"))
 
-    def _check_lengths(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
+    def _check_fits(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
         context, given = self.engine.context_length, len(prompt_ids)
         prompt = "text_input" if request.messages is None else "messages"
         if not 0 < given < context:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from backends.pytorch.device import choose_device
 from backends.pytorch.memory import memory_budget, plan_context
@@ -138,8 +138,6 @@ def _level(options: LoadOptions, device: torch.device) -> tuple[str, torch.dtype
     """The optimisation level, and the low-precision datatype that it uses."""
     level, dtype = options.optimization_level, DTYPES.get(options.torch_dtype)
     if dtype is None:
-        from transformers import AutoConfig
-
         own = AutoConfig.from_pretrained(options.model).get_text_config().dtype
         dtype = own if isinstance(own, torch.dtype) else torch.float32
         if level == "auto" and device.type == "cpu" and not can_pack(dtype):
@@ -171,12 +169,11 @@ def _optimise(
             raise ValueError("quantization: int8 is for the CPU")
         replace_linears(model, Int8Linear)
         facts["dtype"] = "int8"
-    elif options.compile_model:
+        return "int8"
+    if options.compile_model:
         _compile(model)
     elif on_cpu and level != "O1" and can_pack(torch.float32 if level == "O0" else dtype):
         replace_linears(model, PackedLinear)
-    if options.quantization == "int8":
-        return "int8"
     return "exact" if level == "O0" else "low"
 
 
