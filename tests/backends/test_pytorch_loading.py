@@ -13,12 +13,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from backends.pytorch import loading, memory
+from backends.pytorch import memory
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
 from backends.pytorch.memory import plan_context
 from backends.pytorch.packing import Int8Linear, PackedLinear, can_pack
 from backends.pytorch.runner import SequentialRunner, SlotRunner
+from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import LayerShape
 from tests.backends.test_pytorch_engine import generate, submit
 
@@ -191,7 +192,7 @@ def test_every_precision_is_near_the_exact_one(
     loaded = load(options)
     assert isinstance(loaded.runner, SlotRunner), loaded.facts
     assert (loaded.facts["optimization_level"], loaded.facts["dtype"]) == (level, dtype)
-    check = loading._Check.of(model, VOCABULARY, 256)
+    check = SelfCheck.of(model, VOCABULARY, 256)
     limit = {"float32": 1e-3, "int8": 0.2}.get(dtype, 0.06) if level != "O1" else 0.06
     deviation = check.deviation(loaded.runner)
     assert deviation < limit
