@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 from rich.console import Console
@@ -76,11 +77,31 @@ class Answer:
 
 
 @dataclass
-class Target:
-    """A server, and how one request to it looks."""
+class Target(ABC):
+    """What is measured."""
 
     name: str
     process: psutil.Process
+
+    @abstractmethod
+    def ask(self, prompt: str) -> Answer: ...
+
+    def processes(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def cpu(self) -> float:
+        times = [process.cpu_times() for process in self.processes()]
+        return sum(t.user + t.system for t in times)
+
+    def pause(self, signal_number: int) -> None:
+        for process in self.processes():
+            process.send_signal(signal_number)
+
+
+@dataclass
+class Server(Target):
+    """A server, and how one request to it looks."""
+
     port: int
     path: str
     body: dict[str, Any]
@@ -107,27 +128,19 @@ class Target:
     def _prompt(self, prompt: str) -> dict[str, Any]:
         return {"messages": [{"role": "user", "content": prompt}]}
 
-    def processes(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
 
-    def cpu(self) -> float:
-        times = [process.cpu_times() for process in self.processes()]
-        return sum(t.user + t.system for t in times)
-
-    def pause(self, signal_number: int) -> None:
-        for process in self.processes():
-            process.send_signal(signal_number)
-
-
-class GenerateTarget(Target):
+@dataclass
+class Generate(Target):
     """``generate`` in a process of its own, one prompt after the other."""
 
+    stdin: IO[str]
+    stdout: IO[str]
+
     def ask(self, prompt: str) -> Answer:
-        pipe = self.body["pipe"]
         began = time.perf_counter()
-        pipe.stdin.write(json.dumps(prompt) + "\n")
-        pipe.stdin.flush()
-        assert pipe.stdout.readline() == "done\n"
+        self.stdin.write(json.dumps(prompt) + "\n")
+        self.stdin.flush()
+        assert self.stdout.readline() == "done\n"
         seconds = time.perf_counter() - began
         return Answer(seconds, [], seconds)
 
@@ -181,7 +194,7 @@ def our_server(model: Path, folder: Path, dtype: str) -> Iterator[Target]:
     with triad_server(folder / "triad.log", "--model", str(model), environment=settings) as server:
         body = {"max_tokens": NEW_TOKENS, "temperature": 0, "stream": True, "ignore_eos": True}
         process = psutil.Process(server.process.pid)
-        yield Target("Triad", process, server.port, "/chat", body)
+        yield Server("Triad", process, server.port, "/chat", body)
 
 
 @contextmanager
@@ -204,7 +217,7 @@ def their_server(model: Path, folder: Path, dtype: str) -> Iterator[Target]:
         "stream": True,
         "generation_config": json.dumps({"do_sample": False, "max_new_tokens": NEW_TOKENS}),
     }
-    target = Target(
+    target = Server(
         "transformers serve", psutil.Process(process.pid), port, "/v1/chat/completions", body
     )
     try:
@@ -225,10 +238,11 @@ def generate_process(model: Path, dtype: str) -> Iterator[Target]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     try:
-        yield GenerateTarget("generate", psutil.Process(process.pid), 0, "", {"pipe": process})
+        yield Generate("generate", psutil.Process(process.pid), process.stdin, process.stdout)
     finally:
         process.kill()
         process.wait()
@@ -262,7 +276,7 @@ def main() -> int:
             check=True,
             env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
         )
-        targets = [
+        targets: list[Target] = [
             stack.enter_context(our_server(model, folder, arguments.dtype)),
             stack.enter_context(their_server(model, folder, arguments.dtype)),
             stack.enter_context(generate_process(model, arguments.dtype)),
@@ -276,7 +290,7 @@ def main() -> int:
                     count = max(2, concurrency) if arguments.quick else max(4, 2 * concurrency)
                     prompts = make_prompts(100 * number + concurrency, count)
                     for target in targets:
-                        if isinstance(target, GenerateTarget) and concurrency > 1:
+                        if isinstance(target, Generate) and concurrency > 1:
                             continue
                         console.log(f"round {number + 1}: {target.name}, concurrency {concurrency}")
                         target.pause(signal.SIGCONT)
