@@ -44,7 +44,7 @@ def drive(model: PreTrainedModel, sampler: Sampler, count: int = NEW_TOKENS) -> 
     given = ids
     with torch.inference_mode():
         for _ in range(count):
-            logits = model(torch.tensor([given]), past_key_values=cache, use_cache=True).logits
+            logits = model(torch.tensor([given]), cache=cache, use_cache=True).logits
             given = [sampler.sample(logits[0, -1].float()).id]
             ids += given
     return ids[len(PROMPT) :]
