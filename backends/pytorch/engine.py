@@ -1,146 +1,29 @@
-"""Continuous batching over an unmodified transformers model.
-
-One thread owns the model. Its loop drops what was cancelled, gives free slots to waiting requests,
-and computes a step: one token of every running sequence, and up to ``prefill_chunk_tokens`` tokens
-of prompts. A long prompt is so spread over several steps, and running sequences wait for one chunk
-at most.
-
-A slot keeps its keys and values when its sequence has ended. A request whose prompt begins with
-what some slot holds (a system prompt, the chat so far) starts behind it, in that slot or with a
-copy of it.
-"""
+"""The batching engine over a transformers model, with gradients and a profiler."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from backends.contract import FinishReason, SamplingParameters
-from backends.engine import Attribution, EngineRequest, Token
-from backends.errors import EngineError, Overloaded, ShuttingDown
+from backends.batching.engine import BatchingEngine
+from backends.contract import SamplingParameters
+from backends.engine import Attribution, EngineRequest
+from backends.errors import EngineError, Overloaded
 from backends.pytorch.attribution import MAX_TOKENS, Attributor
 from backends.pytorch.device import gpu_memory
 from backends.pytorch.loading import Loaded
 from backends.pytorch.profiling import Trace
-from backends.pytorch.slots import Segment
-from backends.sampling import Sampler, sample, with_logprobs
-
-logger = logging.getLogger(__name__)
-
-CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
-"""Prompt tokens that keep a device busy: more at once hold up others, and are no faster."""
-
-OLDEST_SHARE = 4
-"""The oldest prompt gets at least this part of a chunk, however many short ones come after it."""
-
-WORTH_COPYING = 16
-"""Tokens: a shorter common prefix is computed again rather than copied."""
 
 
-class _Sequence:
-    """A request that has a slot."""
-
-    def __init__(self, request: EngineRequest, sampler: Sampler, slot: int, computed: int) -> None:
-        self.request = request
-        self.sampler = sampler
-        self.slot = slot
-        self.ids = [*request.prompt_ids, *request.output_ids]
-        self.computed = computed  # how many of `ids` are in the slot
-        self.ended = False
-        self.prompt_logprobs: list[Token] = []
-
-    @property
-    def left(self) -> int:
-        return len(self.ids) - self.computed
-
-    @property
-    def wants_prompt(self) -> bool:
-        return self.request.sampling.prompt_logprobs is not None
-
-    def last(self, segment: Segment) -> int:
-        """How many of a segment's tokens need logits."""
-        in_prompt = segment.start < len(self.request.prompt_ids)
-        return segment.length if self.wants_prompt and in_prompt else 1
-
-    def note_prompt(self, segment: Segment, logits: Tensor) -> None:
-        """``logits``: after each of the segment's tokens."""
-        count = self.request.sampling.prompt_logprobs
-        following = self.request.prompt_ids[segment.start + 1 : segment.end + 1]
-        if count is not None and following:
-            self.prompt_logprobs += with_logprobs(following, logits[: len(following)], count)
-
-
-class PyTorchEngine:
+class PyTorchEngine(BatchingEngine[Loaded]):
     """Implements `backends.engine.Engine`."""
 
     attribution_length = MAX_TOKENS
 
-    def __init__(
-        self,
-        load: Callable[[], Loaded],
-        *,
-        max_queue_size: int = 256,
-        prefill_chunk_tokens: int = 0,
-        num_threads: int = 0,
-    ) -> None:
-        """``load`` is called in the engine's thread; what it raises is raised here.
-
-        OpenMP keeps a team of threads for each thread that computes. With more of them than
-        cores it lets them sleep between operations, and a step takes 40% longer.
-        """
-        loaded: Future[Loaded] = Future()
-        self._thread = threading.Thread(
-            target=self._main, args=(load, num_threads, loaded), name="engine", daemon=True
-        )
-        self._start = threading.Event()
-        self._thread.start()
-        model = loaded.result()
-        self.context_length = model.context_length
-        self.vocab_size = model.vocab_size
-        self._runner = runner = model.runner
-        self._eos_token_ids = model.eos_token_ids
-        self._attributor = Attributor(model.source, runner.device)
-        self._max_queue_size = max_queue_size
-        self._prefill_chunk_tokens = prefill_chunk_tokens or CHUNK_TOKENS.get(
-            runner.device.type, 512
-        )
-        self._facts = {
-            "backend": "pytorch",
-            "type": "causal_lm",
-            "context_length": model.context_length,
-            "max_num_seqs": runner.slots,
-            "batching": runner.name,
-            **model.facts,
-        }
-        self._reused_tokens = 0
-        self._waiting: deque[EngineRequest] = deque()
-        self._running: list[_Sequence] = []  # in the order in which they came
-        # What each slot holds, and the slots without a sequence, the longest unused one first.
-        self._held: list[list[int]] = [[] for _ in range(runner.slots)]
-        self._free = list(range(runner.slots))
+    def __init__(self, load: Callable[[], Loaded], **options: int) -> None:
         self._trace: Trace | None = None
-        self._wake = threading.Condition()
-        self._closing = False
-        self._start.set()
-
-    # --- from other threads ---------------------------------------------------------------------
-
-    def submit(self, request: EngineRequest) -> None:
-        with self._wake:
-            if self._closing:
-                raise ShuttingDown("the model is being unloaded")
-            if len(self._waiting) >= self._max_queue_size + self._runner.slots - len(self._running):
-                raise Overloaded(f"{self._max_queue_size} requests are waiting already")
-            self._waiting.append(request)
-            self._wake.notify()
+        super().__init__(load, **options)
+        self._attributor = Attributor(self.model.source, self.model.runner.device)
 
     def attribute(
         self,
@@ -166,233 +49,18 @@ class PyTorchEngine:
                 self._trace = None
                 raise
 
-    def describe(self) -> dict[str, Any]:
-        if not self._thread.is_alive():
-            raise EngineError("the engine's thread has died")
-        return self._facts | {
-            "running": len(self._running),
-            "waiting": len(self._waiting),
-            "reused_tokens": self._reused_tokens,
-            "gpus": gpu_memory(),
-        }
-
-    def close(self) -> None:
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join()
-        self._attributor.close()
-
-    # --- the engine's thread --------------------------------------------------------------------
-
-    def _main(self, load: Callable[[], Loaded], num_threads: int, loaded: Future[Loaded]) -> None:
-        try:
-            if num_threads:
-                torch.set_num_threads(num_threads)
-            loaded.set_result(load())
-        except BaseException as error:
-            return loaded.set_exception(error)
-        self._start.wait()
-        self._run()
-
-    def _run(self) -> None:
-        with torch.inference_mode():
-            while self._wait():
-                self._drop_ended()
-                self._admit()
-                step, size = self._next_step(), self._runner.max_segments
-                for i in range(0, len(step), size):
-                    self._compute(step[i : i + size])
-                self._drop_ended()
-        for request in [*(s.request for s in self._running), *self._waiting]:
-            request.sink.fail(ShuttingDown("the model is being unloaded"))
-            self._left(request)
-
-    def _wait(self) -> bool:
-        """Until there is work. False: the engine is closing."""
-        with self._wake:
-            self._wake.wait_for(lambda: self._closing or self._waiting or self._running)
-            return not self._closing
-
-    def _drop_ended(self) -> None:
-        for sequence in [s for s in self._running if s.ended or s.request.cancelled]:
-            self._running.remove(sequence)
-            self._left(sequence.request)
-            self._held[sequence.slot] = sequence.ids[: sequence.computed]
-            self._free.append(sequence.slot)
+    def _starts(self, request: EngineRequest) -> None:
+        if self._trace is not None and request.sink is self._trace:
+            self._trace.begin()
 
     def _left(self, request: EngineRequest) -> None:
         if self._trace is not None and request.sink is self._trace:
             trace, self._trace = self._trace, None
             trace.finish()
 
-    def _admit(self) -> None:
-        """Give free slots to waiting requests, in their order."""
-        later: list[EngineRequest] = []
-        while self._free and self._waiting:
-            request = self._waiting.popleft()
-            if request.cancelled:
-                continue
-            if self._shares_with_a_prompt_in_progress(request):
-                later.append(request)
-                continue
-            try:
-                sampler = Sampler(
-                    request.sampling,
-                    request.prompt_ids,
-                    request.output_ids,
-                    self.vocab_size,
-                    self._runner.device,
-                )
-                if self._trace is not None and request.sink is self._trace:
-                    self._trace.begin()
-                self._running.append(self._sequence(request, sampler))
-            except Exception as error:
-                _fail(request, error)
-                self._left(request)
-        with self._wake:
-            self._waiting.extendleft(reversed(later))
-            if any(request.cancelled for request in self._waiting):
-                self._waiting = deque(r for r in self._waiting if not r.cancelled)
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"backend": "pytorch", "gpus": gpu_memory()}
 
-    def _sequence(self, request: EngineRequest, sampler: Sampler) -> _Sequence:
-        ids = [*request.prompt_ids, *request.output_ids]
-        if not ids:
-            raise ValueError("the prompt is empty")
-        slot, computed = self._free[0], 0
-        if self._runner.shares_prefixes and request.sampling.prompt_logprobs is None:
-            source, computed = self._longest_prefix(ids)
-            if source in self._free and 2 * computed >= len(self._held[source]):
-                slot = source  # most of what it holds goes on being of use
-            elif computed and source != slot:
-                self._runner.copy(source, slot, computed)
-        self._free.remove(slot)
-        self._held[slot] = []
-        self._reused_tokens += computed
-        return _Sequence(request, sampler, slot, computed)
-
-    def _longest_prefix(self, ids: list[int]) -> tuple[int, int]:
-        """The slot that holds the longest beginning of ``ids``, and its length; 0: not worth it.
-
-        The last token is always computed: its logits are needed.
-        """
-        best, length, ids = self._free[0], WORTH_COPYING - 1, ids[:-1]
-        holders = [(slot, self._held[slot]) for slot in self._free]
-        holders += [(s.slot, s.ids[: s.computed]) for s in self._running]
-        for slot, held in holders:
-            if (common := common_prefix(ids, held)) > length:
-                best, length = slot, common
-        return best, length if length >= WORTH_COPYING else 0
-
-    def _shares_with_a_prompt_in_progress(self, request: EngineRequest) -> bool:
-        """Whether waiting for a prompt that is being computed saves computing it twice."""
-        if not self._runner.shares_prefixes or request.sampling.prompt_logprobs is not None:
-            return False
-        prompts = [s for s in self._running if s.left > 1]
-        if not prompts:
-            return False
-        ids = [*request.prompt_ids, *request.output_ids]
-        soon = max(common_prefix(ids[:-1], s.ids) for s in prompts)
-        return soon >= WORTH_COPYING and soon - self._longest_prefix(ids)[1] >= WORTH_COPYING
-
-    def _next_step(self) -> list[tuple[_Sequence, Segment]]:
-        """One token of all that decode, by slot, then prompts as far as a chunk goes.
-
-        The shortest prompt comes first, but the oldest one always gets a part.
-        """
-        decodes = [(s, Segment(s.slot, s.computed, 1)) for s in self._running if s.left == 1]
-        prompts = [s for s in self._running if s.left > 1]
-        chunks, budget = [], self._prefill_chunk_tokens
-        reserved = -(-budget // OLDEST_SHARE)
-        for s in sorted(prompts, key=lambda s: s.left):
-            length = min(s.left, budget if s is prompts[0] else budget - reserved)
-            if length > 0:
-                chunks.append((s, Segment(s.slot, s.computed, length)))
-                budget -= length
-            if s is prompts[0]:
-                reserved = 0
-        # A chunk of one token is computed as a decode is.
-        return sorted(decodes + chunks, key=lambda item: (item[1].length > 1, item[1].slot))
-
-    def _compute(self, step: list[tuple[_Sequence, Segment]]) -> None:
-        try:
-            logits = self._runner.compute(
-                [segment for _, segment in step],
-                [sequence.ids[segment.start : segment.end] for sequence, segment in step],
-                last := [sequence.last(segment) for sequence, segment in step],
-            )
-        except Exception as error:
-            if len(step) == 1:
-                return self._end(step[0][0], error)
-            for part in step:  # one of them is at fault
-                self._compute([part])
-            return
-        if any(sequence.wants_prompt for sequence, _ in step):
-            parts = torch.split(logits, last)
-            for (sequence, segment), rows in zip(step, parts, strict=True):
-                sequence.note_prompt(segment, rows)
-            logits = torch.stack([rows[-1] for rows in parts])
-        for sequence, segment in step:
-            sequence.computed = segment.end
-        self._emit([sequence for sequence, _ in step], logits)
-
-    def _emit(self, step: list[_Sequence], logits: Tensor) -> None:
-        rows = [i for i, s in enumerate(step) if not s.left and not s.request.cancelled]
-        if not rows:
-            return
-        ready = [step[i] for i in rows]
-        if len(rows) < len(step):
-            logits = logits[rows]
-        try:
-            tokens = sample([s.sampler for s in ready], logits)
-        except Exception as error:
-            if len(ready) == 1:
-                return self._end(ready[0], error)
-            for sequence, row in zip(ready, logits, strict=True):  # one of them is at fault
-                self._emit([sequence], row[None])
-            return
-        for sequence, token in zip(ready, tokens, strict=True):
-            self._put(sequence, token)
-
-    def _put(self, sequence: _Sequence, token: Token) -> None:
-        if sequence.prompt_logprobs:
-            token = replace(token, prompt=tuple(sequence.prompt_logprobs))
-            sequence.prompt_logprobs = []
-        sequence.ids.append(token.id)
-        finish_reason = self._finish_reason(sequence, token.id)
-        sequence.ended = finish_reason is not None
-        try:
-            sequence.request.sink.put(token, finish_reason)
-        except Exception as error:
-            self._end(sequence, error)
-
-    def _finish_reason(self, sequence: _Sequence, token_id: int) -> FinishReason | None:
-        request = sequence.request
-        if token_id in self._eos_token_ids and not request.sampling.ignore_eos:
-            return "stop"
-        made = len(sequence.ids) - len(request.prompt_ids)
-        if made >= request.sampling.max_tokens or len(sequence.ids) >= self.context_length:
-            return "length"
-        return None
-
-    def _end(self, sequence: _Sequence, error: Exception) -> None:
-        sequence.ended = True
-        _fail(sequence.request, error)
-
-
-def _fail(request: EngineRequest, error: Exception) -> None:
-    logger.error("a request failed", exc_info=error)
-    request.sink.fail(EngineError(f"generation failed: {type(error).__name__}: {error}"))
-
-
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many leading tokens are the same. Lists are compared in blocks, at C's speed."""
-    limit, low = min(len(one), len(other)), 0
-    if not limit or one[0] != other[0]:
-        return 0
-    block = 64
-    while low < limit and one[low : low + block] == other[low : low + block]:
-        low = min(limit, low + block)
-    while low < limit and one[low] == other[low]:
-        low += 1
-    return low
+    def close(self) -> None:
+        super().close()
+        self._attributor.close()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from backends.batching.engine import LoadedModel
+from backends.batching.runner import Runner
 from backends.pytorch.device import choose_device
 from backends.pytorch.memory import memory_budget, plan_context
 from backends.pytorch.packing import Int8Linear, PackedLinear, can_pack, replace_linears
-from backends.pytorch.runner import Runner, SequentialRunner, SlotRunner, Unsuitable, layer_shapes
+from backends.pytorch.runner import SequentialRunner, SlotRunner, Unsuitable, layer_shapes
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import SlotCache
 
@@ -82,16 +84,9 @@ class LoadOptions:
             raise ValueError("memory_utilization: must be above 0 and at most 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that is ready to compute."""
-
-    runner: Runner
-    context_length: int
-    vocab_size: int
-    eos_token_ids: frozenset[int]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded(LoadedModel):
     source: str  # where the weights can be read again
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def load(options: LoadOptions) -> Loaded:
@@ -126,7 +121,14 @@ def load(options: LoadOptions) -> Loaded:
         model = _read(options.model, weights, device)  # as it is, without what was optimised
         runner = _sequential_runner(model, options, check, _TOLERANCE[kind])
         facts |= {"fallback": str(reason), "dtype": str(weights).removeprefix("torch.")}
-    return Loaded(runner, context, vocabulary, _eos_token_ids(model), options.model, facts)
+    return Loaded(
+        runner=runner,
+        context_length=context,
+        vocab_size=vocabulary,
+        eos_token_ids=_eos_token_ids(model),
+        facts=facts,
+        source=options.model,
+    )
 
 
 def _read(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

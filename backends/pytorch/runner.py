@@ -10,42 +10,17 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from backends.pytorch.slots import ATTENTION, LayerShape, Segment, SlotCache, Step, begin
+from backends.batching.runner import Segment
+from backends.pytorch.slots import ATTENTION, LayerShape, SlotCache, Step, begin
 
 logger = logging.getLogger(__name__)
-
-
-class Runner(Protocol):
-    """Owned by one thread."""
-
-    name: str
-    slots: int
-    device: torch.device
-    max_segments: int  # a step has no more
-    shares_prefixes: bool  # whether `copy` works, and a segment may start within what a slot holds
-
-    def compute(
-        self,
-        segments: Sequence[Segment],
-        ids: Sequence[Sequence[int]],
-        last: Sequence[int] | None = None,
-    ) -> Tensor:
-        """The logits FP32 [sum of last, vocabulary] after the ``last`` tokens of each segment; of
-        one token each if that is not given.
-
-        ``segments``: at most one a slot; those of one token first, by slot. ``ids``: of each
-        segment. What a slot holds from the segment's start on is replaced.
-        """
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """The first ``length`` positions of a slot to another."""
 
 
 class SlotRunner:
@@ -54,6 +29,8 @@ class SlotRunner:
     name = "slots"
     max_segments = 1 << 30
     shares_prefixes = True
+    splits_prompts = True
+    gives_all_logits = True
 
     def __init__(self, model: PreTrainedModel, cache: SlotCache, slots: int) -> None:
         self.slots = slots
@@ -83,7 +60,7 @@ class SlotRunner:
         logits: Tensor = self._model(
             input_ids=torch.tensor([[i for part in ids for i in part]], device=device),
             position_ids=step.positions[None],
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
             **({"logits_to_keep": keep} if self._keeps_logits else {}),
         ).logits[0]
@@ -91,6 +68,9 @@ class SlotRunner:
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._cache.copy(source, target, length)
+
+    def release(self, slot: int) -> None:
+        pass  # what it holds may be of use to a later sequence
 
 
 class SequentialRunner:
@@ -100,6 +80,8 @@ class SequentialRunner:
     name = "sequential"
     max_segments = 1
     shares_prefixes = False
+    splits_prompts = True
+    gives_all_logits = True
 
     def __init__(self, model: PreTrainedModel, slots: int, *, cached: bool = True) -> None:
         self.slots = slots
@@ -125,7 +107,7 @@ class SequentialRunner:
         else:
             if segment.start == 0:
                 self._caches[slot] = DynamicCache(config=self._model.config)
-            options = {"use_cache": True, "past_key_values": self._caches[slot]}
+            options = {"use_cache": True, "cache": self._caches[slot]}
         logits: Tensor = self._model(
             input_ids=torch.tensor([given], device=self.device),
             **options,
@@ -135,6 +117,11 @@ class SequentialRunner:
 
     def copy(self, source: int, target: int, length: int) -> None:
         raise NotImplementedError
+
+    def release(self, slot: int) -> None:
+        if self._caches is not None:
+            self._caches.pop(slot, None)
+        self._ids.pop(slot, None)
 
 
 class Unsuitable(Exception):
@@ -147,7 +134,7 @@ def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise Unsuitable("its forward takes no position_ids")
     cache = DynamicCache(config=model.config)
-    model(torch.tensor([[0, 1]], device=model.device), past_key_values=cache, use_cache=True)
+    model(torch.tensor([[0, 1]], device=model.device), cache=cache, use_cache=True)
     shapes = []
     for layer in cache.layers:
         # Sliding layers are dynamic ones too; recurrent states are not.

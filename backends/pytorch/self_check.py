@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from backends.pytorch.runner import Runner, Unsuitable
-from backends.pytorch.slots import Segment
+from backends.batching.runner import Runner, Segment
+from backends.pytorch.runner import Unsuitable
 
 
 class SelfCheck:

@@ -26,6 +26,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import causal_mask_function
 
+from backends.batching.runner import Segment
+
 ATTENTION = "triad_slots"
 """The name under which transformers knows this attention."""
 
@@ -35,19 +37,6 @@ them costs less than a second call."""
 
 MaskFunction: TypeAlias = Callable[..., Tensor]
 """``(batch, head, query position, key position) -> BOOL``, by broadcasting."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """``length`` tokens of the sequence in ``slot``, from position ``start`` on."""
-
-    slot: int
-    start: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        return self.start + self.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +218,7 @@ class LayerShape:
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """The cache that a model gets as ``past_key_values``."""
+    """The cache that a model gets as ``cache``."""
 
     def __init__(
         self,

@@ -33,13 +33,15 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from backends.batching.engine import WORTH_COPYING
+from backends.batching.runner import Segment
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, Overloaded, ShuttingDown
-from backends.pytorch.engine import WORTH_COPYING, PyTorchEngine
+from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import Loaded
 from backends.pytorch.runner import SlotRunner, layer_shapes
-from backends.pytorch.slots import Segment, SlotCache
+from backends.pytorch.slots import SlotCache
 
 VOCABULARY = 128
 CHUNK = 128  # the default
@@ -145,12 +147,12 @@ def make_loaded(
     model = copy.deepcopy(model)
     cache = SlotCache(layer_shapes(model), max_num_seqs, context_length, model.device)
     return Loaded(
-        SlotRunner(model, cache, max_num_seqs),
-        context_length,
-        model.config.vocab_size,
-        frozenset(eos),
-        "nowhere",
-        {"parameters": sum(p.numel() for p in model.parameters())},
+        runner=SlotRunner(model, cache, max_num_seqs),
+        context_length=context_length,
+        vocab_size=model.config.vocab_size,
+        eos_token_ids=frozenset(eos),
+        facts={"parameters": sum(p.numel() for p in model.parameters())},
+        source="nowhere",
     )
 
 
