@@ -1,17 +1,19 @@
 # make serve   install, start Triton and the control plane with the demo model, answer a prompt
 # make test    install what tests need, and run them all
-# make bench   measure the gateway and the PyTorch engine, each beside what users have otherwise
+# make bench   measure the gateway and the engines, each beside what users have otherwise
 #
 # PYTHON       the Python to make the virtual environment with (3.11 to 3.13)
 # TORCH        the PyTorch to install where there is none
 # TORCH_INDEX  one more package index for pip, such as that of PyTorch's CPU builds: on a machine
 #              without a GPU it saves several GB
+# BACKEND      the engine that serve starts, pytorch or onnx, whatever its settings say
 # ARGS         further arguments of `triad serve`, such as ARGS="--model my-folder --port 9000"
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+BACKEND ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ BENCH_READY := $(VENV)/.ready-to-bench
 .PHONY: serve test check bench clean
 
 serve: $(SERVE_READY)
-	@exec $(BIN)/triad serve --demo $(ARGS)
+	@exec $(BIN)/triad serve --demo $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 test: check
 	@$(BIN)/python -m pytest
@@ -35,7 +37,8 @@ check: $(TEST_READY)
 
 bench: $(BENCH_READY)
 	@$(BIN)/python -m tests.benchmarks.gateway $(ARGS)
-	@$(BIN)/python -m tests.benchmarks.engine $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.pytorch $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.onnx $(ARGS)
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
@@ -50,15 +53,15 @@ $(BIN)/python:
 $(SERVE_READY): pyproject.toml | $(BIN)/python
 	@echo "installing Triad, Triton and PyTorch (a few minutes the first time)"
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
-	@$(PIP) --editable '.[embedded,pytorch]'
+	@$(PIP) --editable '.[embedded,pytorch,onnx]'
 	@touch $@
 
 $(TEST_READY): $(SERVE_READY)
 	@echo "installing what the tests need"
-	@$(PIP) --editable '.[embedded,pytorch,dev]'
+	@$(PIP) --editable '.[embedded,pytorch,onnx,convert,dev]'
 	@touch $@
 
 $(BENCH_READY): $(TEST_READY)
 	@echo "installing what is measured against"
-	@$(PIP) --editable '.[embedded,pytorch,dev,bench]'
+	@$(PIP) --editable '.[embedded,pytorch,onnx,convert,dev,bench]'
 	@touch $@

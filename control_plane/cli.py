@@ -30,6 +30,9 @@ def serve_command(
         str | None,
         typer.Option(help="A name in the model repository, a folder, or a hub id."),
     ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="The engine for that model: pytorch or onnx.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     demo: Annotated[
@@ -38,7 +41,8 @@ def serve_command(
 ) -> None:
     """Start the control plane, and a Triton for it unless `triton.endpoints` names one."""
     # Options are settings like any other, and so reach a reloading server's process as well.
-    for key, value in (("MODEL", model), ("HOST", host), ("PORT", port)):
+    options = {"MODEL": model, "BACKEND_TYPE": backend, "HOST": host, "PORT": port}
+    for key, value in options.items():
         if value is not None:
             os.environ[f"TRIAD_SERVING__{key}"] = str(value)
     if config is not None:

@@ -25,16 +25,19 @@ class EmbeddedTriton:
         self._runtime = Path(tempfile.mkdtemp(prefix="triad-"))
         try:
             (self._runtime / "models").mkdir()
+            found = installation.find(self._runtime)
             self._repository = Repository(
-                settings.triton.model_repository or DEFAULT_REPOSITORY, self._runtime / "models"
+                settings.triton.model_repository or DEFAULT_REPOSITORY,
+                self._runtime / "models",
+                found.config_name,
             )
             models = dict.fromkeys([settings.model, *settings.models])
-            self.entries = [self._repository.resolve(m, settings.pytorch) for m in models]
+            self.entries = [self._repository.resolve(m, settings) for m in models]
             self.supervisor = Supervisor(
-                installation.find(self._runtime),
+                found,
                 settings.triton,
                 self._repository.folders,
-                {entry.name: entry.config for entry in self.entries},
+                {entry.name: entry.configs for entry in self.entries},
             )
         except BaseException:
             self._remove()
@@ -58,8 +61,8 @@ class EmbeddedTriton:
 
     def load(self, model: str) -> ModelEntry:
         """Load a further model by name, folder or hub id."""
-        entry = self._repository.resolve(model, self._settings.pytorch)
-        self.supervisor.load(entry.name, entry.config)
+        entry = self._repository.resolve(model, self._settings)
+        self.supervisor.load(entry.name, entry.configs)
         return entry
 
     def stop(self) -> None:

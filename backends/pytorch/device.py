@@ -1,4 +1,4 @@
-"""Devices: what to run on, and the GPUs' memory."""
+"""What to run on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name} was asked for, but PyTorch sees no GPU")
     return device
-
-
-def gpu_memory() -> list[dict[str, int]]:
-    """Bytes of every visible GPU: ``total``, ``used`` (by all processes), ``free``."""
-    if not torch.cuda.is_available():
-        return []
-    memory = [torch.cuda.mem_get_info(i) for i in range(torch.cuda.device_count())]
-    return [{"total": total, "used": total - free, "free": free} for free, total in memory]

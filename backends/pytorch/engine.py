@@ -9,8 +9,8 @@ from backends.batching.engine import BatchingEngine
 from backends.contract import SamplingParameters
 from backends.engine import Attribution, EngineRequest
 from backends.errors import EngineError, Overloaded
+from backends.gpu import gpu_memory
 from backends.pytorch.attribution import MAX_TOKENS, Attributor
-from backends.pytorch.device import gpu_memory
 from backends.pytorch.loading import Loaded
 from backends.pytorch.profiling import Trace
 

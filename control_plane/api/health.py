@@ -26,7 +26,7 @@ async def health(services: ServicesDep, response: Response) -> HealthResponse:
         status="healthy" if ready else "unhealthy",
         is_loaded=is_loaded(services),
         is_ready=ready,
-        backend_type=services.settings.backend_type,
+        backend_type=backend_type(services),
         model_loaded=is_loaded(services),
         tokenizer_loaded=is_loaded(services) and facts.get("tokenizer_loaded", False),
         gpu_available=bool(gpus),
@@ -59,6 +59,12 @@ def default_model_facts(services: Services) -> dict[str, Any]:
         return services.catalog.find(None).facts
     except TriadError:
         return {}
+
+
+def backend_type(services: Services) -> str:
+    """The default model's engine."""
+    name: str = default_model_facts(services).get("backend", services.settings.backend_type)
+    return name
 
 
 def is_loaded(services: Services) -> bool:

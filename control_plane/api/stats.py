@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from control_plane.api.dependencies import ServicesDep
-from control_plane.api.health import is_loaded, is_ready
+from control_plane.api.health import backend_type, is_loaded, is_ready
 from control_plane.api.schemas import StatsResponse
 
 router = APIRouter(tags=["statistics"])
@@ -17,6 +17,6 @@ async def stats(services: ServicesDep) -> StatsResponse:
     return StatsResponse(
         is_loaded=is_loaded(services),
         is_ready=is_ready(services),
-        backend_type=services.settings.backend_type,
+        backend_type=backend_type(services),
         **services.stats.snapshot(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from control_plane.settings import PytorchSettings
+from control_plane.registry.engine_settings import apply_onnx, apply_pytorch
+from control_plane.settings import ServingSettings
 
 DEFAULT_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 CONFIG = "config.pbtxt"
-_PRECISION = frozenset({"torch_dtype", "optimization_level", "quantization"})
-"""They say one thing together: whoever sets one of them means all."""
+PART_PARAMETERS = ("decoder", "encoder")
+"""Parameters of a Python model that name the Triton model, beside it, which it calls."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -28,19 +30,32 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model in a repository. ``config`` is its configuration, with the user's settings in it."""
+    """A model in a repository, with the user's settings in its configuration.
+
+    ``configs``: the Triton models that it consists of, in the order in which they are loaded; the
+    last one is the model itself, those before it are what it calls.
+    """
 
     name: str  # Triton's
     served_name: str
-    config: dict[str, Any]
+    configs: Mapping[str, dict[str, Any]]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.configs[self.name]
 
 
 class Repository:
-    """Entries for what users name: ``fixed`` holds models; ``scratch`` gets those made here."""
+    """Entries for what users name: ``fixed`` holds models; ``scratch`` gets those made here.
 
-    def __init__(self, fixed: Path, scratch: Path) -> None:
+    ``config_name``: the named configuration that the server takes where a model has one, a file
+    ``configs/<name>.pbtxt``.
+    """
+
+    def __init__(self, fixed: Path, scratch: Path, config_name: str = "") -> None:
         self._fixed = fixed
         self._scratch = scratch
+        self._config_name = config_name
 
     @property
     def folders(self) -> tuple[Path, Path]:
@@ -49,14 +64,16 @@ class Repository:
     def names(self) -> list[str]:
         return sorted(p.parent.name for p in self._fixed.glob(f"*/{CONFIG}"))
 
-    def resolve(self, model: str, settings: PytorchSettings) -> ModelEntry:
+    def resolve(self, model: str, settings: ServingSettings) -> ModelEntry:
         """``model``: a name here, a Triton model's folder, a weights folder, or a hub id.
 
-        Raises `ModelError`.
+        Of a name here, the model for ``backend_type`` is taken where there is one: ``demo_onnx``
+        for ``demo``. Raises `ModelError`.
         """
         folder = Path(model).expanduser()
-        if model in self.names():
-            return self._entry(self._fixed / model, settings)
+        for name in (f"{model}_{settings.backend_type}", model):
+            if name in self.names():
+                return self._entry(self._fixed / name, settings)
         if (folder / CONFIG).is_file():
             return self._entry(self._link(folder.resolve()), settings)
         if (folder / "config.json").is_file():
@@ -96,21 +113,46 @@ class Repository:
         (aside / CONFIG).write_text(text)
         return aside.rename(target)
 
-    @staticmethod
-    def _entry(folder: Path, settings: PytorchSettings) -> ModelEntry:
+    def _entry(self, folder: Path, settings: ServingSettings) -> ModelEntry:
+        config = self._read(folder)
+        configs = {}
+        for key in PART_PARAMETERS:
+            if part := config.parameters[key].string_value if key in config.parameters else "":
+                configs[part] = self._finished(self._read(self._part(folder, key, part)), settings)
+        configs[folder.name] = self._finished(config, settings, alone=not configs)
+        served = config.parameters["served_model_name"].string_value or folder.name
+        return ModelEntry(folder.name, served, configs)
+
+    def _part(self, folder: Path, key: str, name: str) -> Path:
+        """The folder of the model that the one in ``folder`` calls."""
+        part = folder.resolve().parent / name
+        if not (part / CONFIG).is_file():
+            raise ModelError(
+                f"model: {folder.name}/{CONFIG} names `{name}` as its {key}, and there is no such "
+                f"model beside it"
+            )
+        return part if folder.parent == self._fixed else self._link(part)
+
+    def _read(self, folder: Path) -> ModelConfig:
+        named = folder / "configs" / f"{self._config_name}.pbtxt"
+        file = named if self._config_name and named.is_file() else folder / CONFIG
         try:
-            config = text_format.Parse((folder / CONFIG).read_text(), ModelConfig())
+            return text_format.Parse(file.read_text(), ModelConfig())
         except text_format.ParseError as error:
-            raise ModelError(f"model: {folder.name}/{CONFIG} cannot be read: {error}") from None
-        # What the user has set wins over the model's file; defaults do not.
-        if settings.model_fields_set & _PRECISION:
-            for key in _PRECISION:
-                config.parameters.pop(key, None)
-        for key in sorted(settings.model_fields_set):
-            if (value := getattr(settings, key)) is not None:
-                config.parameters[key].string_value = str(value)
-        values = json_format.MessageToDict(config, preserving_proto_field_name=True)
-        served = values.get("parameters", {}).get(
-            "served_model_name", {"string_value": folder.name}
-        )
-        return ModelEntry(folder.name, served["string_value"], values)
+            name = file.relative_to(folder.parent)
+            raise ModelError(f"model: {name} cannot be read: {error}") from None
+
+    @staticmethod
+    def _finished(
+        config: ModelConfig, settings: ServingSettings, *, alone: bool = False
+    ) -> dict[str, Any]:
+        """As Triton's load call takes it. ``alone``: it calls no other model."""
+        if config.backend == "onnxruntime":
+            try:
+                apply_onnx(config, settings.onnx)
+            except ValueError as error:
+                raise ModelError(f"serving.{error}") from None
+        elif alone:
+            apply_pytorch(config, settings.pytorch)
+        values: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
+        return values

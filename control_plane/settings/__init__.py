@@ -1,6 +1,6 @@
 """The `serving:` document: parsed, checked, typed."""
 
-from control_plane.settings.engines import PytorchSettings, TritonSettings
+from control_plane.settings.engines import OnnxSettings, PytorchSettings, TritonSettings
 from control_plane.settings.features import ValidationSettings
 from control_plane.settings.load import load_settings
 from control_plane.settings.manager import ConfigManager
@@ -10,6 +10,7 @@ from control_plane.settings.support import require_supported, unsupported
 
 __all__ = [
     "ConfigManager",
+    "OnnxSettings",
     "PytorchSettings",
     "ServingSettings",
     "Settings",

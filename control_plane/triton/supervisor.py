@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,10 @@ class Supervisor:
         installation: Installation,
         settings: TritonSettings,
         repositories: Sequence[Path],
-        models: dict[str, dict[str, Any]],
+        models: Mapping[str, Mapping[str, dict[str, Any]]],
     ) -> None:
-        """``models``: Triton's names, and each model's whole configuration."""
+        """``models``: by Triton's name the whole configurations of the models that each consists
+        of, in the order in which they are loaded: those that it calls, then itself."""
         self.grpc_port = settings.grpc_port or _free_port()
         self.http_port = settings.http_port or _free_port()
         self.metrics_port = settings.metrics_port or _free_port()
@@ -84,11 +85,15 @@ class Supervisor:
             self.stop()
             raise
 
-    def load(self, name: str, config: dict[str, Any]) -> None:
+    def load(self, name: str, configs: Mapping[str, dict[str, Any]]) -> None:
         """Load a further model, which a restarted server will load as well."""
-        self._client.load(name, config, self._settings.startup_timeout)
+        self._load(configs)
         self._missed[name] = 0
-        self._models[name] = config
+        self._models[name] = configs
+
+    def _load(self, configs: Mapping[str, dict[str, Any]]) -> None:
+        for name, config in configs.items():
+            self._client.load(name, config, self._settings.startup_timeout)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -154,8 +159,8 @@ class Supervisor:
                 )
             if self._stopping.wait(0.05):
                 raise StartFailed("stopped while tritonserver was starting")
-        for name, config in list(self._models.items()):
-            self._client.load(name, config, self._settings.startup_timeout)
+        for name, configs in list(self._models.items()):
+            self._load(configs)
             self._missed[name] = 0
 
     def _watch(self, process: TritonProcess) -> None:
@@ -186,10 +191,13 @@ class Supervisor:
         self._impaired = True
         # Triton does nothing for a model whose files and configuration are as they were.
         restart = {"restarted_at": {"string_value": str(time.time())}}
-        config = self._models[name]
-        config = config | {"parameters": config.get("parameters", {}) | restart}
         try:
-            self._client.load(name, config, self._settings.startup_timeout)
+            self._load(
+                {
+                    part: config | {"parameters": config.get("parameters", {}) | restart}
+                    for part, config in self._models[name].items()
+                }
+            )
         except TriadError as error:
             logger.error("model %s could not be loaded again: %s", name, error)
 

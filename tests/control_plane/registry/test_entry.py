@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from control_plane.registry.entry import DEFAULT_REPOSITORY, ModelError, Repository
-from control_plane.settings import PytorchSettings
+from control_plane.settings import OnnxSettings, PytorchSettings, ServingSettings
 from tests.support.server import SCRIPTED
 
-DEFAULTS = PytorchSettings()
+DEFAULTS = ServingSettings()
 
 
 @pytest.fixture
@@ -72,10 +72,71 @@ def test_a_name_is_taken_once(repository: Repository, tmp_path: Path) -> None:
 def test_what_the_user_has_set_wins_over_the_file(repository: Repository) -> None:
     """And what is merely a default does not: the demo's file says one thread."""
     assert parameter(repository.resolve("demo", DEFAULTS).config, "num_threads") == "1"
-    entry = repository.resolve("demo", PytorchSettings(num_threads=2, torch_dtype="bfloat16"))
+    set_ = PytorchSettings(num_threads=2, torch_dtype="bfloat16")
+    entry = repository.resolve("demo", ServingSettings(pytorch=set_))
     assert parameter(entry.config, "num_threads") == "2"
     assert parameter(entry.config, "torch_dtype") == "bfloat16"
     assert "max_num_seqs" not in entry.config["parameters"]
+
+
+def decoder_model(folder: Path) -> Path:
+    """A model of two parts, as the converter writes them."""
+    for name in ("answers", "answers_decoder"):
+        (folder / name / "configs").mkdir(parents=True)
+    (folder / "answers" / "config.pbtxt").write_text(
+        'backend: "python" parameters { key: "decoder" value { string_value: "answers_decoder" } }'
+    )
+    decoder = folder / "answers_decoder"
+    (decoder / "config.pbtxt").write_text('backend: "onnxruntime" max_batch_size: 8')
+    (decoder / "configs" / "embedded.pbtxt").write_text('backend: "onnxruntime" max_batch_size: 4')
+    return folder / "answers"
+
+
+def test_what_a_model_calls_is_loaded_before_it(repository: Repository, tmp_path: Path) -> None:
+    entry = repository.resolve(str(decoder_model(tmp_path)), DEFAULTS)
+    assert list(entry.configs) == ["answers_decoder", "answers"]
+    assert entry.configs["answers_decoder"]["max_batch_size"] == 8
+    for name in entry.configs:
+        assert (repository.folders[1] / name / "config.pbtxt").is_file()
+
+
+def test_a_named_configuration_where_a_model_has_one(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    repository = Repository(DEFAULT_REPOSITORY, tmp_path / "scratch", "embedded")
+    entry = repository.resolve(str(decoder_model(tmp_path)), DEFAULTS)
+    assert entry.configs["answers_decoder"]["max_batch_size"] == 4
+
+
+def test_a_part_that_is_not_there(repository: Repository, tmp_path: Path) -> None:
+    folder = decoder_model(tmp_path)
+    (tmp_path / "answers_decoder" / "config.pbtxt").unlink()
+    with pytest.raises(ModelError, match="names `answers_decoder` as its decoder"):
+        repository.resolve(str(folder), DEFAULTS)
+
+
+def test_the_model_for_the_backend_asked_for(tmp_path: Path) -> None:
+    folder = decoder_model(tmp_path / "models")
+    folder.rename(folder.with_name("answers_onnx"))
+    repository = Repository(tmp_path / "models", tmp_path)
+    onnx = ServingSettings(backend_type="onnx")
+    assert repository.resolve("answers", onnx).name == "answers_onnx"
+    with pytest.raises(ModelError, match="`answers`"):
+        repository.resolve("answers", DEFAULTS)
+
+
+def test_onnx_settings_go_to_the_graph_alone(repository: Repository, tmp_path: Path) -> None:
+    settings = ServingSettings(
+        onnx=OnnxSettings(intra_op_num_threads=1), pytorch=PytorchSettings(num_threads=2)
+    )
+    entry = repository.resolve(str(decoder_model(tmp_path)), settings)
+    assert parameter(entry.configs["answers_decoder"], "intra_op_thread_count") == "1"
+    assert set(entry.config["parameters"]) == {"decoder"}
+
+
+def test_a_provider_that_triton_does_not_know(repository: Repository, tmp_path: Path) -> None:
+    settings = ServingSettings(onnx=OnnxSettings(providers=["XnnpackExecutionProvider"]))
+    with pytest.raises(ModelError, match=r"serving\.onnx\.providers: XnnpackExecutionProvider"):
+        repository.resolve(str(decoder_model(tmp_path)), settings)
 
 
 def test_a_configuration_that_cannot_be_read(repository: Repository, tmp_path: Path) -> None:

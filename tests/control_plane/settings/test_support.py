@@ -52,7 +52,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("backend_type: onnx", "backend_type"),
         ("backend_type: vllm", "backend_type"),
         ("workers: 2", "workers"),
         ("batching: {enabled: true}", "batching.enabled"),
@@ -84,6 +83,7 @@ def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:
         "batching: {max_batch_size: 4}",
         "caching: {enabled: false, cache_type: memory}",
         "vllm: {max_num_seqs: 4}",
+        "backend_type: onnx",
         "onnx: {optimization_level: basic}",
         "validation: {max_prompt_length: 4, max_tokens: 4}",
         "monitoring: {enabled: true, metrics_endpoint: /m, health_check_interval: 30}",

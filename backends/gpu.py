@@ -1,0 +1,13 @@
+"""The GPUs' memory, as ``describe`` reports it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def gpu_memory() -> list[dict[str, int]]:
+    """Bytes of every visible GPU: ``total``, ``used`` (by all processes), ``free``."""
+    if not torch.cuda.is_available():
+        return []
+    memory = [torch.cuda.mem_get_info(i) for i in range(torch.cuda.device_count())]
+    return [{"total": total, "used": total - free, "free": free} for free, total in memory]

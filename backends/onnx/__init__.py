@@ -1,0 +1,1 @@
+"""Language models as ONNX graphs on Triton's onnxruntime backend."""

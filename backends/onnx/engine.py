@@ -1,0 +1,67 @@
+"""The batching engine over a decoder on Triton's onnxruntime backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends.batching.engine import BatchingEngine, LoadedModel
+from backends.gpu import gpu_memory
+from backends.onnx.decoder import Decoder
+from backends.onnx.runner import DecoderRunner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedDecoder(LoadedModel):
+    runner: DecoderRunner
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str]) -> LoadedDecoder:
+        """``parameters`` of ``config.pbtxt``, as `backends.onnx.model` documents them.
+
+        Raises ValueError, which names the parameter.
+        """
+
+        def needed(name: str) -> str:
+            if name not in parameters:
+                raise ValueError(f"{name}: must be given in the parameters of config.pbtxt")
+            return parameters[name]
+
+        def integer(name: str) -> int:
+            value = needed(name)
+            if not value.isdigit() or not int(value):
+                raise ValueError(f"{name}: must be a positive integer, not {value}")
+            return int(value)
+
+        context_length = integer("context_length")
+        return cls(
+            runner=DecoderRunner(
+                Decoder(needed("decoder"), context_length),
+                integer("max_num_seqs"),
+                splits_prompts=parameters.get("chunked_prefill") == "true",
+            ),
+            context_length=context_length,
+            vocab_size=integer("vocab_size"),
+            eos_token_ids=frozenset(
+                int(id_) for id_ in parameters.get("eos_token_ids", "").split(",") if id_.strip()
+            ),
+            facts={
+                "backend": "onnx",
+                "parameters": integer("model_parameters"),
+                "dtype": parameters.get("dtype", "float32"),
+                "decoder": needed("decoder"),
+            },
+        )
+
+
+class OnnxEngine(BatchingEngine[LoadedDecoder]):
+    """Implements `backends.engine.Engine`."""
+
+    def describe(self) -> dict[str, Any]:
+        self.model.runner.check()
+        return super().describe() | {"gpus": gpu_memory()}
+
+    def close(self) -> None:
+        super().close()
+        self.model.runner.close()

@@ -1,0 +1,38 @@
+"""The Triton model class of ONNX language models; `converters.export_onnx` writes their entries.
+
+``parameters`` of ``config.pbtxt``:
+
+====================  ==========================================================================
+model                 the tokenizer: a folder beside ``model.py``, or a folder (``weights``)
+decoder               the Triton model that holds the graph
+context_length        tokens that fit into the decoder's state
+vocab_size            how many logits it gives
+max_num_seqs          sequences that run at once: the decoder's ``max_batch_size``
+eos_token_ids         separated by commas
+chunked_prefill       ``true``: prompts may be computed in parts (``false``)
+prefill_chunk_tokens  prompt tokens computed between two tokens of running sequences (0: 128)
+max_queue_size        sequences that may wait (256)
+model_parameters      how many weights it has, for ``describe``
+dtype                 of the weights, for ``describe`` (``float32``)
+served_model_name     the name that clients use (the Triton model's name)
+====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from backends.engine import Engine
+from backends.serving import ModelOptions, ServedModel
+
+
+class TritonPythonModel(ServedModel):
+    def create_engine(self, options: ModelOptions) -> Engine:
+        # Imported late: Triton also imports this module just to complete a configuration.
+        from backends.onnx.engine import LoadedDecoder, OnnxEngine
+
+        parameters = options.parameters
+        return OnnxEngine(
+            lambda: LoadedDecoder.of(parameters),
+            max_queue_size=int(parameters.get("max_queue_size", "256")),
+            prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
+            num_threads=1,  # for sampling alone: the cores are the decoder's
+        )

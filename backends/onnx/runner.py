@@ -1,0 +1,91 @@
+"""Steps of the batching engine as one request a sequence to the decoder.
+
+The requests of a step are sent at once, so that Triton's sequence batcher finds all decode steps
+waiting and computes them together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backends.batching.runner import Segment
+from backends.errors import EngineError
+from backends.onnx.decoder import Decoder, new_sequence_id
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 5.0
+"""A decoder that has computed something since then is not asked whether it is alive."""
+
+
+class DecoderRunner:
+    """Implements `backends.batching.runner.Runner`."""
+
+    name = "sequence batcher"
+    max_segments = 1 << 30
+    shares_prefixes = False
+    gives_all_logits = False
+
+    def __init__(self, decoder: Decoder, slots: int, *, splits_prompts: bool) -> None:
+        self.slots = slots
+        self.device = torch.device("cpu")
+        self.splits_prompts = splits_prompts
+        self._decoder = decoder
+        self._sequence_ids: dict[int, int] = {}  # by slot
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="decoder")
+        self._answered = 0.0
+
+    def compute(
+        self,
+        segments: Sequence[Segment],
+        ids: Sequence[Sequence[int]],
+        last: Sequence[int] | None = None,
+    ) -> Tensor:
+        for segment in segments:
+            if segment.start == 0:
+                self._sequence_ids[segment.slot] = new_sequence_id()
+        *others, own = zip(segments, ids, strict=True)
+        calls = [self._pool.submit(self._step, *part) for part in others]
+        try:
+            row = self._step(*own)  # this thread would only wait
+        finally:
+            done = [call.exception() for call in calls]
+        for error in filter(None, done):
+            raise error
+        self._answered = time.monotonic()
+        return torch.from_numpy(np.stack([*(call.result() for call in calls), row]))
+
+    def _step(self, segment: Segment, ids: Sequence[int]) -> NDArray[np.float32]:
+        sequence_id = self._sequence_ids[segment.slot]
+        return self._decoder.step(sequence_id, ids, segment.start, first=segment.start == 0)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        raise NotImplementedError
+
+    def release(self, slot: int) -> None:
+        sequence_id = self._sequence_ids.pop(slot, None)
+        if sequence_id is not None:
+            self._pool.submit(self._release, sequence_id)
+
+    def _release(self, sequence_id: int) -> None:
+        try:
+            self._decoder.release(sequence_id)
+        except EngineError as error:  # it expires
+            logger.warning("a sequence could not be ended: %s", error)
+
+    def check(self) -> None:
+        """Raises `EngineError` if the decoder does not answer."""
+        if time.monotonic() - self._answered > CHECK_SECONDS:
+            self._decoder.check()
+            self._answered = time.monotonic()
+
+    def close(self) -> None:
+        self._pool.shutdown()
