@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.errors import ModelNotReady, ShuttingDown, TriadError, Unavailable
+from control_plane.errors import (
+    InvalidRequest,
+    ModelNotReady,
+    ShuttingDown,
+    TriadError,
+    Unavailable,
+)
 from control_plane.generation.generation import Generation
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
@@ -62,6 +68,10 @@ class GenerationService:
         if self.draining:
             raise ShuttingDown("the server is shutting down")
         model = self._catalog.ready(request.model)
+        if model.type != "causal_lm":
+            raise InvalidRequest(
+                f"model: `{model.served_name}` ({model.type}) does not generate text", param="model"
+            )
         generation = Generation(
             request.request_id,
             model,

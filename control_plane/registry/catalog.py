@@ -48,6 +48,12 @@ class Model:
         backend: str = self.facts.get("backend", "unknown")
         return backend
 
+    @property
+    def type(self) -> str:
+        """``causal_lm``, ``embedding``, ``classification``."""
+        kind: str = self.facts.get("type", "unknown")
+        return kind
+
 
 class Catalog:
     """What is known of the models, refreshed by `watch`.

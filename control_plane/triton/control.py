@@ -43,8 +43,15 @@ class ControlClient:
         with translated():
             self._stub.RepositoryModelLoad(request, timeout=timeout, metadata=self._metadata)
 
+    def describes_itself(self, name: str, timeout: float) -> bool:
+        """Whether a loaded model answers to `describe`; plain ONNX models, say, do not."""
+        with translated():
+            request = service_pb2.ModelMetadataRequest(name=name)
+            metadata = self._stub.ModelMetadata(request, timeout=timeout)
+        return any(tensor.name == "describe" for tensor in metadata.inputs)
+
     def check(self, name: str, timeout: float) -> None:
-        """A small inference in the process that holds the model."""
+        """A small inference in the process that holds a model which describes itself."""
         with translated():
             requests = iter([codec.describe_request(name)])
             for message in self._stub.ModelStreamInfer(requests, timeout=timeout):

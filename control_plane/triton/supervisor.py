@@ -58,7 +58,7 @@ class Supervisor:
         self._settings = settings
         self._repositories = repositories
         self._models = dict(models)
-        self._missed = dict.fromkeys(models, 0)
+        self._missed: dict[str, int] = {}  # checks in a row, of models that can be checked
         self._client = ControlClient(
             self.endpoint, control_metadata(settings.model_control_header, self.control_value)
         )
@@ -87,13 +87,15 @@ class Supervisor:
 
     def load(self, name: str, configs: Mapping[str, dict[str, Any]]) -> None:
         """Load a further model, which a restarted server will load as well."""
-        self._load(configs)
-        self._missed[name] = 0
+        self._load(name, configs)
         self._models[name] = configs
 
-    def _load(self, configs: Mapping[str, dict[str, Any]]) -> None:
+    def _load(self, model: str, configs: Mapping[str, dict[str, Any]]) -> None:
+        timeout = self._settings.startup_timeout
         for name, config in configs.items():
-            self._client.load(name, config, self._settings.startup_timeout)
+            self._client.load(name, config, timeout)
+        if self._client.describes_itself(model, timeout):
+            self._missed[model] = 0
 
     def stop(self) -> None:
         self._stopping.set()
@@ -160,15 +162,14 @@ class Supervisor:
             if self._stopping.wait(0.05):
                 raise StartFailed("stopped while tritonserver was starting")
         for name, configs in list(self._models.items()):
-            self._load(configs)
-            self._missed[name] = 0
+            self._load(name, configs)
 
     def _watch(self, process: TritonProcess) -> None:
         while not self._stopping.wait(self._settings.health_check_interval):
             if process.exit_code is not None:
                 logger.error("tritonserver has died, with exit code %d", process.exit_code)
                 return
-            for name in list(self._models):
+            for name in list(self._missed):
                 if not self._stopping.is_set():
                     self._check(name)
 
@@ -193,10 +194,11 @@ class Supervisor:
         restart = {"restarted_at": {"string_value": str(time.time())}}
         try:
             self._load(
+                name,
                 {
                     part: config | {"parameters": config.get("parameters", {}) | restart}
                     for part, config in self._models[name].items()
-                }
+                },
             )
         except TriadError as error:
             logger.error("model %s could not be loaded again: %s", name, error)
