@@ -29,7 +29,7 @@ class EmbeddedTriton:
             self._repository = Repository(
                 settings.triton.model_repository or DEFAULT_REPOSITORY,
                 self._runtime / "models",
-                found.config_name,
+                found.config_file,
             )
             models = dict.fromkeys([settings.model, *settings.models])
             self.entries = [self._repository.resolve(m, settings) for m in models]

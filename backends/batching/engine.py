@@ -359,5 +359,8 @@ def _whole(prompts: list[RunningSequence]) -> list[tuple[RunningSequence, Segmen
 
 
 def _fail(request: EngineRequest, error: Exception) -> None:
+    if isinstance(error, EngineError):
+        logger.error("a request failed: %s", error)
+        return request.sink.fail(error)
     logger.error("a request failed", exc_info=error)
     request.sink.fail(EngineError(f"generation failed: {type(error).__name__}: {error}"))

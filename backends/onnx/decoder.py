@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -33,6 +33,8 @@ END = 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
 
 class DecoderFailed(EngineError):
     """The decoder did not compute a step."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
 
 
 def new_sequence_id() -> int:

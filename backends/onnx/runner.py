@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from backends.batching.runner import Segment
 from backends.errors import EngineError
-from backends.onnx.decoder import Decoder, new_sequence_id
+from backends.onnx.decoder import Decoder, DecoderFailed, new_sequence_id
 
 logger = logging.getLogger(__name__)
 
-CHECK_SECONDS = 5.0
+CHECK_SECONDS = 2.0
 """A decoder that has computed something since then is not asked whether it is alive."""
 
 
@@ -42,6 +42,7 @@ class DecoderRunner:
         self._sequence_ids: dict[int, int] = {}  # by slot
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="decoder")
         self._answered = 0.0
+        self._death: EngineError | None = None
 
     def compute(
         self,
@@ -49,19 +50,21 @@ class DecoderRunner:
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
     ) -> Tensor:
+        if self._death is not None:
+            raise self._death
         for segment in segments:
             if segment.start == 0:
                 self._sequence_ids[segment.slot] = new_sequence_id()
-        *others, own = zip(segments, ids, strict=True)
-        calls = [self._pool.submit(self._step, *part) for part in others]
-        try:
-            row = self._step(*own)  # this thread would only wait
-        finally:
-            done = [call.exception() for call in calls]
-        for error in filter(None, done):
-            raise error
+        calls = [self._pool.submit(self._step, *part) for part in zip(segments, ids, strict=True)]
+        self._wait(calls)
         self._answered = time.monotonic()
-        return torch.from_numpy(np.stack([*(call.result() for call in calls), row]))
+        return torch.from_numpy(np.stack([call.result() for call in calls]))
+
+    def _wait(self, calls: Sequence[Future[NDArray[np.float32]]]) -> None:
+        """A process that dies takes the requests that it had with it: nobody answers them."""
+        while wait(calls, timeout=0.5).not_done:
+            if self._death is not None:
+                raise self._death
 
     def _step(self, segment: Segment, ids: Sequence[int]) -> NDArray[np.float32]:
         sequence_id = self._sequence_ids[segment.slot]
@@ -82,10 +85,19 @@ class DecoderRunner:
             logger.warning("a sequence could not be ended: %s", error)
 
     def check(self) -> None:
-        """Raises `EngineError` if the decoder does not answer."""
-        if time.monotonic() - self._answered > CHECK_SECONDS:
-            self._decoder.check()
-            self._answered = time.monotonic()
+        """Raises `EngineError` if the decoder does not answer, and from then on.
+
+        It may be started again, but knows nothing of the sequences then, so this runner has to be
+        replaced as well.
+        """
+        if self._death is None and time.monotonic() - self._answered > CHECK_SECONDS:
+            try:
+                self._decoder.check()
+                self._answered = time.monotonic()
+            except DecoderFailed as error:
+                self._death = error
+        if self._death is not None:
+            raise self._death
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(wait=self._death is None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,18 @@ class ModelEntry:
 class Repository:
     """Entries for what users name: ``fixed`` holds models; ``scratch`` gets those made here.
 
-    ``config_name``: the named configuration that the server takes where a model has one, a file
-    ``configs/<name>.pbtxt``.
+    ``config_file``: of a model's folder, the configuration that the server takes.
     """
 
-    def __init__(self, fixed: Path, scratch: Path, config_name: str = "") -> None:
+    def __init__(
+        self,
+        fixed: Path,
+        scratch: Path,
+        config_file: Callable[[Path], Path] = lambda folder: folder / CONFIG,
+    ) -> None:
         self._fixed = fixed
         self._scratch = scratch
-        self._config_name = config_name
+        self._config_file = config_file
 
     @property
     def folders(self) -> tuple[Path, Path]:
@@ -134,8 +138,7 @@ class Repository:
         return part if folder.parent == self._fixed else self._link(part)
 
     def _read(self, folder: Path) -> ModelConfig:
-        named = folder / "configs" / f"{self._config_name}.pbtxt"
-        file = named if self._config_name and named.is_file() else folder / CONFIG
+        file = self._config_file(folder)
         try:
             return text_format.Parse(file.read_text(), ModelConfig())
         except text_format.ParseError as error:

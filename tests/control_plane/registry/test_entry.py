@@ -8,6 +8,7 @@ import pytest
 
 from control_plane.registry.entry import DEFAULT_REPOSITORY, ModelError, Repository
 from control_plane.settings import OnnxSettings, PytorchSettings, ServingSettings
+from control_plane.triton.installation import Installation
 from tests.support.server import SCRIPTED
 
 DEFAULTS = ServingSettings()
@@ -102,7 +103,8 @@ def test_what_a_model_calls_is_loaded_before_it(repository: Repository, tmp_path
 
 def test_a_named_configuration_where_a_model_has_one(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
-    repository = Repository(DEFAULT_REPOSITORY, tmp_path / "scratch", "embedded")
+    embedded = Installation(Path("tritonserver"), (), {}, config_name="embedded")
+    repository = Repository(DEFAULT_REPOSITORY, tmp_path / "scratch", embedded.config_file)
     entry = repository.resolve(str(decoder_model(tmp_path)), DEFAULTS)
     assert entry.configs["answers_decoder"]["max_batch_size"] == 4
 
