@@ -75,7 +75,7 @@ class DecoderRunner:
 
     def release(self, slot: int) -> None:
         sequence_id = self._sequence_ids.pop(slot, None)
-        if sequence_id is not None:
+        if sequence_id is not None and self._death is None:
             self._pool.submit(self._release, sequence_id)
 
     def _release(self, sequence_id: int) -> None:
