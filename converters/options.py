@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 Kind: TypeAlias = Literal["decoder", "encoder", "plain"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
 Exporter: TypeAlias = Literal["auto", "builder", "dynamo"]
+Pooling: TypeAlias = Literal["auto", "mean", "cls", "none"]
 OrtCompat: TypeAlias = Literal["1.19", "1.22", "latest"]
 
 
@@ -35,6 +36,11 @@ class ExportOptions:
     """The oldest ONNX Runtime that has to load the graph."""
     text: Path | None = None
     """What perplexity and agreement are measured on; without it, the demo model's corpus."""
+    pooling: Pooling = "auto"
+    """``encoder`` only: how a text's tokens become one vector; auto: as the model's folder says, or
+    the mean."""
+    normalize: bool | None = None
+    """``encoder`` only: whether vectors have length 1; None: as the model's folder says, or yes."""
     input_shape: tuple[int, ...] = (1, 512)
     """``plain`` only: the shape of the example inputs."""
     dynamic_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
