@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from converters.decoder.source import cache_argument
+
 ATTENTION = "triad_static"
 """The name under which transformers knows this attention."""
 
@@ -39,7 +41,6 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self.keys, self.values = keys, values
         self.is_initialized = True
-        self._rows = torch.arange(keys.shape[0])[:, None]
         self._positions = positions
 
     def update(
@@ -79,6 +80,7 @@ class StaticCacheModel(nn.Module):
         super().__init__()
         model.set_attn_implementation(ATTENTION)
         self._model = model
+        self._cache_argument = cache_argument(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(
@@ -102,8 +104,8 @@ class StaticCacheModel(nn.Module):
             logits = self._model(
                 input_ids=input_ids,
                 position_ids=positions,
-                past_key_values=Cache(layers=list[Any](layers)),
                 use_cache=True,
+                **{self._cache_argument: Cache(layers=list[Any](layers))},
                 **({"logits_to_keep": 1} if self._keeps_logits else {}),
             ).logits[:, -1:]
         finally:

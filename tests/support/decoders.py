@@ -16,7 +16,7 @@ VOCABULARY = 272
 _SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 256,
@@ -42,7 +42,7 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3": ("qwen3", {**_GROUPED, "head_dim": 32}),
     "llama3": ("llama", {**_GROUPED, "rope_parameters": _LLAMA3}),
     "mistral": ("mistral", {**_GROUPED, "sliding_window": 8}),
-    "phi3": ("phi3", _GROUPED),
+    "phi3": ("phi3", {**_GROUPED, "original_max_position_embeddings": 256}),
     "gemma2": (
         "gemma2",
         {
