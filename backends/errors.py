@@ -3,6 +3,7 @@
     EngineError             INTERNAL
     ├── InvalidField        INVALID_ARG   a field of the request; the text begins with its name
     ├── Overloaded          UNAVAILABLE   the queue is full
+    ├── Cancelled           CANCELLED
     └── ShuttingDown        UNAVAILABLE
 
 ``status`` names a constant of ``triton_python_backend_utils.TritonError``, which Triton turns into
@@ -34,6 +35,12 @@ class Overloaded(EngineError):
     """Too many requests are waiting already."""
 
     status: ClassVar[str] = "UNAVAILABLE"
+
+
+class Cancelled(EngineError):
+    """Nobody waits for the answer any more."""
+
+    status: ClassVar[str] = "CANCELLED"
 
 
 class ShuttingDown(EngineError):

@@ -13,10 +13,10 @@ from converters.errors import OptionError
 
 @contextmanager
 def staging(parent: Path, names: list[str]) -> Iterator[Path]:
-    """An empty folder beside the destination. When the block ends well, the entries ``names`` (files
-    or folders) that were made in it move to ``parent``; in any case the folder itself goes away.
+    """An empty folder beside the destination, for files or folders called ``names``. When the block
+    ends well, what was made moves to ``parent``; in any case the empty folder goes away.
 
-    Raises `OptionError` when one of them exists in ``parent`` already.
+    Raises `OptionError` when one of ``names`` exists in ``parent`` already.
     """
     if parent.exists() and not parent.is_dir():
         raise OptionError("output", f"{parent} is not a folder")
@@ -28,8 +28,8 @@ def staging(parent: Path, names: list[str]) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
     try:
         yield aside
-        for name in names:
-            (aside / name).rename(parent / name)
+        for made in sorted(aside.iterdir()):
+            made.rename(parent / made.name)
         missing = None
     finally:
         shutil.rmtree(aside)

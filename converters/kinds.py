@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from converters.options import ExportOptions
+from converters.options import ExportOptions, Kind
 from converters.report import Report
 
 Progress: TypeAlias = Callable[[str], None]
@@ -14,4 +14,11 @@ Progress: TypeAlias = Callable[[str], None]
 Export: TypeAlias = Callable[[ExportOptions, Progress], Report]
 """Exports, verifies, and puts the result in place. Raises `ConversionError`."""
 
-EXPORTS: Mapping[str, Export] = {}
+
+def _decoder(options: ExportOptions, progress: Progress) -> Report:
+    from converters.decoder.export import export_decoder  # takes seconds: it imports PyTorch
+
+    return export_decoder(options, progress)
+
+
+EXPORTS: Mapping[Kind, Export] = {"decoder": _decoder}

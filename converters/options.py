@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,4 +54,11 @@ class ExportOptions:
 
     @property
     def triton_name(self) -> str:
-        return self.name or Path(self.model).name.lower().replace(".", "-")
+        """Of the model that answers requests."""
+        return self.name or re.sub(r"[^\w.-]", "-", Path(self.model).name)
+
+    @property
+    def served_name(self) -> str:
+        """What a request names: the hub's id, unless the user has chosen a name."""
+        is_folder = Path(self.model).expanduser().exists()
+        return self.triton_name if self.name or is_folder else self.model

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from backends.memory import GIB, available_memory
 from backends.pytorch.slots import LayerShape
 
 logger = logging.getLogger(__name__)
 
-GIB = 1 << 30
 LEAST_CONTEXT = 256  # tokens; a model that gets less is of no use
 
 
@@ -57,25 +56,4 @@ def memory_budget(device: torch.device, utilization: float) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return max(0, int(utilization * total) - (total - free))
-    return int(utilization * min(_available(), _left_in_container()))
-
-
-def _available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo has no MemAvailable")
-
-
-def _left_in_container() -> int:
-    """What the control group of a container has left; without a limit, very much."""
-    root = Path("/sys/fs/cgroup")
-    for limit, used in (
-        (root / "memory.max", root / "memory.current"),
-        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return max(0, int(limit.read_text()) - int(used.read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return 1 << 62
+    return int(utilization * available_memory())

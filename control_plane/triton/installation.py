@@ -1,7 +1,8 @@
 """Finding a `tritonserver`, and giving it what it needs to run here.
 
 In NVIDIA's container it is installed with all its backends. Elsewhere the ``nvidia-pytriton``
-wheel carries the binary and the Python backend; of that wheel nothing else is used.
+wheel carries the binary and the Python backend; of that wheel nothing else is used, and
+`backends.onnxruntime` stands in for the onnxruntime backend.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
+EMBEDDED_CONFIG = "embedded"
+STAND_IN = Path(__file__).resolve().parents[2] / "backends" / "onnxruntime" / "model.py"
 
 
 class TritonMissing(RuntimeError):
@@ -25,11 +28,23 @@ class TritonMissing(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """How to call the server. ``arguments`` and ``environment`` are what this machine needs."""
+    """How to call the server. ``arguments`` and ``environment`` are what this machine needs.
+
+    ``config_name``: a model may have a ``configs/<config_name>.pbtxt`` for this kind of server.
+    """
 
     binary: Path
     arguments: tuple[str, ...]
     environment: dict[str, str]
+    config_name: str | None = None
+
+    def config_file(self, model: Path) -> Path:
+        """Where this server takes the configuration of a model's folder from."""
+        if self.config_name:
+            file = model / "configs" / f"{self.config_name}.pbtxt"
+            if file.is_file():
+                return file
+        return model / "config.pbtxt"
 
 
 def find(runtime: Path) -> Installation:
@@ -57,15 +72,18 @@ def _from_wheel(runtime: Path) -> Installation:
     server = package / "tritonserver"
     backends = runtime / "backends"
     _assemble_python_backend(server, backends / "python")
+    (backends / "onnxruntime").mkdir()
+    (backends / "onnxruntime" / STAND_IN.name).symlink_to(STAND_IN)
     libraries = [_python_library_folder(), str(package.parent / "nvidia_pytriton.libs")]
     return Installation(
         server / "bin" / "tritonserver",
-        (f"--backend-directory={backends}",),
+        (f"--backend-directory={backends}", f"--model-config-name={EMBEDDED_CONFIG}"),
         {
             # The stub takes the environment of the `python3` it finds first.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         },
+        EMBEDDED_CONFIG,
     )
 
 
@@ -77,7 +95,11 @@ def _assemble_python_backend(server: Path, target: Path) -> None:
         raise TritonMissing(f"The embedded Triton supports Python 3.11 to 3.13, not {version}.")
     target.mkdir(parents=True)
     for file in [*(server / "backends" / "python").iterdir(), stub]:
-        (target / file.name).symlink_to(file)
+        if file.suffix == ".so":
+            # As the library of another backend, the stand-in's, Triton takes no link out of here.
+            shutil.copyfile(file, target / file.name)
+        else:
+            (target / file.name).symlink_to(file)
 
 
 def _python_library_folder() -> str:

@@ -1,0 +1,148 @@
+"""A model's configuration, as Triton gives it at load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SEQUENCE_IDLE = 1_000_000  # microseconds; Triton's
+
+
+class ConfigError(ValueError):
+    """The model cannot be loaded as it is configured; the message names the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """A graph input that takes what a graph output gave in the step before.
+
+    ``dims``: without the batch dimension; -1 where the state may change its size.
+    ``initial_dims``: of the zeros that a sequence starts with, or of ``initial_file``'s values.
+    """
+
+    input_name: str
+    output_name: str
+    data_type: str
+    dims: tuple[int, ...]
+    initial_dims: tuple[int, ...]
+    initial_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """``values``: the model configuration as JSON; ``version_folder``: ``<model>/<version>``."""
+
+    values: dict[str, Any]
+    version_folder: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.values["name"])
+
+    @property
+    def max_batch_size(self) -> int:
+        return int(self.values.get("max_batch_size", 0))
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        return list(self.values.get("input", []))
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        return list(self.values.get("output", []))
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {k: v["string_value"] for k, v in self.values.get("parameters", {}).items()}
+
+    @property
+    def sequence_batching(self) -> dict[str, Any] | None:
+        return self.values.get("sequence_batching")
+
+    @property
+    def control_inputs(self) -> set[str]:
+        """Graph inputs that Triton's sequence batcher fills, such as START and READY."""
+        controls = (self.sequence_batching or {}).get("control_input", [])
+        return {control["name"] for control in controls}
+
+    @property
+    def sequence_idle_seconds(self) -> float:
+        batching = self.sequence_batching or {}
+        return int(batching.get("max_sequence_idle_microseconds") or DEFAULT_SEQUENCE_IDLE) / 1e6
+
+    @property
+    def sequence_slots(self) -> int:
+        """How many sequences Triton lets be active at a time."""
+        oldest = (self.sequence_batching or {}).get("oldest") or {}
+        return int(oldest.get("max_candidate_sequences") or 0) or max(1, self.max_batch_size)
+
+    @property
+    def model_file(self) -> Path:
+        file = self.version_folder / (self.values.get("default_model_filename") or "model.onnx")
+        if file.is_dir():
+            file /= "model.onnx"
+        if not file.is_file():
+            raise ConfigError(f"unable to find '{file}' for model '{self.name}'")
+        return file
+
+    def states(self) -> tuple[StateSpec, ...]:
+        """The implicit state: listed here, or else in the model folder's own ``config.pbtxt``.
+
+        Raises `ConfigError`.
+        """
+        if self.sequence_batching is None:
+            return ()
+        if listed := self.sequence_batching.get("state", []):
+            logger.warning(
+                "%s: Triton copies the state that `sequence_batching` lists to this backend on "
+                "every step, in vain: leave `state` out of configs/embedded.pbtxt",
+                self.name,
+            )
+            return _states(listed)
+        file = self.version_folder.parent / "config.pbtxt"
+        if not file.is_file():
+            return ()
+        try:
+            config = text_format.Parse(
+                file.read_text("utf-8"), model_config_pb2.ModelConfig(), allow_unknown_field=True
+            )
+        except text_format.ParseError as error:
+            raise ConfigError(f"{file}: {error}") from None
+        values = json_format.MessageToDict(config, preserving_proto_field_name=True)
+        return _states(values.get("sequence_batching", {}).get("state", []))
+
+
+def _states(listed: Sequence[dict[str, Any]]) -> tuple[StateSpec, ...]:
+    return tuple(map(_state, listed))
+
+
+def _state(state: dict[str, Any]) -> StateSpec:
+    name, dims = state["input_name"], _dims(state["dims"])
+    first: dict[str, Any] = next(iter(state.get("initial_state", [])), {})
+    initial_dims = _dims(first.get("dims") or [max(0, dim) for dim in dims])
+    if len(initial_dims) != len(dims) or any(
+        ours not in (-1, given) for ours, given in zip(dims, initial_dims, strict=True)
+    ):
+        raise ConfigError(
+            f"state '{name}': initial_state dims {list(initial_dims)} do not fit dims {list(dims)}"
+        )
+    return StateSpec(
+        name,
+        state["output_name"],
+        state["data_type"],
+        dims,
+        initial_dims,
+        first.get("data_file", ""),
+    )
+
+
+def _dims(values: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)  # 64-bit numbers are strings in protobuf's JSON

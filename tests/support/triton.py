@@ -1,0 +1,66 @@
+"""A plain ``tritonserver`` on a repository: no control plane."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tritonclient.grpc as grpcclient
+
+from control_plane.triton import installation
+from tests.support.server import free_port, wait_until
+
+
+@dataclass(frozen=True)
+class Triton:
+    grpc: str
+    http: str
+    log: Path
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@contextmanager
+def triton_server(folder: Path, repository: Path, *models: str) -> Iterator[Triton]:
+    """``folder``: for the server's own files; ``models``: those to load at start."""
+    found = installation.find(folder)
+    grpc_port, http_port = free_port(), free_port()
+    log = folder / "log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [
+                str(found.binary),
+                *found.arguments,
+                f"--model-repository={repository}",
+                "--model-control-mode=explicit",
+                *(f"--load-model={model}" for model in models),
+                *(f"--grpc-port={grpc_port}", "--grpc-address=127.0.0.1"),
+                *(f"--http-port={http_port}", "--http-address=127.0.0.1"),
+                "--allow-metrics=false",
+                f"--backend-config=python,shm-region-prefix-name=triad_test_{os.getpid()}_",
+            ],
+            env=os.environ | found.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        triton = Triton(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}", log)
+        with grpcclient.InferenceServerClient(triton.grpc) as client:
+            wait_until(lambda: _is_ready(client) or server.poll() is not None, 120)
+        assert server.poll() is None, triton.log_text()
+        yield triton
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _is_ready(client: grpcclient.InferenceServerClient) -> bool:
+    try:
+        return bool(client.is_server_ready())
+    except grpcclient.InferenceServerException:
+        return False
