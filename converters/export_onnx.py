@@ -1,6 +1,6 @@
 """Exports a Hugging Face model to ONNX, verifies it, and writes what Triton needs to serve it::
 
-    python -m converters.export_onnx Qwen/Qwen2.5-0.5B-Instruct --output model_repository
+python -m converters.export_onnx Qwen/Qwen2.5-0.5B-Instruct --output model_repository
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from converters.errors import ConversionError, OptionError
 from converters.kinds import EXPORTS, Progress
-from converters.options import Exporter, ExportOptions, Kind, OrtCompat, Precision
+from converters.options import Exporter, ExportOptions, Kind, OrtCompat, Pooling, Precision
+from converters.shapes import read_axes, read_shape
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(stderr=True, highlight=False)
@@ -53,22 +54,42 @@ def export(
     text: Annotated[
         Path | None, typer.Option(help="What quality is measured on; without it, a demo corpus.")
     ] = None,
+    pooling: Annotated[
+        Pooling, typer.Option(help="encoder: of tokens to a vector; auto: the model's own.")
+    ] = "auto",
+    normalize: Annotated[
+        bool | None,
+        typer.Option(help="encoder: vectors of length 1; as the model has it without either."),
+    ] = None,
+    input_shape: Annotated[
+        str, typer.Option(help="plain: the shape of the inputs, batch and tokens.")
+    ] = "1,512",
+    dynamic_axes: Annotated[
+        str,
+        typer.Option(
+            help='plain: axes of any length by input, JSON: {"input_ids": {"0": "batch_size"}, …}'
+        ),
+    ] = "{}",
     report: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
 ) -> None:
     """Export MODEL to ONNX. An export that does not compute what MODEL computes is refused."""
-    options = ExportOptions(
-        model=model,
-        output=output,
-        name=name,
-        kind=kind,
-        precision=precision,
-        max_context=max_context,
-        max_num_seqs=max_num_seqs,
-        exporter=exporter,
-        ort_compat=ort_compat,
-        text=text,
-    )
     try:
+        options = ExportOptions(
+            model=model,
+            output=output,
+            name=name,
+            kind=kind,
+            precision=precision,
+            max_context=max_context,
+            max_num_seqs=max_num_seqs,
+            exporter=exporter,
+            ort_compat=ort_compat,
+            text=text,
+            pooling=pooling,
+            normalize=normalize,
+            input_shape=read_shape(input_shape),
+            dynamic_axes=read_axes(dynamic_axes),
+        )
         _check(options)
         with _progress() as progress:
             made = EXPORTS[kind](options, progress)
@@ -97,7 +118,11 @@ def _check(options: ExportOptions) -> None:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A line for each stage, with the time that it took."""
-    columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
     with Bars(*columns, console=console) as bars:
 
         def begin(stage: str) -> None:

@@ -21,4 +21,16 @@ def _decoder(options: ExportOptions, progress: Progress) -> Report:
     return export_decoder(options, progress)
 
 
-EXPORTS: Mapping[Kind, Export] = {"decoder": _decoder}
+def _encoder(options: ExportOptions, progress: Progress) -> Report:
+    from converters.encoder.export import export_encoder
+
+    return export_encoder(options, progress)
+
+
+def _plain(options: ExportOptions, progress: Progress) -> Report:
+    from converters.plain import export_plain
+
+    return export_plain(options, progress)
+
+
+EXPORTS: Mapping[Kind, Export] = {"decoder": _decoder, "encoder": _encoder, "plain": _plain}
