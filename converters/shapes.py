@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 from converters.errors import OptionError
 
@@ -30,7 +29,3 @@ def read_axes(text: str) -> dict[str, dict[int, str]]:
             "dynamic-axes",
             'must be JSON such as {"input_ids": {"0": "batch_size", "1": "sequence_length"}}',
         ) from None
-
-
-def axes_json(axes: Mapping[str, Mapping[int, str]]) -> str:
-    return json.dumps({name: dict(named) for name, named in axes.items()})

@@ -32,8 +32,12 @@ def read_model(
     class_name: str,
     config: Any = None,  # noqa: ANN401
 ) -> PreTrainedModel:
-    """In float32. ``class_name``: a class of transformers; ``config``: in place of the model's. Raises `OptionError`, and
-    `ConversionError` where the checkpoint lacks weights that the model computes with."""
+    """In float32. ``class_name``: a class of transformers; ``config``: in place of the model's.
+
+    Raises `OptionError`, and `ConversionError` where the checkpoint lacks weights that the model
+    computes with.
+    """
+    transformers.utils.logging.disable_progress_bar()
     model_class = getattr(transformers, class_name, None)
     if model_class is None:
         raise OptionError("model", f"transformers has no class `{class_name}`")

@@ -19,7 +19,7 @@ CONFIG = "config.pbtxt"
 _PRECISION = frozenset({"torch_dtype", "optimization_level", "quantization"})
 """They say one thing together: whoever sets one of them means all."""
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class ModelError(ValueError):
@@ -62,7 +62,7 @@ class Repository:
         if (folder / "config.json").is_file():
             folder = folder.absolute()
             return self._entry(self._generate(str(folder), folder.name), settings)
-        if _HUB_ID.fullmatch(model) and not folder.exists():
+        if HUB_ID.fullmatch(model) and not folder.exists():
             return self._entry(self._generate(model, model), settings)
         raise ModelError(
             f"model: `{model}` is neither a model in the repository "

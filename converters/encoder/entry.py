@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfig
 
 from converters.encoder.source import EncoderSource
-from converters.options import ExportOptions, Precision
+from converters.options import ExportOptions
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "int4": "int4"}
 _LABELS = "labels.txt"
@@ -66,12 +66,13 @@ def write_front(folder: Path, source: EncoderSource, options: ExportOptions) -> 
 
 def _parameters(name: str, source: EncoderSource, options: ExportOptions) -> dict[str, str]:
     """As `backends.encoder.model` documents them."""
-    head = (
+    own = (
         {"labels": json.dumps(source.labels), "score": source.score}
         if source.is_classifier
         else {"embedding_dimension": str(source.dimension)}
     )
-    precision: Precision = options.precision
+    if options.served_name != name:
+        own["served_model_name"] = options.served_name
     return {
         "model": "tokenizer",
         "encoder": graph_name(name, source),
@@ -80,8 +81,8 @@ def _parameters(name: str, source: EncoderSource, options: ExportOptions) -> dic
         "pad_token_id": str(source.pad_token_id),
         "max_batch_size": str(options.max_num_seqs),
         "model_parameters": str(source.parameters),
-        "dtype": _DTYPES[precision],
-        **head,
+        "dtype": _DTYPES[options.precision],
+        **own,
     }
 
 
