@@ -198,14 +198,23 @@ Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 def text(inputs: Inputs, name: str) -> str | None:
     if name not in inputs:
         return None
-    values = inputs[name].reshape(-1)
+    values = texts(inputs, name)
     if len(values) != 1:
         raise InvalidField(name, f"must hold exactly 1 element, not {len(values)}")
-    value = values[0]
-    try:
-        return value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError as error:
-        raise InvalidField(name, f"is not valid UTF-8 at byte {error.start}") from None
+    return values[0]
+
+
+def texts(inputs: Inputs, name: str) -> list[str]:
+    """All elements of a BYTES input; none where it was not given."""
+    values = inputs[name].reshape(-1).tolist() if name in inputs else []
+    decoded = []
+    for number, value in enumerate(values):
+        try:
+            decoded.append(value.decode() if isinstance(value, bytes) else str(value))
+        except UnicodeDecodeError as error:
+            where = f"text {number} " if len(values) > 1 else ""
+            raise InvalidField(name, f"{where}is not valid UTF-8 at byte {error.start}") from None
+    return decoded
 
 
 def flag(inputs: Inputs, name: str) -> bool | None:

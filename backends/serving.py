@@ -10,7 +10,7 @@ import json
 import locale
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,16 @@ class ModelOptions:
     version_folder: Path
     parameters: dict[str, str]
 
+    @classmethod
+    def of(cls, args: Mapping[str, str]) -> ModelOptions:
+        """``args``: those of ``initialize``."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        return cls(
+            args["model_name"],
+            Path(args["model_repository"]) / args["model_version"],
+            {key: value["string_value"] for key, value in parameters.items()},
+        )
+
     @property
     def model(self) -> str:
         """Weights: a folder beside ``model.py``, a folder anywhere, or a hub id."""
@@ -55,6 +65,19 @@ class ModelOptions:
     @property
     def served_name(self) -> str:
         return self.parameters.get("served_model_name", self.name)
+
+
+def set_up_process() -> None:
+    """What a model's process needs before it imports or reads anything."""
+    # The embedded interpreter starts in the C locale, where text files are read as ASCII.
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+def freeze_loaded() -> None:
+    """What is loaded by now stays: walking it in every full collection would stall all requests."""
+    gc.collect()
+    gc.freeze()
 
 
 class ServedModel(ABC):
@@ -71,30 +94,21 @@ class ServedModel(ABC):
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
         """The contract's tensors and policies, so that ``config.pbtxt`` need not repeat them."""
         for spec in INPUTS:
-            config.add_input(_tensor_config(spec) | {"optional": spec.optional})
+            config.add_input(tensor_config(spec) | {"optional": spec.optional})
         for spec in OUTPUTS:
-            config.add_output(_tensor_config(spec))
+            config.add_output(tensor_config(spec))
         config.set_max_batch_size(0)
         config.set_model_transaction_policy({"decoupled": True})
         return config
 
     def initialize(self, args: dict[str, str]) -> None:
-        # The embedded interpreter starts in the C locale, where text files are read as ASCII.
-        locale.setlocale(locale.LC_ALL, "C.UTF-8")
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        config = json.loads(args["model_config"])
-        self.options = ModelOptions(
-            args["model_name"],
-            Path(args["model_repository"]) / args["model_version"],
-            {key: value["string_value"] for key, value in config["parameters"].items()},
-        )
+        set_up_process()
+        self.options = ModelOptions.of(args)
         self.tokenizer = self.create_tokenizer(self.options)
         self.engine = self.create_engine(self.options)
         self.responder = Responder()
         self.responder.start()
-        # What is loaded by now stays: walking it in every full collection would stall all requests.
-        gc.collect()
-        gc.freeze()
+        freeze_loaded()
 
     def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
         return Tokenizer(options.model)
@@ -105,17 +119,14 @@ class ServedModel(ABC):
             try:
                 self._accept(request, sender)
             except Exception as error:
-                if not isinstance(error, EngineError):
-                    logger.exception("a request could not be started")
-                    error = EngineError(f"{type(error).__name__}: {error}")
-                _refuse(sender, error)
+                refuse(sender, as_engine_error(error))
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if flag(inputs, "describe"):
             return self._describe(sender)
         if (request_id := text(inputs, "cancel")) is not None:
-            return _answer(sender, str(self.responder.cancel(request_id)).encode())
+            return answer(sender, str(self.responder.cancel(request_id)).encode())
         if flag(inputs, "attributions"):
             return self._attribute(inputs, sender)
         decoded = decode_request(inputs, request.parameters())
@@ -172,7 +183,7 @@ class ServedModel(ABC):
             "tokenizer_loaded": True,
             "requests": len(self.responder),
         }
-        _answer(sender, json.dumps(facts).encode())
+        answer(sender, json.dumps(facts).encode())
 
     def finalize(self) -> None:
         self.engine.close()
@@ -181,24 +192,32 @@ class ServedModel(ABC):
 
 def _answering(sender: Any) -> Callable[[bytes | EngineError], None]:  # noqa: ANN401
     return lambda result: (
-        _refuse(sender, result) if isinstance(result, EngineError) else _answer(sender, result)
+        refuse(sender, result) if isinstance(result, EngineError) else answer(sender, result)
     )
 
 
-def _answer(sender: Any, answer: bytes) -> None:  # noqa: ANN401
-    tensor = pb_utils.Tensor("text_output", np.array([answer], dtype=np.object_))
+def as_engine_error(error: Exception) -> EngineError:
+    """One of ours as it is; any other is a defect, which is logged."""
+    if isinstance(error, EngineError):
+        return error
+    logger.error("a request failed", exc_info=error)
+    return EngineError(f"{type(error).__name__}: {error}")
+
+
+def answer(sender: Any, body: bytes) -> None:  # noqa: ANN401
+    tensor = pb_utils.Tensor("text_output", np.array([body], dtype=np.object_))
     sender.send(
         pb_utils.InferenceResponse([tensor]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     )
 
 
-def _refuse(sender: Any, error: EngineError) -> None:  # noqa: ANN401
+def refuse(sender: Any, error: EngineError) -> None:  # noqa: ANN401
     sender.send(
         pb_utils.InferenceResponse(error=triton_error(error)),
         flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
     )
 
 
-def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
+def tensor_config(spec: TensorSpec) -> dict[str, Any]:
     datatype = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
     return {"name": spec.name, "data_type": datatype, "dims": list(spec.dims)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from control_plane.registry.converter import COMMAND
 from control_plane.serve import ServeError, serve
 from control_plane.settings import Settings, SettingsError, load_settings, require_supported
 from control_plane.settings.manager import PATH_VARIABLE
@@ -60,6 +62,20 @@ def check(config: ConfigOption = None) -> None:
     """Check a configuration, and whether this release has all that it asks for."""
     _load(config)
     console.print("the configuration is valid")
+
+
+@app.command(
+    "convert",
+    # All are the converter's, `--help` among them.
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def convert_command(context: typer.Context) -> None:
+    """Export a model to ONNX, verify it, and make its entry for Triton."""
+    raise typer.Exit(subprocess.call([*COMMAND, *context.args]))
 
 
 @app.command()

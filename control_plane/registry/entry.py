@@ -21,7 +21,7 @@ CONFIG = "config.pbtxt"
 PART_PARAMETERS = ("decoder", "encoder")
 """Parameters of a Python model that name the Triton model, beside it, which it calls."""
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class ModelError(ValueError):
@@ -83,7 +83,7 @@ class Repository:
         if (folder / "config.json").is_file():
             folder = folder.absolute()
             return self._entry(self._generate(str(folder), folder.name), settings)
-        if _HUB_ID.fullmatch(model) and not folder.exists():
+        if HUB_ID.fullmatch(model) and not folder.exists():
             return self._entry(self._generate(model, model), settings)
         raise ModelError(
             f"model: `{model}` is neither a model in the repository "

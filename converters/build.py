@@ -1,0 +1,110 @@
+"""A verified graph of a module that keeps no state, in any precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+from torch import nn
+
+from converters.destination import staging
+from converters.kinds import Progress
+from converters.options import ExportOptions, Precision
+from converters.parity import (
+    Graph,
+    Inputs,
+    Likeness,
+    milliseconds,
+    reference,
+    require_alike,
+    require_equal,
+)
+from converters.quantization import quantize
+from converters.report import Figure
+from converters.tracing import trace
+
+Made: TypeAlias = tuple[list[Figure], list[Path]]
+"""Figures, and what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is exported, and what it is compared on."""
+
+    module: nn.Module  # float32
+    example: Inputs
+    outputs: Sequence[str]
+    dynamic_axes: Mapping[str, Mapping[int, str]]
+    exact: Sequence[Inputs]
+    """Batches on which a float32 graph must equal the module to within `TOLERANCE`."""
+    texts: Sequence[Inputs]
+    """Batches on which a graph of less precision is measured. The first is timed."""
+    likeness: Likeness
+
+
+def build_bare(plan: Plan, options: ExportOptions, progress: Progress) -> Made:
+    """Writes the graph that ``options.output`` names. Raises `ConversionError`."""
+    folder, names = options.output.parent, [options.output.name]
+    with staging(folder, names) as aside:
+        figures = build(plan, options.precision, aside / options.output.name, progress)
+        names[:] = sorted(file.name for file in aside.iterdir())
+    return figures, [folder / name for name in names]
+
+
+def build(plan: Plan, precision: Precision, graph: Path, progress: Progress) -> list[Figure]:
+    """Writes ``graph``. Raises `ConversionError`."""
+    figures = _write(plan, precision, graph, progress)
+    progress("measuring")
+    made, timed = Graph(graph), plan.texts[0]
+    weights = sum(p.numel() * p.element_size() for p in plan.module.parameters())
+    before = milliseconds(lambda: reference(plan.module, timed))
+    after = milliseconds(lambda: made.run(timed))
+    shape = " x ".join(str(n) for n in next(iter(timed.values())).shape)
+    return [
+        *figures,
+        Figure("size", weights / 1e6, _size(graph) / 1e6, "MB"),
+        Figure(f"time of {shape} tokens", before, after, "ms"),
+    ]
+
+
+def _write(plan: Plan, precision: Precision, graph: Path, progress: Progress) -> list[Figure]:
+    if precision == "fp32":
+        return _write_exact(plan, graph, progress)
+    figures = []
+    if precision == "fp16":
+        progress("exporting the graph in float16")
+        _trace(plan, deepcopy(plan.module).half(), graph)
+    else:
+        with TemporaryDirectory(dir=graph.parent) as folder:
+            exact = Path(folder) / graph.name
+            figures = _write_exact(plan, exact, progress)
+            progress(f"quantising to {precision}")
+            quantize(exact, graph, precision)
+    progress(f"comparing {precision} with the PyTorch model")
+    mean, lowest = require_alike(Graph(graph), plan.module, plan.texts, plan.likeness, precision)
+    return [
+        *figures,
+        Figure(f"{plan.likeness.name}, mean", None, mean),
+        Figure(f"{plan.likeness.name}, lowest", None, lowest),
+    ]
+
+
+def _write_exact(plan: Plan, graph: Path, progress: Progress) -> list[Figure]:
+    progress("exporting the graph")
+    _trace(plan, plan.module, graph)
+    progress("comparing with the PyTorch model")
+    difference = require_equal(Graph(graph), plan.module, plan.exact)
+    return [Figure("max difference in fp32", None, difference)]
+
+
+def _trace(plan: Plan, module: nn.Module, graph: Path) -> None:
+    trace(module, plan.example, plan.outputs, plan.dynamic_axes, graph)
+
+
+def _size(graph: Path) -> int:
+    data = graph.with_name(f"{graph.name}.data")
+    return graph.stat().st_size + (data.stat().st_size if data.exists() else 0)

@@ -1,0 +1,87 @@
+"""The exporter for architectures that onnxruntime-genai's model builder knows.
+
+Its graphs are faster than exported ones (`GroupQueryAttention` reads no more of the KV cache than a
+sequence has), but for some architectures it leaves things out without a word.
+Source: https://github.com/microsoft/onnxruntime-genai/tree/main/src/python/py/models
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from converters.decoder.source import Source
+from converters.errors import ConversionError
+from converters.options import ExportOptions, OrtCompat
+
+# Found right by the tests of this repository, or by checks against the model.
+VERIFIED = frozenset(
+    {
+        "Gemma2ForCausalLM",
+        "GemmaForCausalLM",
+        "GraniteForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Phi3ForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+    }
+)
+
+
+def unsuitable(source: Source, options: ExportOptions) -> str | None:
+    """Why the builder should not be tried; None where it should."""
+    architecture = type(source.model).__name__
+    if architecture not in VERIFIED:
+        return f"{architecture} is not among the architectures that it is known to get right"
+    if options.precision == "fp16":
+        return "its float16 graphs are for GPUs"
+    if source.windows and architecture != "Gemma2ForCausalLM":
+        return f"it leaves out the sliding window of {source.windows[0]} tokens"
+    if source.windows and options.ort_compat != "latest":
+        return "ONNX Runtime up to 1.22 takes one token too many into a sliding window"
+    if getattr(source.config, "attn_logit_softcapping", None) and options.ort_compat == "1.19":
+        return "ONNX Runtime 1.19 has no soft-capping in GroupQueryAttention"
+    if (source.config.rope_parameters or {}).get("rope_type") == "longrope":
+        return "its graphs switch the rotary factors of all rows of a batch together"
+    return None
+
+
+def chunked_prefill(compat: OrtCompat) -> bool:
+    """Whether `GroupQueryAttention` takes several new tokens behind a past, one sequence at a time:
+    ONNX Runtime 1.19 computes it wrongly, without an error; from 1.22 on it is right, and an error
+    in a batch of several sequences."""
+    return compat != "1.19"
+
+
+def export(source: Source, folder: Path, options: ExportOptions) -> Path:
+    """Returns the graph, in ``folder``. Raises `ConversionError` when the builder fails, or makes a
+    graph of other inputs than a decoder's."""
+    extra: dict[str, Any] = {
+        "hf_token": "false",
+        "prune_lm_head": "true",
+        "windowed_kv_cache": "false",
+    }
+    if options.precision == "int4":
+        # More than four bits for the weights that errors hurt most. 1.19 has four bits alone.
+        extra["algo_config"] = "k_quant" if options.ort_compat == "1.19" else "k_quant_mixed"
+    elif options.precision == "int8":
+        extra["algo_config"] = "k_quant"
+    if options.ort_compat == "1.19":
+        extra["shared_embeddings"] = "false"  # they need GatherBlockQuantized
+    command = [
+        *(sys.executable, "-m", "onnxruntime_genai.models.builder"),
+        *("--input", str(source.folder), "--output", str(folder)),
+        *("--precision", options.precision, "--execution_provider", "cpu"),
+        *("--cache_dir", str(folder / "cache")),
+        *("--extra_options", *(f"{key}={value}" for key, value in extra.items())),
+    ]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if result.returncode:
+        last = (result.stderr.strip() or result.stdout.strip()).splitlines()[-1][:300]
+        raise ConversionError(f"the model builder of onnxruntime-genai failed: {last}")
+    return folder / "model.onnx"

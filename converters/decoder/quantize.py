@@ -1,0 +1,136 @@
+"""Weights of fewer bits, for a graph that an exporter has written in float32."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+)
+
+from converters.options import OrtCompat, Precision
+
+BLOCK = 32
+"""Weights that share a scale and a zero point."""
+INT8_ACTIVATIONS = 4
+"""``accuracy_level`` of `MatMulNBits`: the products are of 8-bit integers."""
+
+
+def quantize(graph: Path, target: Path, precision: Precision, compat: OrtCompat) -> None:
+    """``precision``: int8 or int4. All matrix products with weights are quantised; embeddings and
+    the KV cache stay as they are. ``target`` gets its weights beside it."""
+    model = onnx.load(str(graph))
+    _uniform_products(model.graph)
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the quantizers say what they do on the root logger
+    try:
+        if precision == "int8" and compat == "1.19":
+            _per_channel(model, graph.with_suffix(".products.onnx"), target)
+        else:
+            _in_blocks(model, target, precision, compat)
+    finally:
+        logger.setLevel(level)
+
+
+def _per_channel(model: onnx.ModelProto, intermediate: Path, target: Path) -> None:
+    """8 bits with a scale for each column, activations in 8 bits: what ONNX Runtime 1.19 has. Seven
+    of the bits are used, since sums of products of eight overflow on CPUs without VNNI."""
+    data = intermediate.name + ".data"
+    onnx.save(model, str(intermediate), save_as_external_data=True, location=data)
+    quantize_dynamic(
+        str(intermediate),
+        str(target),
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _in_blocks(
+    model: onnx.ModelProto, target: Path, precision: Precision, compat: OrtCompat
+) -> None:
+    """`MatMulNBits`. The product that makes the logits keeps 8 bits where the runtime has them:
+    errors in it go straight to the choice of the token."""
+    passes: list[tuple[int, list[str]]]
+    if precision == "int8":
+        passes = [(8, [])]
+    elif compat == "1.19":
+        passes = [(4, [])]
+    else:
+        weights = {initializer.name for initializer in model.graph.initializer}
+        products = [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+        passes = [(4, products[-1:]), (8, [])]
+    for bits, excluded in passes:
+        config = DefaultWeightOnlyQuantConfig(
+            block_size=BLOCK, is_symmetric=False, accuracy_level=INT8_ACTIVATIONS, bits=bits
+        )
+        quantizer: Any = MatMulNBitsQuantizer(
+            model, bits=bits, nodes_to_exclude=excluded, algo_config=config
+        )
+        quantizer.process()
+        model = quantizer.model.model
+    data = target.name + ".data"
+    onnx.save(model, str(target), save_as_external_data=True, location=data)
+
+
+def _uniform_products(graph: onnx.GraphProto) -> None:
+    """Every product with a weight becomes `MatMul` with that weight as it is, which is what
+    quantizers look for: weights that the graph transposes first are stored transposed, and `Gemm`
+    becomes a product and a sum."""
+    weights = {initializer.name: initializer for initializer in graph.initializer}
+    made: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in weights:
+            order = helper.get_node_attr_value(node, "perm")
+            _store(graph, weights, node.output[0], node.input[0], order)
+        elif node.op_type == "Gemm" and node.input[1] in weights:
+            made.extend(_product_and_sum(graph, weights, node))
+        else:
+            made.append(node)
+    del graph.node[:]
+    graph.node.extend(made)
+    for number, node in enumerate(graph.node):
+        node.name = node.name or f"node_{number}"
+
+
+def _product_and_sum(
+    graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], node: onnx.NodeProto
+) -> list[onnx.NodeProto]:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if attributes.get("transA") or {attributes.get(k, 1.0) for k in ("alpha", "beta")} != {1.0}:
+        return [node]
+    left, weight, *bias = node.input
+    if attributes.get("transB"):
+        _store(graph, weights, f"{weight}.transposed", weight, [1, 0])
+        weight = f"{weight}.transposed"
+    output = node.output[0]
+    if not bias:
+        return [helper.make_node("MatMul", [left, weight], [output], name=node.name)]
+    product = f"{output}.product"
+    return [
+        helper.make_node("MatMul", [left, weight], [product], name=node.name),
+        helper.make_node("Add", [product, *bias], [output]),
+    ]
+
+
+def _store(
+    graph: onnx.GraphProto,
+    weights: dict[str, onnx.TensorProto],
+    name: str,
+    source: str,
+    order: list[int],
+) -> None:
+    if name not in weights:
+        values = np.ascontiguousarray(numpy_helper.to_array(weights[source]).transpose(order))
+        weights[name] = numpy_helper.from_array(values, name)
+        graph.initializer.append(weights[name])

@@ -1,0 +1,150 @@
+"""The Hugging Face model that is exported, and what an export has to know of it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import DynamicLayer
+
+from converters.errors import ConversionError, OptionError
+from converters.options import ExportOptions
+
+DEFAULT_CONTEXT = 4096
+"""Tokens, where nothing else is asked for: the KV cache of every sequence has this size."""
+SHORTEST_CONTEXT = 32
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps of a token."""
+
+    heads: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """``model`` computes in float32. ``context``: positions of the export's KV cache."""
+
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layers: list[LayerShape]
+    context: int
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401
+        return self.model.config
+
+    @property
+    def vocabulary(self) -> int:
+        size: int = self.model.get_output_embeddings().weight.shape[0]
+        return size
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return sum(f.stat().st_size for f in self.folder.glob("*.safetensors"))
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        ids = self.model.generation_config.eos_token_id
+        if ids is None:
+            ids = self.config.eos_token_id
+        return [ids] if isinstance(ids, int) else sorted(ids or [])
+
+    @property
+    def windows(self) -> list[int]:
+        """Sliding windows that are shorter than the context, in tokens."""
+        window = getattr(self.config, "sliding_window", None)
+        return [window] if window and window < self.context else []
+
+    def fresh(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The model read again, for those who change it."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype)
+        return model.eval()
+
+
+def read_source(options: ExportOptions) -> Source:
+    """Raises `OptionError` for a model or a context that cannot be."""
+    folder = find(options.model)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise OptionError("model", f"{options.model} is no causal language model: {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise OptionError("model", f"{options.model} has no tokenizer: {error}") from error
+    context = _context(model, options.max_context)
+    return Source(folder, model, tokenizer, _layer_shapes(model), context)
+
+
+def find(model: str) -> Path:
+    """The folder of a model, which for a hub id is downloaded unless it was before."""
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        return folder.absolute()
+    if folder.exists():
+        raise OptionError("model", f"{model} has no config.json")
+    try:
+        return Path(snapshot_download(model, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise OptionError(
+            "model", f"{model} is neither a folder nor a hub id that can be read: {error}"
+        ) from error
+
+
+def _context(model: PreTrainedModel, asked: int | None) -> int:
+    own: int = model.config.max_position_embeddings
+    if asked is None:
+        return min(own, DEFAULT_CONTEXT)
+    if not SHORTEST_CONTEXT <= asked <= own:
+        raise OptionError(
+            "max-context",
+            f"must be from {SHORTEST_CONTEXT} to {own} (max_position_embeddings), not {asked}",
+        )
+    return asked
+
+
+@torch.inference_mode()
+def _layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
+    """What each layer caches, from a pass over two tokens."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise ConversionError(f"{type(model).__name__} takes no position_ids: it cannot be exported")
+    cache = DynamicCache(config=model.config)
+    model(torch.tensor([[0, 1]]), **{cache_argument(model): cache}, use_cache=True)
+    shapes = []
+    for layer in cache.layers:
+        # Sliding layers are dynamic ones too; recurrent states are not.
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            raise ConversionError(
+                f"{type(model).__name__} keeps a {type(layer).__name__}: only models whose layers "
+                "all keep keys and values can be exported"
+            )
+        heads, _, key_dim = layer.keys.shape[1:]
+        shapes.append(LayerShape(heads, key_dim, layer.values.shape[-1]))
+    return shapes
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The name that this release of transformers gives the KV cache."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -1,0 +1,95 @@
+"""Reads Hugging Face models to be exported."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from converters.errors import ConversionError, OptionError
+
+
+def read_config(name: str) -> Any:  # noqa: ANN401
+    """``name``: a folder or a hub id. Raises `OptionError`."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OptionError("model", _first_line(error)) from error
+
+
+def architecture(config: Any) -> str:  # noqa: ANN401
+    """The class that the checkpoint was saved from: ``BertForSequenceClassification``."""
+    names = config.architectures or [""]
+    return str(names[0])
+
+
+def read_model(
+    name: str,
+    class_name: str,
+    config: Any = None,  # noqa: ANN401
+) -> PreTrainedModel:
+    """In float32. ``class_name``: a class of transformers; ``config``: in place of the model's.
+
+    Raises `OptionError`, and `ConversionError` where the checkpoint lacks weights that the model
+    computes with.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    model_class = getattr(transformers, class_name, None)
+    if model_class is None:
+        raise OptionError("model", f"transformers has no class `{class_name}`")
+    try:
+        model, info = model_class.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise OptionError("model", _first_line(error)) from error
+    # Encoders come without the pooler of their pre-training, which nothing here computes with.
+    unused = "pooler" if class_name == "AutoModel" else None
+    if missing := sorted(k for k in info["missing_keys"] if unused not in k.split(".")):
+        raise ConversionError(
+            f"the checkpoint has no weights for {len(missing)} parameters of {class_name}, such "
+            f"as `{missing[0]}`"
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+def read_tokenizer(name: str) -> Any:  # noqa: ANN401
+    """Raises `OptionError`."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OptionError("model", f"has no tokenizer: {_first_line(error)}") from error
+
+
+def input_names(model: PreTrainedModel, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``wanted`` that the model's ``forward`` takes and computes with."""
+    taken = inspect.signature(model.forward).parameters
+    types = getattr(model.config, "type_vocab_size", 0)
+    return tuple(n for n in wanted if n in taken and (n != "token_type_ids" or types > 1))
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """The longest sequence in tokens, or None where the configuration does not say.
+
+    RoBERTa and its kin number positions from ``padding_idx + 1`` on, and so have fewer than their
+    table has rows.
+    """
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is None:
+        return None
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return int(longest) - int(module.padding_idx) - 1
+    return int(longest)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

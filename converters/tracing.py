@@ -1,0 +1,69 @@
+"""PyTorch modules to ONNX graphs, by ``torch.onnx.export(dynamo=True)``.
+
+Docs: https://docs.pytorch.org/docs/stable/onnx_export.html
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from converters.errors import ConversionError
+
+OPSET = 20
+"""Known to every ONNX Runtime from 1.17 on; the first with Gelu."""
+
+
+def trace(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic_axes: Mapping[str, Mapping[int, str]],
+    graph: Path,
+) -> None:
+    """Writes ``graph``, and beside it ``<graph>.data`` where the weights pass 2 GB.
+
+    ``module`` takes the inputs in their order. ``dynamic_axes``: by input, the axes of any length
+    and their names; they must be 2 or longer in ``inputs``, as PyTorch takes 0 and 1 for constants.
+    Raises `ConversionError`.
+    """
+    shapes = (tuple(dict(dynamic_axes.get(name, {})) for name in inputs),)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ConversionError(f"PyTorch cannot export this model: {cause}") from error
+    assert program is not None
+    program.save(graph)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not installed and on shared axes."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
