@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -13,8 +14,11 @@ from typing import Any
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from control_plane.registry.converter import ConversionFailed, convert
 from control_plane.registry.engine_settings import apply_onnx, apply_pytorch
-from control_plane.settings import ServingSettings
+from control_plane.settings import OnnxSettings, ServingSettings
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 CONFIG = "config.pbtxt"
@@ -82,9 +86,9 @@ class Repository:
             return self._entry(self._link(folder.resolve()), settings)
         if (folder / "config.json").is_file():
             folder = folder.absolute()
-            return self._entry(self._generate(str(folder), folder.name), settings)
+            return self._of_weights(str(folder), folder.name, settings)
         if HUB_ID.fullmatch(model) and not folder.exists():
-            return self._entry(self._generate(model, model), settings)
+            return self._of_weights(model, model, settings)
         raise ModelError(
             f"model: `{model}` is neither a model in the repository "
             f"({', '.join(self.names()) or 'which is empty'}), nor a folder with `config.json` "
@@ -99,9 +103,33 @@ class Repository:
             raise ModelError(f"model: the name `{folder.name}` is taken by another folder")
         return link
 
+    def _of_weights(self, weights: str, served_name: str, settings: ServingSettings) -> ModelEntry:
+        if settings.backend_type == "onnx":
+            folder = self._convert(weights, served_name, settings.onnx)
+            return self._entry(folder, settings, served_name)
+        return self._entry(self._generate(weights, served_name), settings)
+
+    def _convert(self, weights: str, served_name: str, settings: OnnxSettings) -> Path:
+        target = self._scratch / _triton_name(served_name)
+        if not target.exists():
+            options = {
+                "--output": str(self._scratch),
+                "--name": target.name,
+                "--precision": settings.precision,
+                "--max-num-seqs": str(settings.max_num_seqs),
+            }
+            if settings.max_model_len is not None:
+                options["--max-context"] = str(settings.max_model_len)
+            logger.info("converting %s to ONNX", served_name)
+            try:
+                convert([weights, *(part for pair in options.items() for part in pair)])
+            except ConversionFailed as error:
+                raise ModelError(f"model: {served_name} cannot be converted: {error}") from None
+        return target
+
     def _generate(self, weights: str, served_name: str) -> Path:
         """A new entry, made aside and renamed into place, so that no half of one is ever seen."""
-        target = self._scratch / re.sub(r"[^\w.-]", "--", served_name)
+        target = self._scratch / _triton_name(served_name)
         config = ModelConfig(backend="python")
         config.instance_group.add(kind="KIND_CPU", count=1)
         config.parameters["model"].string_value = weights
@@ -117,8 +145,12 @@ class Repository:
         (aside / CONFIG).write_text(text)
         return aside.rename(target)
 
-    def _entry(self, folder: Path, settings: ServingSettings) -> ModelEntry:
+    def _entry(
+        self, folder: Path, settings: ServingSettings, served_name: str | None = None
+    ) -> ModelEntry:
         config = self._read(folder)
+        if served_name is not None:
+            config.parameters["served_model_name"].string_value = served_name
         configs = {}
         for key in PART_PARAMETERS:
             if part := config.parameters[key].string_value if key in config.parameters else "":
@@ -159,3 +191,7 @@ class Repository:
             apply_pytorch(config, settings.pytorch)
         values: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
         return values
+
+
+def _triton_name(served_name: str) -> str:
+    return re.sub(r"[^\w.-]", "--", served_name)

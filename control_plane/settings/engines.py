@@ -50,7 +50,7 @@ class PytorchSettings(Section):
 
 
 class OnnxSettings(Section):
-    """`serving.onnx`: ONNX Runtime."""
+    """`serving.onnx`: ONNX Runtime. The last three are for models that are converted at start."""
 
     providers: list[Name] = Field(
         default=["CUDAExecutionProvider", "CPUExecutionProvider"], min_length=1
@@ -62,6 +62,12 @@ class OnnxSettings(Section):
     """CPU threads within one operator; 0: ONNX Runtime's own choice."""
     inter_op_num_threads: Count = 2
     """Operators run in parallel; 0: ONNX Runtime's own choice."""
+    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
+    """Of the weights."""
+    max_model_len: Positive | None = None
+    """Longest prompt and answer together, in tokens; null: 4096, or the model's own if less."""
+    max_num_seqs: Positive = 8
+    """Sequences decoded at once."""
 
 
 class VllmSettings(Section):

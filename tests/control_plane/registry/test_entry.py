@@ -126,6 +126,26 @@ def test_the_model_for_the_backend_asked_for(tmp_path: Path) -> None:
         repository.resolve("answers", DEFAULTS)
 
 
+def test_weights_are_converted_for_the_onnx_backend(repository: Repository, tmp_path: Path) -> None:
+    weights_folder = DEFAULT_REPOSITORY / "demo" / "1" / "weights"
+    (tmp_path / "My model").symlink_to(weights_folder)
+    onnx = OnnxSettings(max_model_len=128, max_num_seqs=2)
+    settings = ServingSettings(backend_type="onnx", onnx=onnx)
+    entry = repository.resolve(str(tmp_path / "My model"), settings)
+    assert list(entry.configs) == ["My--model_decoder", "My--model"]
+    assert entry.served_name == parameter(entry.config, "served_model_name") == "My model"
+    assert parameter(entry.config, "context_length") == "128"
+    assert entry.configs["My--model_decoder"]["max_batch_size"] == 2
+    assert (repository.folders[1] / "My--model_decoder" / "1" / "model.onnx").is_file()
+
+
+def test_weights_that_cannot_be_converted(repository: Repository, tmp_path: Path) -> None:
+    onnx = ServingSettings(backend_type="onnx")
+    with pytest.raises(ModelError, match="empty cannot be converted"):
+        repository.resolve(str(weights(tmp_path / "empty")), onnx)
+    assert list(repository.folders[1].iterdir()) == []
+
+
 def test_onnx_settings_go_to_the_graph_alone(repository: Repository, tmp_path: Path) -> None:
     settings = ServingSettings(
         onnx=OnnxSettings(intra_op_num_threads=1), pytorch=PytorchSettings(num_threads=2)

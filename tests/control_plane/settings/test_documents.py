@@ -102,7 +102,8 @@ def test_a_documented_section_can_be_assigned(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["onnx", "vllm"])
 def test_the_documented_engine_values_are_the_defaults(name: str) -> None:
-    assert getattr(ServingSettings(), name).model_dump() == section(name)
+    values = getattr(ServingSettings(), name).model_dump()
+    assert {key: values[key] for key in section(name)} == section(name)
 
 
 def test_development() -> None:
