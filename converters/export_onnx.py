@@ -1,6 +1,6 @@
 """Exports a Hugging Face model to ONNX, verifies it, and writes what Triton needs to serve it::
 
-    python -m converters.export_onnx Qwen/Qwen2.5-0.5B-Instruct --output model_repository
+python -m converters.export_onnx Qwen/Qwen2.5-0.5B-Instruct --output model_repository
 """
 
 from __future__ import annotations
@@ -97,7 +97,11 @@ def _check(options: ExportOptions) -> None:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A line for each stage, with the time that it took."""
-    columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
     with Bars(*columns, console=console) as bars:
 
         def begin(stage: str) -> None:
