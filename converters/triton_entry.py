@@ -61,6 +61,8 @@ def write_front(entry: DecoderEntry, folder: Path) -> None:
 def decoder_config(entry: DecoderEntry, *, in_place: bool = False) -> ModelConfig:
     """``in_place``: without the state, for the stand-in, which finds it in the graph."""
     config = ModelConfig(backend="onnxruntime", max_batch_size=entry.max_num_seqs)
+    # One instance, on a GPU where there is one: each has weights and state of its own.
+    config.instance_group.add(kind="KIND_AUTO", count=1)
     for name in ("input_ids", "attention_mask"):
         config.input.add(name=name, data_type=pb.TYPE_INT64, dims=[-1])
     config.output.add(name="logits", data_type=pb.TYPE_FP32, dims=[1, entry.vocabulary])

@@ -15,9 +15,11 @@ ServerFactory = Callable[..., TriadServer]
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
-    """A server with the demo model (the default) and the scripted one. Leave it as it is."""
+    """A server with the demo models (PyTorch's is the default) and the scripted one. Leave it as it
+    is."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with triad_server(log, environment={"TRIAD_SERVING__MODELS": f"[{SCRIPTED}]"}) as running:
+    models = f"[{SCRIPTED}, demo_onnx]"
+    with triad_server(log, environment={"TRIAD_SERVING__MODELS": models}) as running:
         yield running
 
 

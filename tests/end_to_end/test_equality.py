@@ -75,14 +75,27 @@ def expected(reference: Reference) -> dict[str, list[int]]:
     return {prompt: reference.generate(prompt) for prompt in PROMPTS}
 
 
-def through_rest(server: TriadServer, prompt: str) -> dict[str, Any]:
-    body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0}
+@pytest.fixture(params=["demo", "demo_onnx"])
+def model(request: pytest.FixtureRequest) -> str:
+    """The same weights on PyTorch and on ONNX."""
+    name: str = request.param
+    return name
+
+
+def through_rest(server: TriadServer, model: str, prompt: str) -> dict[str, Any]:
+    body = {"model": model, "prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0}
     answer: dict[str, Any] = server.post("/generate", body).json()
     return answer
 
 
-def through_sse(server: TriadServer, prompt: str) -> str:
-    body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0, "stream": True}
+def through_sse(server: TriadServer, model: str, prompt: str) -> str:
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+        "stream": True,
+    }
     text = ""
     with server.post("/generate", body, stream=True) as response:
         for line in response.iter_lines():
@@ -91,10 +104,10 @@ def through_sse(server: TriadServer, prompt: str) -> str:
     return text
 
 
-def through_grpc(server: TriadServer, prompt: str, *, stream: bool) -> list[int]:
+def through_grpc(server: TriadServer, model: str, prompt: str, *, stream: bool) -> list[int]:
     return infer(
         server.grpc,
-        "demo",
+        model,
         text_input=prompt,
         stream=stream,
         exclude_input_in_output=True,
@@ -103,19 +116,21 @@ def through_grpc(server: TriadServer, prompt: str, *, stream: bool) -> list[int]
     ).token_ids
 
 
-def test_alone(server: TriadServer, reference: Reference, expected: dict[str, list[int]]) -> None:
+def test_alone(
+    server: TriadServer, model: str, reference: Reference, expected: dict[str, list[int]]
+) -> None:
     assert len(PROMPTS) >= 20
     for prompt, ids in expected.items():
-        answer = through_rest(server, prompt)
+        answer = through_rest(server, model, prompt)
         assert answer["text"] == reference.text(ids)
         assert answer["tokens_generated"] == len(ids)
         ended = ids[-1] in reference.model.generation_config.eos_token_id
         assert answer["finish_reason"] == ("stop" if ended else "length")
-        assert through_grpc(server, prompt, stream=False) == ids
+        assert through_grpc(server, model, prompt, stream=False) == ids
 
 
 def test_among_16_mixed_requests(
-    server: TriadServer, reference: Reference, expected: dict[str, list[int]]
+    server: TriadServer, model: str, reference: Reference, expected: dict[str, list[int]]
 ) -> None:
     """All four ways at once, in turn."""
 
@@ -124,11 +139,11 @@ def test_among_16_mixed_requests(
         ids = expected[prompt]
         match number // len(PROMPTS):
             case 0:
-                assert through_rest(server, prompt)["text"] == reference.text(ids)
+                assert through_rest(server, model, prompt)["text"] == reference.text(ids)
             case 1:
-                assert through_sse(server, prompt) == reference.text(ids)
+                assert through_sse(server, model, prompt) == reference.text(ids)
             case way:
-                assert through_grpc(server, prompt, stream=way == 2) == ids
+                assert through_grpc(server, model, prompt, stream=way == 2) == ids
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         done = list(pool.map(ask, range(4 * len(PROMPTS))))
@@ -137,13 +152,13 @@ def test_among_16_mixed_requests(
 
 @pytest.mark.parametrize("penalty", [1.0, 1.1])
 def test_seeds_and_penalties_give_what_generate_gives(
-    server: TriadServer, reference: Reference, penalty: float
+    server: TriadServer, model: str, reference: Reference, penalty: float
 ) -> None:
     options = {"temperature": 0.9, "top_k": 50, "top_p": 0.9, "repetition_penalty": penalty}
     for seed, prompt in enumerate(PROMPTS[:6]):
         torch.manual_seed(seed)
         ids = reference.generate(prompt, do_sample=True, **options)
-        body = {"prompt": prompt, "max_tokens": MAX_TOKENS, "seed": seed, **options}
+        body = {"model": model, "prompt": prompt, "max_tokens": MAX_TOKENS, "seed": seed, **options}
         assert server.post("/generate", body).json()["text"] == reference.text(ids)
 
 

@@ -1,0 +1,3 @@
+from backends.onnx.model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
