@@ -18,7 +18,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from backends.batching.runner import Segment
-from backends.pytorch.slots import ATTENTION, LayerShape, SlotCache, Step, begin
+from backends.pytorch.packed import PackedStep
+from backends.pytorch.slots import ATTENTION, LayerShape, SlotCache, begin
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ class SlotRunner:
         last: Sequence[int] | None = None,
     ) -> Tensor:
         device = self.device
-        decodes = sum(s.length == 1 for s in segments)
-        step = Step.plan(segments, decodes, device)
+        step = PackedStep.plan(segments, device)
         begin(step)
         wanted: list[int] = []
         end = 0

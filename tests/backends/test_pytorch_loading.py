@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from backends.batching.runner import Segment
 from backends.pytorch import memory
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
@@ -317,8 +318,6 @@ def test_a_model_whose_batched_logits_are_wrong_is_not_batched(
     qwen2: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attention that forgets its past: what a wrong mask or cache would look like."""
-    from backends.pytorch import slots
-
-    monkeypatch.setattr(slots.Segment, "end", property(lambda s: s.length))
+    monkeypatch.setattr(Segment, "end", property(lambda s: s.length))
     loaded = load(LoadOptions.of(str(qwen2[0]), {"max_num_seqs": "4"}))
     assert isinstance(loaded.runner, SequentialRunner)
