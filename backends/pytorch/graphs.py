@@ -4,8 +4,8 @@ A decode step of a small model is a thousand kernels, and launching them from Py
 than running them. A CUDA graph is launched once, with what its kernels were given at capture: the
 same shapes and the same memory, where new inputs are copied to.
 
-The captures and replays of `CudaGraphs` have never been run: no GPU was at hand where they were
-written. Everything else has, with functions that are only called again (`plain`).
+`CudaGraphs` has not been run on a GPU yet. Its tests wait for one; all the rest is tested on a CPU,
+with functions that are only called again (`plain`) and with ones that are recorded and replayed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Function) -> Function:

@@ -218,6 +218,8 @@ def test_norms_of_o2_compute_in_float32(qwen2: tuple[Path, PreTrainedModel]) -> 
         ({"optimization_level": "O3", "torch_dtype": "float32"}, "contradicts torch_dtype"),
         ({"quantization": "int8", "torch_dtype": "float16"}, "quantization: int8 goes with"),
         ({"compile_model": "perhaps"}, "compile_model: must be one of"),
+        ({"cuda_graphs": "yes"}, "cuda_graphs: must be one of auto, true, false"),
+        ({"cuda_graphs": "true"}, "cuda_graphs: true is for a GPU, and device is cpu"),
         ({"max_num_seqs": "0"}, "max_num_seqs: must be at least 1"),
         ({"memory_utilization": "1.5"}, "memory_utilization: must be above 0"),
         ({"max_model_len": "257"}, "max_model_len: must be from 1 to 256"),
@@ -303,6 +305,15 @@ def test_a_cache_that_does_not_fit_is_an_error_with_what_would() -> None:
     assert "max_num_seqs 8 or max_model_len 2048" in str(caught.value)
     with pytest.raises(ValueError, match="nothing, not even one sequence"):
         plan_context(SHAPES, 16, 4096, budget=0, fixed=False)
+
+
+def test_scratch_positions_are_planned_for() -> None:
+    """4 slots of 256 tokens each: a position more, and a token less of context."""
+    assert plan_context(SHAPES, 4, 2048, budget=4 << 20, fixed=False) == 256
+    with pytest.raises(ValueError, match="what would fit: max_num_seqs 3 or max_model_len 255"):
+        plan_context(SHAPES, 4, 256, budget=4 << 20, fixed=True, scratch=1)
+    with pytest.raises(ValueError, match="nothing, not even one sequence"):
+        plan_context(SHAPES, 4, 256, budget=8 << 10, fixed=True, scratch=1)
 
 
 def test_loading_plans_with_the_memory_there_is(
