@@ -31,7 +31,7 @@ def plain(function: Function) -> Function:
 
 
 class CudaGraphs:
-    """Implements `Capture`. All graphs share one memory pool, so one at a time may run.
+    """Implements `Capture`. All graphs share one memory pool: one at a time may run.
 
     https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
@@ -45,14 +45,15 @@ class CudaGraphs:
         with torch.cuda.device(self._device):
             before = torch.cuda.current_stream()
             self._stream.wait_stream(before)
-            # Its exit also undoes the change of stream of a capture that fails.
-            with torch.cuda.stream(self._stream):
-                function()  # libraries make their handles and workspaces
-                with _syncs_are_errors():
-                    function()
-                graph = self._capture(function)
-            before.wait_stream(self._stream)
-        return graph.replay
+            try:
+                # Its exit also undoes the change of stream of a capture that fails.
+                with torch.cuda.stream(self._stream):
+                    function()  # libraries make their handles and workspaces
+                    with _syncs_are_errors():
+                        function()
+                    return self._capture(function).replay
+            finally:
+                before.wait_stream(self._stream)
 
     def _capture(self, function: Function) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
