@@ -44,7 +44,8 @@ class Runner(Protocol):
         one token each if that is not given.
 
         ``segments``: at most one a slot; those of one token first, by slot. ``ids``: of each
-        segment. What a slot holds from the segment's start on is replaced.
+        segment. What a slot holds from the segment's start on is replaced. The logits may be
+        overwritten by the next step.
         """
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -15,11 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from backends.batching.engine import LoadedModel
 from backends.batching.runner import Runner
 from backends.pytorch.device import choose_device
+from backends.pytorch.graphs import Capture, CudaGraphs
 from backends.pytorch.memory import memory_budget, plan_context
 from backends.pytorch.packing import Int8Linear, PackedLinear, can_pack, replace_linears
 from backends.pytorch.runner import SequentialRunner, SlotRunner, Unsuitable, layer_shapes
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import SlotCache
+from backends.pytorch.static_decode import SCRATCH
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class LoadOptions:
     optimization_level: str = "auto"
     quantization: str = "none"
     compile_model: bool = False
+    cuda_graphs: str = "auto"
     max_num_seqs: int = 16
     max_model_len: int | None = None
     memory_utilization: float = 0.9
@@ -62,6 +65,7 @@ class LoadOptions:
             one_of("optimization_level", ("auto", "O0", "O1", "O2", "O3")),
             one_of("quantization", ("none", "int8")),
             one_of("compile_model", ("false", "true", "False", "True")).lower() == "true",
+            one_of("cuda_graphs", ("auto", "true", "false")),
             int(parameters.get("max_num_seqs", "16")),
             None if length is None else int(length),
             float(parameters.get("memory_utilization", "0.9")),
@@ -92,6 +96,7 @@ class Loaded(LoadedModel):
 def load(options: LoadOptions) -> Loaded:
     """Raises ValueError for what cannot be, OSError where there are no weights."""
     device = choose_device(options.device)
+    graphs = _wants_graphs(options, device)
     level, dtype = _level(options, device)
     weights = torch.float32 if level in ("O0", "O1") else dtype
     model = _read(options.model, weights, device)
@@ -100,6 +105,7 @@ def load(options: LoadOptions) -> Loaded:
         "device": str(model.device),
         "dtype": str(weights).removeprefix("torch."),
         "optimization_level": level,
+        "cuda_graphs": False,
     }
     vocabulary: int = model.get_output_embeddings().weight.shape[0]
     context = _context_length(model, options.max_model_len)
@@ -107,13 +113,13 @@ def load(options: LoadOptions) -> Loaded:
     kind = _optimise(model, options, level, dtype, facts)
     runner: Runner
     try:
-        runner, context = _slot_runner(model, options, context)
+        scratch = SCRATCH if graphs else 0
+        runner, context = _slot_runner(model, options, context, scratch)
         deviation = check.deviation(runner)
         if not deviation < _TOLERANCE[kind]:
             raise Unsuitable(f"its batched logits differ by {deviation:.2g} from its own")
     except Unsuitable as reason:
-        if options.compile_model:
-            raise ValueError(f"compile_model: {reason}") from reason
+        _refuse(options, str(reason), "compile_model", "cuda_graphs")
         logger.warning(
             "%s is served one sequence at a time, without continuous batching: %s",
             *(type(model).__name__, reason),
@@ -121,6 +127,14 @@ def load(options: LoadOptions) -> Loaded:
         model = _read(options.model, weights, device)  # as it is, without what was optimised
         runner = _sequential_runner(model, options, check, _TOLERANCE[kind])
         facts |= {"fallback": str(reason), "dtype": str(weights).removeprefix("torch.")}
+    else:
+        if graphs:
+            capture = CudaGraphs(model.device)
+            why_not = use_graphs(runner, capture, vocabulary, check, _TOLERANCE[kind])
+            facts["cuda_graphs"] = why_not is None
+            if why_not is not None:
+                _refuse(options, why_not, "cuda_graphs")
+                logger.warning("%s: no CUDA graphs: %s", type(model).__name__, why_not)
     return Loaded(
         runner=runner,
         context_length=context,
@@ -129,6 +143,38 @@ def load(options: LoadOptions) -> Loaded:
         facts=facts,
         source=options.model,
     )
+
+
+def use_graphs(
+    runner: SlotRunner, capture: Capture, vocabulary: int, check: SelfCheck, tolerance: float
+) -> str | None:
+    """Steps that only decode are replays from here on. Returns why they are not, where they cannot
+    be or are not what the model computes."""
+    try:
+        runner.replay_decodes(capture, vocabulary)
+        deviation = check.deviation(runner)
+        if deviation < tolerance:
+            return None
+        reason = f"its replayed logits differ by {deviation:.2g} from its own"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    runner.stop_replays()
+    return reason
+
+
+def _wants_graphs(options: LoadOptions, device: torch.device) -> bool:
+    if options.cuda_graphs == "true" and device.type != "cuda":
+        raise ValueError(
+            f"cuda_graphs: true is for a GPU, and device is {device.type}; must be auto or false"
+        )
+    return options.cuda_graphs != "false" and device.type == "cuda"
+
+
+def _refuse(options: LoadOptions, reason: str, *names: str) -> None:
+    """What was asked for by name is not left out with a warning. Raises ValueError."""
+    for name in names:
+        if getattr(options, name) in (True, "true"):
+            raise ValueError(f"{name}: {reason}")
 
 
 def _read(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -200,7 +246,7 @@ def _compile(model: nn.Module) -> None:
 
 
 def _slot_runner(
-    model: PreTrainedModel, options: LoadOptions, context: int
+    model: PreTrainedModel, options: LoadOptions, context: int, scratch: int
 ) -> tuple[SlotRunner, int]:
     try:
         shapes = layer_shapes(model)
@@ -214,8 +260,9 @@ def _slot_runner(
         context,
         budget=memory_budget(model.device, options.memory_utilization),
         fixed=options.max_model_len is not None,
+        scratch=scratch,
     )
-    cache = SlotCache(shapes, options.max_num_seqs, context, model.device)
+    cache = SlotCache(shapes, options.max_num_seqs, context, model.device, scratch=scratch)
     return SlotRunner(model, cache, options.max_num_seqs), context
 
 

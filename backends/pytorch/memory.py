@@ -22,13 +22,15 @@ def plan_context(
     *,
     budget: int,
     fixed: bool,
+    scratch: int = 0,
 ) -> int:
     """The context length, in tokens, that each of ``slots`` sequences gets.
 
     ``budget``: bytes. ``fixed``: ``context`` was asked for; else the longest that fits is taken, up
-    to it. Raises ValueError, with what would fit.
+    to it. ``scratch``: positions of each slot beside it. Raises ValueError, with what would fit.
     """
     token = sum(shape.bytes_per_token for shape in shapes)
+    budget = max(0, budget - slots * scratch * token)
     if slots * context * token <= budget:
         return context
     fitting = budget // (slots * token)

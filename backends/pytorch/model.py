@@ -13,6 +13,8 @@ optimization_level    ``O0``: FP32, the tokens of ``generate``; ``O1``: FP32 wei
                       ``auto``: O0 or O3, as the datatype has it
 quantization          ``none``, or ``int8``: weights on a CPU
 compile_model         ``true``: ``torch.compile`` of the feed-forward parts (``false``)
+cuda_graphs           ``true``: on a GPU, decode steps are replays of CUDA graphs, captured at load;
+                      ``auto``: the same, but a model that they do not fit goes without; ``false``
 max_num_seqs          sequences that run at once (16)
 max_queue_size        sequences that may wait (256)
 max_model_len         context in tokens (the model's own, or what memory allows)

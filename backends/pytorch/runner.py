@@ -18,7 +18,10 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from backends.batching.runner import Segment
-from backends.pytorch.slots import ATTENTION, LayerShape, SlotCache, Step, begin
+from backends.pytorch.graphs import Capture
+from backends.pytorch.packed import PackedStep
+from backends.pytorch.slots import ATTENTION, LayerShape, SlotCache, begin
+from backends.pytorch.static_decode import StaticDecode
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +38,21 @@ class SlotRunner:
     def __init__(self, model: PreTrainedModel, cache: SlotCache, slots: int) -> None:
         self.slots = slots
         self.device = model.device
+        self._static: StaticDecode | None = None
         self._model = model
         self._cache = cache
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION)
+
+    def replay_decodes(self, capture: Capture, vocabulary: int) -> None:
+        """From here on steps that only decode are replays, as far as their shapes have been
+        captured. Their logits hold until the next step. Raises what a capture raises."""
+        static = StaticDecode(self._model, self._cache, self.slots, vocabulary, capture)
+        static.prepare()
+        self._static = static
+
+    def stop_replays(self) -> None:
+        self._static = None
 
     @torch.inference_mode()
     def compute(
@@ -47,9 +61,12 @@ class SlotRunner:
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
     ) -> Tensor:
+        if self._static is not None and all(s.length == 1 for s in segments):
+            replayed = self._static.compute(segments, ids)
+            if replayed is not None:
+                return replayed
         device = self.device
-        decodes = sum(s.length == 1 for s in segments)
-        step = Step.plan(segments, decodes, device)
+        step = PackedStep.plan(segments, device)
         begin(step)
         wanted: list[int] = []
         end = 0

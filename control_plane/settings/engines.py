@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from control_plane.settings.types import (
+    AutoOrBool,
     Count,
     Device,
     Endpoint,
@@ -29,6 +30,8 @@ class PytorchSettings(Section):
     """Datatype; auto: the checkpoint's, or float32 on a CPU that is slow in it."""
     compile_model: bool = False
     """Run the model's feed-forward parts through `torch.compile`."""
+    cuda_graphs: AutoOrBool = "auto"
+    """Replay CUDA graphs for decode steps; auto: on a GPU, where the model can be captured."""
     optimization_level: Literal["auto", "O0", "O1", "O2", "O3"] = "auto"
     """O0: fp32; O1: autocast; O2: low-precision weights, fp32 norms; O3: low precision; auto: as
     the datatype has it."""

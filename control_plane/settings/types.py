@@ -4,9 +4,17 @@ The JSON schema key `accepts` holds, for a value that a range or a list of
 choices cannot describe, the words for what is accepted.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 HIGHEST_PORT = 65535
 
@@ -32,6 +40,10 @@ class Section(BaseModel):
     @classmethod
     def _empty_means_defaults(cls, value: Any) -> Any:  # noqa: ANN401
         return {} if value is None else value
+
+
+def _word(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _port_in_range(value: str) -> str:
@@ -64,6 +76,9 @@ Bytes = Annotated[
     ),
 ]
 """A number of bytes, or text with a unit: 1GB is 10^9 bytes, 1GiB is 2^30."""
+
+AutoOrBool = Annotated[Literal["auto", "true", "false"], BeforeValidator(_word)]
+"""YAML reads true and false as booleans."""
 
 Device = Annotated[
     str,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from backends.batching.runner import Segment
 from backends.pytorch import memory
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
@@ -217,6 +218,8 @@ def test_norms_of_o2_compute_in_float32(qwen2: tuple[Path, PreTrainedModel]) -> 
         ({"optimization_level": "O3", "torch_dtype": "float32"}, "contradicts torch_dtype"),
         ({"quantization": "int8", "torch_dtype": "float16"}, "quantization: int8 goes with"),
         ({"compile_model": "perhaps"}, "compile_model: must be one of"),
+        ({"cuda_graphs": "yes"}, "cuda_graphs: must be one of auto, true, false"),
+        ({"cuda_graphs": "true"}, "cuda_graphs: true is for a GPU, and device is cpu"),
         ({"max_num_seqs": "0"}, "max_num_seqs: must be at least 1"),
         ({"memory_utilization": "1.5"}, "memory_utilization: must be above 0"),
         ({"max_model_len": "257"}, "max_model_len: must be from 1 to 256"),
@@ -304,10 +307,19 @@ def test_a_cache_that_does_not_fit_is_an_error_with_what_would() -> None:
         plan_context(SHAPES, 16, 4096, budget=0, fixed=False)
 
 
+def test_scratch_positions_are_planned_for() -> None:
+    """4 slots of 256 tokens each: a position more, and a token less of context."""
+    assert plan_context(SHAPES, 4, 2048, budget=4 << 20, fixed=False) == 256
+    with pytest.raises(ValueError, match="what would fit: max_num_seqs 3 or max_model_len 255"):
+        plan_context(SHAPES, 4, 256, budget=4 << 20, fixed=True, scratch=1)
+    with pytest.raises(ValueError, match="nothing, not even one sequence"):
+        plan_context(SHAPES, 4, 256, budget=8 << 10, fixed=True, scratch=1)
+
+
 def test_loading_plans_with_the_memory_there_is(
     qwen2: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_available", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 20)
     options = LoadOptions.of(str(qwen2[0]), {"max_num_seqs": "64", "max_model_len": "256"})
     with pytest.raises(ValueError, match="max_num_seqs: 64 sequences of 256 tokens need"):
         load(options)
@@ -317,8 +329,6 @@ def test_a_model_whose_batched_logits_are_wrong_is_not_batched(
     qwen2: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attention that forgets its past: what a wrong mask or cache would look like."""
-    from backends.pytorch import slots
-
-    monkeypatch.setattr(slots.Segment, "end", property(lambda s: s.length))
+    monkeypatch.setattr(Segment, "end", property(lambda s: s.length))
     loaded = load(LoadOptions.of(str(qwen2[0]), {"max_num_seqs": "4"}))
     assert isinstance(loaded.runner, SequentialRunner)

@@ -1,4 +1,4 @@
-"""`serving.onnx` in the words of Triton's onnxruntime backend."""
+"""`serving.pytorch` and `serving.onnx` in a model's Triton configuration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from control_plane.registry.engine_settings import apply_onnx
-from control_plane.settings import OnnxSettings
+from control_plane.registry.engine_settings import apply_onnx, apply_pytorch
+from control_plane.settings import OnnxSettings, PytorchSettings
 
 PARAMETER = 'parameters {{ key: "{}" value {{ string_value: "{}" }} }}'
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -80,3 +80,12 @@ def test_providers_replace_what_the_file_says() -> None:
     made = applied(before, providers=[CPU])
     assert made == parsed("instance_group { count: 3 kind: KIND_CPU } optimization {}")
     assert applied(before, intra_op_num_threads=2).instance_group == parsed(before).instance_group
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(True, "true"), (False, "false"), ("auto", "auto")]
+)
+def test_a_yes_or_no_is_written_as_the_engine_reads_it(value: bool | str, expected: str) -> None:
+    config = ModelConfig()
+    apply_pytorch(config, PytorchSettings.model_validate({"cuda_graphs": value}))
+    assert config == parsed(PARAMETER.format("cuda_graphs", expected))

@@ -80,6 +80,7 @@ def test_wrong_keys(file: Path, text: str, expected: str) -> None:
         ("vllm.gpu_memory_utilization", "1.1", "a number above 0 and at most 1, not 1.1"),
         ("pytorch.device", "gpu", 'auto, cpu, cuda or cuda:N, not "gpu"'),
         ("pytorch.max_model_len", "0", "an integer of at least 1, or null, not 0"),
+        ("pytorch.cuda_graphs", "1", "one of auto, true, false, not 1"),
         ("pytorch.optimization_level", "O4", 'one of auto, O0, O1, O2, O3, not "O4"'),
         ("onnx.optimization_level", "O1", 'one of all, extended, basic, disabled, not "O1"'),
         ("onnx.providers", "[]", "a list that is not empty, not []"),
