@@ -140,17 +140,6 @@ def test_a_crowd_stays_one_batch(triton: Triton, client: Client, clients: list[C
     assert runs < steps / 2
 
 
-def test_a_lone_sequence_does_not_wait(client: Client) -> None:
-    stream = Stream(client)
-    stream.start([1, 2])
-    began = time.perf_counter()
-    for _ in range(40):
-        stream.step([1])
-    seconds = time.perf_counter() - began
-    stream.release()
-    assert seconds / 40 < 0.01
-
-
 def greedy(stream: Stream, prompt: list[int], steps: int) -> None:
     logits = stream.start(prompt)
     for index in range(steps):
