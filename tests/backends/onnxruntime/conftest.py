@@ -39,7 +39,6 @@ HISTORY_STATE = """  state {
     initial_state { data_type: TYPE_INT64 dims: [ 0 ] zero_data: true name: "zero" }
   }
 """
-SLOTS = 8
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +60,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         embedded = CPU + config + STATE % ""
         onnx_models.entry(folder, name, graph, CPU + config + STATE % state, embedded)
-    for name, slots, idle in (("decoder", SLOTS, 60_000_000), ("brief", 2, 500_000)):
+    for name, slots, idle in (("decoder", toy_decoder.SLOTS, 60_000_000), ("brief", 2, 500_000)):
         native, embedded = toy_decoder.configs(slots, idle)
         onnx_models.entry(folder, name, toy_decoder.decoder(), native, embedded)
     return folder

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tritonclient.grpc as grpcclient
 from google.protobuf import json_format, text_format
 from onnx import ModelProto, TensorProto, save_model
+from tritonclient.grpc import InferenceServerClient as Client
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
@@ -18,8 +18,6 @@ from backends.onnxruntime.config import ModelConfig as BackendConfig
 from backends.onnxruntime.graph import Graph
 from backends.onnxruntime.kv_cache import KVCache
 from tests.support import onnx_models, toy_decoder
-
-Client = grpcclient.InferenceServerClient
 
 
 def test_what_is_completed(client: Client) -> None:

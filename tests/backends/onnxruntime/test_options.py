@@ -28,8 +28,8 @@ def config(parameters: dict[str, str] | None = None, **values: Any) -> ModelConf
     ],
 )
 def test_graph_level(level: int | None, expected: ort.GraphOptimizationLevel) -> None:
-    graph = {} if level is None else {"optimization": {"graph": {"level": level}}}
-    assert session_options(config(**graph)).graph_optimization_level == expected
+    graph = {} if level is None else {"graph": {"level": level}}
+    assert session_options(config(optimization=graph)).graph_optimization_level == expected
 
 
 def test_parameters() -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+from tritonclient.grpc import InferenceServerClient as Client
 
 from tests.support.onnx_models import Array
-
-Client = grpcclient.InferenceServerClient
 
 
 def step(client: Client, model: str, output: str, value: Array, **options: Any) -> Array:  # noqa: ANN401
