@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+from tritonclient.grpc import InferenceServerClient as Client
 from tritonclient.utils import InferenceServerException
 
-from tests.backends.onnxruntime.conftest import SLOTS
 from tests.support.onnx_models import Array
 from tests.support.server import wait_until
-from tests.support.toy_decoder import CONTEXT, OUT_OF_RANGE, POISON, VOCABULARY, reference
+from tests.support.toy_decoder import CONTEXT, OUT_OF_RANGE, POISON, SLOTS, VOCABULARY, reference
 from tests.support.triton import Triton
 
-Client = grpcclient.InferenceServerClient
 _ids = itertools.count(1)
 
 
@@ -56,7 +55,8 @@ class Stream:
         self.tokens += new
         logits: Array = result.as_numpy("logits")
         assert logits.shape == (1, 1, VOCABULARY)
-        return logits[0, 0]
+        row: Array = logits[0, 0]
+        return row
 
     def start(self, prompt: Sequence[int]) -> Array:
         self.tokens = []
@@ -138,17 +138,6 @@ def test_a_crowd_stays_one_batch(triton: Triton, client: Client, clients: list[C
     assert steps == SLOTS * 31
     # At best 8 prompts and 30 batches. These clients share one Python interpreter: some come late.
     assert runs < steps / 2
-
-
-def test_a_lone_sequence_does_not_wait(client: Client) -> None:
-    stream = Stream(client)
-    stream.start([1, 2])
-    began = time.perf_counter()
-    for _ in range(40):
-        stream.step([1])
-    seconds = time.perf_counter() - began
-    stream.release()
-    assert seconds / 40 < 0.01
 
 
 def greedy(stream: Stream, prompt: list[int], steps: int) -> None:

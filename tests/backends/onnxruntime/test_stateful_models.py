@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+from tritonclient.grpc import InferenceServerClient as Client
+from tritonclient.utils import np_to_triton_dtype
 
 from tests.support.onnx_models import Array
 
-Client = grpcclient.InferenceServerClient
-
 
 def step(client: Client, model: str, output: str, value: Array, **options: Any) -> Array:  # noqa: ANN401
-    tensor = grpcclient.InferInput(
-        "x", list(value.shape), "FP32" if value.dtype == np.float32 else "INT64"
-    )
+    tensor = grpcclient.InferInput("x", list(value.shape), np_to_triton_dtype(value.dtype))
     tensor.set_data_from_numpy(value)
     result: Array = client.infer(model, [tensor], **options).as_numpy(output)
     return result
@@ -57,3 +55,18 @@ def test_a_state_may_grow(client: Client) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(remember, range(8)))
+
+
+def test_control_inputs_and_the_direct_strategy(client: Client) -> None:
+    def count(number: int) -> None:
+        for index in range(10):
+            result = step(
+                *(client, "counter", "count", np.zeros((1, 1), np.int32)),
+                sequence_id=number,
+                sequence_start=index in (0, 5),
+                sequence_end=index == 9,
+            )
+            np.testing.assert_array_equal(result, [[index % 5 + 1, number]])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, range(300, 312)))
