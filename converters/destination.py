@@ -1,4 +1,4 @@
-"""Where an export goes: made aside, then renamed into place, so that no half of one is ever seen."""
+"""Where an export goes: made aside, then renamed into place: no half of one is ever seen."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Errors of an export::
 
-    ConversionError          its text is for the user
-    ├── OptionError          an option's value cannot be served; the text begins with its name
-    └── ExportRefused        the graph does not compute what the model computes
+ConversionError          its text is for the user
+├── OptionError          an option's value cannot be served; the text begins with its name
+└── ExportRefused        the graph does not compute what the model computes
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ class Report:
     def table(self) -> Table:
         table = Table("", "before", "after", "", title=f"{self.model}, {self.precision}")
         for figure in self.figures:
-            table.add_row(
-                figure.name, _number(figure.before), _number(figure.after), figure.unit
-            )
+            table.add_row(figure.name, _number(figure.before), _number(figure.after), figure.unit)
         return table
 
 

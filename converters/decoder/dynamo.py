@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +10,7 @@ from converters.decoder.session import PAST, PRESENT
 from converters.decoder.source import Source
 from converters.decoder.static_cache import StaticCacheModel
 from converters.errors import ConversionError
+from converters.quiet import quiet
 
 OPSET = 20
 """The newest that ONNX Runtime 1.19 has, less one: nothing in these graphs needs a newer one."""
@@ -33,7 +30,7 @@ def export(source: Source, graph: Path, dtype: torch.dtype) -> None:
     names = [f"{i}.{part}" for i in range(len(source.layers)) for part in ("key", "value")]
     tokens, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
     try:
-        with _quietly(), torch.inference_mode():
+        with quiet(), torch.inference_mode():
             program = torch.onnx.export(
                 model,
                 (tokens, mask, past),
@@ -55,18 +52,3 @@ def export(source: Source, graph: Path, dtype: torch.dtype) -> None:
         raise ConversionError(
             f"{type(source.model).__name__} cannot be exported by torch.onnx: {reason}"
         ) from error
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter warns of its own deprecations and of operators of packages that are not there:
-    nothing that a user of ours could act on."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

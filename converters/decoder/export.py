@@ -57,9 +57,7 @@ def export_decoder(options: ExportOptions, progress: Progress) -> Report:
     return replace(report, written=[parent / name for name in names])
 
 
-def _export(
-    source: Source, graph: Path, options: ExportOptions, progress: Progress
-) -> _Exported:
+def _export(source: Source, graph: Path, options: ExportOptions, progress: Progress) -> _Exported:
     """With ``auto``, PyTorch's exporter makes what the builder does not, or makes wrongly."""
     reason = None
     if options.exporter != "dynamo":
@@ -127,7 +125,7 @@ def _report(
     progress: Progress,
 ) -> Report:
     agreement = exported.agreement
-    figures = [Figure("relative error of logits, largest", 0.0, agreement.error)]
+    figures = [Figure("relative error of logits, largest", 0.0, agreement.largest)]
     if options.precision != "fp32":
         progress("measuring the quality")
         measured = quality(graph, source, passages(source, text))

@@ -45,8 +45,8 @@ def _check_inputs(model: onnx.ModelProto, layers: int) -> None:
 
 
 def _fix_context(model: onnx.ModelProto, layers: list[LayerShape], context: int) -> None:
-    """The KV cache gets its shape [batch, heads, context, dimension]: whoever serves the graph reads
-    it from there."""
+    """The KV cache gets its shape [batch, heads, context, dimension], for whoever serves the graph
+    to read it there."""
     for value in (*model.graph.input, *model.graph.output):
         if value.name.startswith((PAST, PRESENT)):
             layer, part = value.name.removeprefix(PAST).removeprefix(PRESENT).split(".")

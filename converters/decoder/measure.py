@@ -89,9 +89,7 @@ def quality(graph: Path, source: Source, texts: list[list[int]]) -> Quality:
         made[:, position] = session.decode(ids, positions)
     expected, made = expected[:, :-1], made[:, :-1]
     following = np.array([row[1:] for row in texts])
-    pairs = zip(
-        made.reshape(-1, made.shape[-1]), expected.reshape(-1, made.shape[-1]), strict=True
-    )
+    pairs = zip(made.reshape(-1, made.shape[-1]), expected.reshape(-1, made.shape[-1]), strict=True)
     return Quality(
         following.size,
         float((made.argmax(-1) == expected.argmax(-1)).mean()),

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    MatMulNBitsQuantizer,
-)
 
 from converters.options import OrtCompat, Precision
+from converters.quiet import quiet
 
 BLOCK = 32
 """Weights that share a scale and a zero point."""
@@ -28,21 +24,18 @@ def quantize(graph: Path, target: Path, precision: Precision, compat: OrtCompat)
     the KV cache stay as they are. ``target`` gets its weights beside it."""
     model = onnx.load(str(graph))
     _uniform_products(model.graph)
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # the quantizers say what they do on the root logger
-    try:
+    with quiet():
         if precision == "int8" and compat == "1.19":
             _per_channel(model, graph.with_suffix(".products.onnx"), target)
         else:
             _in_blocks(model, target, precision, compat)
-    finally:
-        logger.setLevel(level)
 
 
 def _per_channel(model: onnx.ModelProto, intermediate: Path, target: Path) -> None:
     """8 bits with a scale for each column, activations in 8 bits: what ONNX Runtime 1.19 has. Seven
     of the bits are used, since sums of products of eight overflow on CPUs without VNNI."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     data = intermediate.name + ".data"
     onnx.save(model, str(intermediate), save_as_external_data=True, location=data)
     quantize_dynamic(
@@ -59,28 +52,71 @@ def _per_channel(model: onnx.ModelProto, intermediate: Path, target: Path) -> No
 def _in_blocks(
     model: onnx.ModelProto, target: Path, precision: Precision, compat: OrtCompat
 ) -> None:
-    """`MatMulNBits`. The product that makes the logits keeps 8 bits where the runtime has them:
-    errors in it go straight to the choice of the token."""
-    passes: list[tuple[int, list[str]]]
+    """`MatMulNBits`. With 4 bits, the product that makes the logits keeps 8 where the runtime has
+    them: errors in it go straight to the choice of the token."""
+    products = _products(model.graph)
     if precision == "int8":
-        passes = [(8, [])]
-    elif compat == "1.19":
-        passes = [(4, [])]
+        model = _round(model, products, 8)
     else:
-        weights = {initializer.name for initializer in model.graph.initializer}
-        products = [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
-        passes = [(4, products[-1:]), (8, [])]
-    for bits, excluded in passes:
-        config = DefaultWeightOnlyQuantConfig(
-            block_size=BLOCK, is_symmetric=False, accuracy_level=INT8_ACTIVATIONS, bits=bits
-        )
-        quantizer: Any = MatMulNBitsQuantizer(
-            model, bits=bits, nodes_to_exclude=excluded, algo_config=config
-        )
-        quantizer.process()
-        model = quantizer.model.model
+        last = list(products)[-1:] if compat != "1.19" else []
+        # The better algorithm packs two blocks of a column into a byte and fails on a single one.
+        odd = [name for name, rows in products.items() if -(-rows // BLOCK) % 2]
+        model = _round(model, last, 8)
+        model = _round(model, [name for name in odd if name not in last], 4)
+        model = _fit(model)
     data = target.name + ".data"
     onnx.save(model, str(target), save_as_external_data=True, location=data)
+
+
+def _products(graph: onnx.GraphProto) -> dict[str, int]:
+    """The names of products with weights, in the order of the graph, and the weights' rows."""
+    weights = {initializer.name: initializer.dims for initializer in graph.initializer}
+    return {
+        node.name: weights[node.input[1]][0]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in weights
+    }
+
+
+def _round(model: onnx.ModelProto, names: Collection[str], bits: int) -> onnx.ModelProto:
+    """Products ``names`` with weights rounded to the nearest value of a block."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
+    if not names:
+        return model
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=BLOCK, is_symmetric=False, accuracy_level=INT8_ACTIVATIONS, bits=bits
+    )
+    others = [name for name in _products(model.graph) if name not in names]
+    quantizer: Any = MatMulNBitsQuantizer(
+        model, bits=bits, nodes_to_exclude=others, algo_config=config
+    )
+    quantizer.process()
+    rounded: onnx.ModelProto = quantizer.model.model
+    return rounded
+
+
+def _fit(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What products are left, in 4 bits whose scales and zero points are searched for the least
+    error: https://github.com/ggml-org/llama.cpp/pull/1684 has the algorithm."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        KQuantWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
+    quantizer: Any = MatMulNBitsQuantizer(
+        model,
+        bits=4,
+        block_size=BLOCK,
+        accuracy_level=INT8_ACTIVATIONS,
+        algo_config=KQuantWeightOnlyQuantConfig(),
+    )
+    quantizer.process()
+    fitted: onnx.ModelProto = quantizer.model.model
+    return fitted
 
 
 def _uniform_products(graph: onnx.GraphProto) -> None:

@@ -3,11 +3,11 @@
 The graph's contract, one batch row a sequence:
 
 - ``input_ids`` INT64 [batch, S]: S new tokens
-- ``attention_mask`` INT64 [batch, any]: ones, contiguous from position 0, as many as the sequence has
-  tokens after this step, then zeros
-- ``past_key_values.<layer>.key`` and ``.value`` FLOAT or FLOAT16 [batch, heads, context, dimension]
-- to ``logits`` FLOAT [batch, 1, vocabulary] after the last token, and ``present.<layer>.…`` like the
-  past, which may be the same memory
+- ``attention_mask`` INT64 [batch, any]: ones, contiguous from position 0, as many as the sequence
+  has tokens after this step, then zeros
+- ``past_key_values.<layer>.key``, ``.value`` FLOAT or FLOAT16 [batch, heads, context, dimension]
+- to ``logits`` FLOAT [batch, 1, vocabulary] after the last token, and ``present.<layer>.…`` like
+  the past, which may be the same memory
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 PAST, PRESENT = "past_key_values.", "present."
-_DATATYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_DATATYPES: dict[str, np.dtype[np.generic]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
 
 Logits = npt.NDArray[np.float32]
 
@@ -66,12 +69,11 @@ class DecoderSession:
         return [np.zeros((rows, *s.shape), s.dtype) for s in self.states]
 
     def prefill(self, row: int, ids: Sequence[int], start: int = 0) -> Logits:
-        """Computes ``ids`` from position ``start`` on. Returns the last token's logits [vocabulary]."""
-        return self._run(
-            slice(row, row + 1),
-            np.array([ids], np.int64),
-            np.ones((1, start + len(ids)), np.int64),
-        )[0]
+        """Computes ``ids`` from position ``start`` on. Returns the last's logits [vocabulary]."""
+        tokens = np.array([ids], np.int64)
+        mask = np.ones((1, start + len(ids)), np.int64)
+        logits: Logits = self._run(slice(row, row + 1), tokens, mask)[0]
+        return logits
 
     def decode(self, ids: Sequence[int], positions: Sequence[int]) -> Logits:
         """A token of each of the first rows. Returns their logits [rows, vocabulary]."""
@@ -80,9 +82,7 @@ class DecoderSession:
             slice(0, len(ids)), np.array(ids, np.int64)[:, None], mask.astype(np.int64)
         )
 
-    def _run(
-        self, rows: slice, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]
-    ) -> Logits:
+    def _run(self, rows: slice, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Logits:
         binding = self._session.io_binding()
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)

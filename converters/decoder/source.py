@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging as hf_logging
 
 from converters.errors import ConversionError, OptionError
 from converters.options import ExportOptions
@@ -79,23 +80,35 @@ class Source:
 
     def fresh(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model read again, for those who change it."""
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype)
-        return model.eval()
+        return _read(self.folder, dtype)
 
 
 def read_source(options: ExportOptions) -> Source:
     """Raises `OptionError` for a model or a context that cannot be."""
     folder = find(options.model)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = _read(folder, torch.float32)
     except (OSError, ValueError, KeyError) as error:
-        raise OptionError("model", f"{options.model} is no causal language model: {error}") from error
+        raise OptionError(
+            "model", f"{options.model} is no causal language model: {error}"
+        ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise OptionError("model", f"{options.model} has no tokenizer: {error}") from error
     context = _context(model, options.max_context)
     return Source(folder, model, tokenizer, _layer_shapes(model), context)
+
+
+def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # the stages of the export are shown instead
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
+    return model.eval()
 
 
 def find(model: str) -> Path:
@@ -129,7 +142,9 @@ def _context(model: PreTrainedModel, asked: int | None) -> int:
 def _layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
     """What each layer caches, from a pass over two tokens."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ConversionError(f"{type(model).__name__} takes no position_ids: it cannot be exported")
+        raise ConversionError(
+            f"{type(model).__name__} takes no position_ids: it cannot be exported"
+        )
     cache = DynamicCache(config=model.config)
     model(torch.tensor([[0, 1]]), **{cache_argument(model): cache}, use_cache=True)
     shapes = []

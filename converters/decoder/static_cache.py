@@ -1,8 +1,8 @@
 """A causal language model as a function of tokens and a KV cache of fixed size.
 
-It computes the decoder protocol: a row's length is the sum of its attention mask, its new tokens are
-the last of that length, and their keys and values go to their own positions of buffers that hold
-``context`` positions. It plugs into unmodified transformers models through their
+It computes the decoder protocol: a row's length is the sum of its attention mask, its new tokens
+are the last of that length, and their keys and values go to their own positions of buffers that
+hold ``context`` positions. It plugs into unmodified transformers models through their
 `AttentionInterface`, `AttentionMaskInterface` and `Cache`; masks are made by transformers' own mask
 functions at (query position, key position), so that sliding windows need no case of their own.
 """
@@ -86,8 +86,8 @@ class StaticCacheModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        """``input_ids`` INT64 [batch, tokens], ``attention_mask`` INT64 [batch, any], ``past``: keys
-        and values of each layer in turn, [batch, heads, context, dimension].
+        """``input_ids`` INT64 [batch, tokens], ``attention_mask`` INT64 [batch, any], ``past``:
+        keys and values of each layer in turn, [batch, heads, context, dimension].
 
         Returns the logits FP32 [batch, 1, vocabulary] after the last token, and ``past`` with the
         new keys and values.
@@ -135,7 +135,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """``query``: [batch, heads, tokens, dimension]; ``key``, ``value``: a layer's whole buffers.
 
-    The query heads that share a key head become further queries of it: no key is repeated in memory.
+    The query heads that share a key head become further queries of it, so that no key is repeated.
     Returns [batch, tokens, heads, dimension].
     """
     batch, heads, tokens, dim = query.shape

@@ -80,7 +80,7 @@ def save_decoder(family: str, folder: Path, **changes: Any) -> Path:  # noqa: AN
     config = AutoConfig.for_model(model_type, **{**_SIZES, **own, **changes})
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             # Norms of 1 and biases of 0 would hide what an export does to them.
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn_like(parameter)
