@@ -13,7 +13,7 @@ from torch import nn
 
 from converters.destination import staging
 from converters.kinds import Progress
-from converters.options import ExportOptions, Precision
+from converters.options import ExportOptions
 from converters.parity import (
     Graph,
     Inputs,
@@ -48,16 +48,16 @@ class Plan:
 
 def build_bare(plan: Plan, options: ExportOptions, progress: Progress) -> Made:
     """Writes the graph that ``options.output`` names. Raises `ConversionError`."""
-    folder, names = options.output.parent, [options.output.name]
-    with staging(folder, names) as aside:
-        figures = build(plan, options.precision, aside / options.output.name, progress)
-        names[:] = sorted(file.name for file in aside.iterdir())
+    folder, name = options.output.parent, options.output.name
+    with staging(folder, [name, f"{name}.data"]) as aside:
+        figures = build(plan, options, aside / name, progress)
+        names = sorted(file.name for file in aside.iterdir())
     return figures, [folder / name for name in names]
 
 
-def build(plan: Plan, precision: Precision, graph: Path, progress: Progress) -> list[Figure]:
+def build(plan: Plan, options: ExportOptions, graph: Path, progress: Progress) -> list[Figure]:
     """Writes ``graph``. Raises `ConversionError`."""
-    figures = _write(plan, precision, graph, progress)
+    figures = _write(plan, options, graph, progress)
     progress("measuring")
     made, timed = Graph(graph), plan.texts[0]
     weights = sum(p.numel() * p.element_size() for p in plan.module.parameters())
@@ -71,7 +71,8 @@ def build(plan: Plan, precision: Precision, graph: Path, progress: Progress) -> 
     ]
 
 
-def _write(plan: Plan, precision: Precision, graph: Path, progress: Progress) -> list[Figure]:
+def _write(plan: Plan, options: ExportOptions, graph: Path, progress: Progress) -> list[Figure]:
+    precision = options.precision
     if precision == "fp32":
         return _write_exact(plan, graph, progress)
     figures = []
@@ -83,7 +84,7 @@ def _write(plan: Plan, precision: Precision, graph: Path, progress: Progress) ->
             exact = Path(folder) / graph.name
             figures = _write_exact(plan, exact, progress)
             progress(f"quantising to {precision}")
-            quantize(exact, graph, precision)
+            quantize(exact, graph, precision, options.ort_compat)
     progress(f"comparing {precision} with the PyTorch model")
     mean, lowest = require_alike(Graph(graph), plan.module, plan.texts, plan.likeness, precision)
     return [

@@ -168,7 +168,7 @@ def _build_entry(
     name = options.triton_name
     with staging(options.output, [name]) as aside:
         (aside / name / "1").mkdir(parents=True)
-        figures = build(plan, options.precision, aside / name / "1" / "model.onnx", progress)
+        figures = build(plan, options, aside / name / "1" / "model.onnx", progress)
         write_config(aside / name, _config(shape, outputs, options.max_num_seqs))
     return figures, [options.output / name]
 

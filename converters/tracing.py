@@ -5,16 +5,14 @@ Docs: https://docs.pytorch.org/docs/stable/onnx_export.html
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from converters.errors import ConversionError
+from converters.quiet import quiet
 
 OPSET = 20
 """Known to every ONNX Runtime from 1.17 on; the first with Gelu."""
@@ -35,7 +33,7 @@ def trace(
     """
     shapes = (tuple(dict(dynamic_axes.get(name, {})) for name in inputs),)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 module,
                 tuple(inputs.values()),
@@ -51,19 +49,3 @@ def trace(
         raise ConversionError(f"PyTorch cannot export this model: {cause}") from error
     assert program is not None
     program.save(graph)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed and on shared axes."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -55,7 +55,7 @@ def _build_entry(
     names = [graph, front] if has_front(source) else [graph]
     with staging(options.output, names) as aside:
         (aside / graph / "1").mkdir(parents=True)
-        figures = build(plan, options.precision, aside / graph / "1" / "model.onnx", progress)
+        figures = build(plan, options, aside / graph / "1" / "model.onnx", progress)
         write_graph_entry(aside / graph, source, options.max_num_seqs)
         if has_front(source):
             write_front(aside / front, source, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tritonclient.utils import InferenceServerException
 
 from tests.backends.encoder.conftest import LABELS, Sources
+from tests.support.contract import describe
 from tests.support.encoders import CONTEXT, DIMENSION, embed
 from tests.support.triton import Triton
 
@@ -122,29 +122,24 @@ def test_flags_are_one_value(client: Client) -> None:
         client.infer("embedder", [text, flag])
 
 
-def describe(client: Client, model: str) -> dict[str, Any]:
-    flag = grpcclient.InferInput("describe", [1], "BOOL")
-    flag.set_data_from_numpy(np.array([True]))
-    facts: dict[str, Any] = json.loads(client.infer(model, [flag]).as_numpy("text_output")[0])
-    return facts
-
-
-def test_it_describes_itself(client: Client, sources: Sources) -> None:
-    facts = describe(client, "embedder")
+def test_it_describes_itself(triton: Triton) -> None:
+    """Over a stream, as the control plane asks."""
+    facts = describe(triton.grpc, "embedder")
     assert facts["backend"] == "onnx"
     assert facts["type"] == "embedding"
     assert facts["model_name"] == "embedder"
     assert (facts["context_length"], facts["embedding_dimension"]) == (CONTEXT, DIMENSION)
     assert facts["parameters"] > 10_000
-    assert describe(client, "classifier")["labels"] == list(LABELS.values())
+    assert describe(triton.grpc, "classifier")["labels"] == list(LABELS.values())
 
 
-def test_without_its_graph_it_says_so(client: Client) -> None:
+def test_without_its_graph_it_says_so(client: Client, triton: Triton) -> None:
     client.unload_model("classifier_classifier")
     try:
-        for ask in (describe, lambda *of: infer(*of, ["a"])):
-            with pytest.raises(InferenceServerException, match="classifier_classifier"):
-                ask(client, "classifier")
+        with pytest.raises(InferenceServerException, match="classifier_classifier: is not loaded"):
+            describe(triton.grpc, "classifier")
+        with pytest.raises(InferenceServerException, match="classifier_classifier"):
+            infer(client, "classifier", ["a"])
     finally:
         client.load_model("classifier_classifier")
     assert infer(client, "classifier", ["a"]).as_numpy("label").shape == (1,)
