@@ -83,7 +83,9 @@ class Repository:
             if name in self.names():
                 return self._entry(self._fixed / name, settings)
         if (folder / CONFIG).is_file():
-            return self._entry(self._link(folder.resolve()), settings)
+            folder = folder.resolve()
+            is_here = folder.parent == self._fixed.resolve()
+            return self._entry(folder if is_here else self._link(folder), settings)
         if (folder / "config.json").is_file():
             folder = folder.absolute()
             return self._of_weights(str(folder), folder.name, settings)
@@ -96,12 +98,26 @@ class Repository:
         )
 
     def _link(self, folder: Path) -> Path:
+        self._check_free(folder.name)
         link = self._scratch / folder.name
         if not link.exists():
             link.symlink_to(folder)
         elif link.resolve() != folder:
             raise ModelError(f"model: the name `{folder.name}` is taken by another folder")
         return link
+
+    def _target(self, served_name: str) -> Path:
+        """The folder of a new entry."""
+        name = re.sub(r"[^\w.-]", "--", served_name)
+        self._check_free(name)
+        return self._scratch / name
+
+    def _check_free(self, name: str) -> None:
+        """Triton takes a name from one of its repositories alone."""
+        if (self._fixed / name / CONFIG).is_file():
+            raise ModelError(
+                f"model: the name `{name}` is taken by a model of the repository {self._fixed.name}"
+            )
 
     def _of_weights(self, weights: str, served_name: str, settings: ServingSettings) -> ModelEntry:
         if settings.backend_type == "onnx":
@@ -110,7 +126,7 @@ class Repository:
         return self._entry(self._generate(weights, served_name), settings)
 
     def _convert(self, weights: str, served_name: str, settings: OnnxSettings) -> Path:
-        target = self._scratch / _triton_name(served_name)
+        target = self._target(served_name)
         if not target.exists():
             options = {
                 "--output": str(self._scratch),
@@ -129,7 +145,7 @@ class Repository:
 
     def _generate(self, weights: str, served_name: str) -> Path:
         """A new entry, made aside and renamed into place, so that no half of one is ever seen."""
-        target = self._scratch / _triton_name(served_name)
+        target = self._target(served_name)
         config = ModelConfig(backend="python")
         config.instance_group.add(kind="KIND_CPU", count=1)
         config.parameters["model"].string_value = weights
@@ -167,7 +183,7 @@ class Repository:
                 f"model: {folder.name}/{CONFIG} names `{name}` as its {key}, and there is no such "
                 f"model beside it"
             )
-        return part if folder.parent == self._fixed else self._link(part)
+        return part if part.parent == self._fixed.resolve() else self._link(part)
 
     def _read(self, folder: Path) -> ModelConfig:
         file = self._config_file(folder)
@@ -191,7 +207,3 @@ class Repository:
             apply_pytorch(config, settings.pytorch)
         values: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
         return values
-
-
-def _triton_name(served_name: str) -> str:
-    return re.sub(r"[^\w.-]", "--", served_name)

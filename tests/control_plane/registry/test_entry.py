@@ -34,6 +34,8 @@ def test_a_name_in_the_repository(repository: Repository) -> None:
     entry = repository.resolve("demo", DEFAULTS)
     assert (entry.name, entry.served_name) == ("demo", "demo")
     assert parameter(entry.config, "model") == "weights"
+    assert repository.resolve(str(DEFAULT_REPOSITORY / "demo"), DEFAULTS) == entry
+    assert list(repository.folders[1].iterdir()) == []
 
 
 def test_a_triton_model_s_folder(repository: Repository) -> None:
@@ -68,6 +70,16 @@ def test_a_name_is_taken_once(repository: Repository, tmp_path: Path) -> None:
     repository.resolve(str(weights(tmp_path / "a" / "model")), DEFAULTS)
     with pytest.raises(ModelError, match="is taken"):
         repository.resolve(str(weights(tmp_path / "b" / "model")), DEFAULTS)
+
+
+def test_names_of_the_repository_s_own_models_are_taken(
+    repository: Repository, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="`demo` is taken by a model of the repository"):
+        repository.resolve(str(weights(tmp_path / "demo")), DEFAULTS)
+    (tmp_path / "demo" / "config.pbtxt").write_text("")
+    with pytest.raises(ModelError, match="`demo` is taken by a model of the repository"):
+        repository.resolve(str(tmp_path / "demo"), DEFAULTS)
 
 
 def test_what_the_user_has_set_wins_over_the_file(repository: Repository) -> None:
