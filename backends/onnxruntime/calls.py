@@ -21,16 +21,15 @@ def read_inputs(request: Any, graph: Graph) -> Arrays:  # noqa: ANN401
 
     Raises `InvalidField`.
     """
-    states = {state.input_name for state in graph.states}
     inputs = {}
     for tensor in request.inputs():
         name = tensor.name()
-        if name in states:
+        if name in graph.state_inputs:
             continue
         if name not in graph.inputs:
             raise InvalidField(f"input '{name}'", "is not an input of the graph")
         inputs[name] = to_graph(graph.inputs[name], tensor.as_numpy())
-    for name in graph.inputs.keys() - graph.optional - states - inputs.keys():
+    for name in graph.required_inputs - inputs.keys():
         raise InvalidField(f"input '{name}'", "is missing")
     return inputs
 

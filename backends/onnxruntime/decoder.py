@@ -162,7 +162,7 @@ def _new_and_ones(inputs: Arrays, context: int) -> tuple[int, int]:
 
 
 def _validate(graph: Graph) -> None:
-    others = set(graph.inputs) - {state.input_name for state in graph.states}
+    others = set(graph.inputs) - graph.state_inputs
     if others != _INPUTS or graph.config.max_batch_size < 1:
         raise ConfigError(
             "parameter kv_cache: in_place needs max_batch_size and a graph with the inputs "

@@ -14,7 +14,8 @@ from backends.onnxruntime.tensors import TensorInfo, tensor_infos
 class Graph:
     """``inputs`` and ``outputs``: all that the graph has, by name; ``states``: the implicit ones.
 
-    ``optional``: inputs with a value of their own in the graph.
+    ``optional``: inputs with a value of their own in the graph. ``required_inputs``: those that
+    each request has to have.
     """
 
     def __init__(self, config: ModelConfig, kind: str, device: int) -> None:
@@ -33,15 +34,16 @@ class Graph:
         self.inputs = tensor_infos(self.session.get_inputs()) | optional
         self.outputs = tensor_infos(self.session.get_outputs())
         self.states = config.states()
+        self.state_inputs = frozenset(state.input_name for state in self.states)
+        self.required_inputs = frozenset(self.inputs) - self.optional - self.state_inputs
         self._validate()
 
     def _validate(self) -> None:
         config, graph = self.config, f"model '{self.config.name}'"
         for state in self.states:
             self._validate_state(state)
-        taken = {state.input_name for state in self.states} | config.control_inputs
-        declared = {io["name"] for io in config.inputs}
-        for name in sorted(set(self.inputs) - self.optional - taken - declared):
+        declared = {io["name"] for io in config.inputs} | config.control_inputs
+        for name in sorted(self.required_inputs - declared):
             raise ConfigError(f"{graph}: the graph's input '{name}' is not in the configuration")
         for name in sorted(config.control_inputs - set(self.inputs)):
             raise ConfigError(f"{graph}: the graph has no input for the control '{name}'")

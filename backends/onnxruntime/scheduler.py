@@ -18,7 +18,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from backends.errors import Cancelled, EngineError, InvalidField, ShuttingDown
+from backends.errors import Cancelled, EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.onnxruntime.calls import SequenceCall
 from backends.onnxruntime.sequences import Sequence, SequenceTable
 from backends.onnxruntime.tensors import Arrays
@@ -63,6 +63,7 @@ class Scheduler:
         self._patience = LEAST_PATIENCE
         self._inbox: list[SequenceCall] = []
         self._waiting: list[Step] = []
+        self._without_slot: list[SequenceCall] = []
         self._wake = threading.Condition()
         self._closing = False
         self._ran_alone = False  # the last run
@@ -82,7 +83,7 @@ class Scheduler:
             self._wake.notify()
         self._thread.join()
         error = ShuttingDown("the model is being unloaded")
-        for call in [*(step.call for step in self._waiting), *self._inbox]:
+        for call in [*(step.call for step in self._waiting), *self._without_slot, *self._inbox]:
             call.fail(error)
         logger.info("%s: %d steps in %d runs", self._name, self.rows, self.runs)
 
@@ -99,6 +100,9 @@ class Scheduler:
 
     def _next(self) -> list[Step]:
         """What runs next; empty when the model is unloaded."""
+        retried, self._without_slot = self._without_slot, []
+        for call in retried:
+            self._accept(call)
         while True:
             with self._wake:
                 while not self._inbox and not self._closing:
@@ -155,6 +159,9 @@ class Scheduler:
             sequence = start(call.sequence, now)
             step = self._runner.prepare(call, sequence)
         except Exception as error:
+            if isinstance(error, Overloaded) and any(step.call.ends for step in self._waiting):
+                # With a sequence's last request, not with its answer, Triton lets in the next one.
+                return self._without_slot.append(call)
             if not isinstance(error, EngineError):
                 logger.exception("%s: a request could not be read", self._name)
             if call.starts or call.ends:

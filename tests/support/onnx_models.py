@@ -104,6 +104,22 @@ def accumulator() -> ModelProto:
     )
 
 
+def counter() -> ModelProto:
+    """count = how often READY was 1 since START was, and the sequence's id after it, [B, 2]."""
+    one: tuple[int, Shape] = (TensorProto.INT32, ("batch", 1))
+    return model(
+        [
+            node("Sub", "one START", "goes_on"),
+            node("Mul", "past goes_on", "before"),
+            node("Add", "before READY", "present"),
+            node("Concat", "present CORRID", "count", axis=1),
+        ],
+        {"START": one, "READY": one, "CORRID": one, "past": one, "x": one},
+        {"count": (TensorProto.INT32, ("batch", 2)), "present": one},
+        {"one": np.array([[1]], np.int32)},
+    )
+
+
 def history() -> ModelProto:
     """all = everything of the sequence, [B, steps]; its state grows."""
     growing: tuple[int, Shape] = (TensorProto.INT64, ("batch", "steps"))

@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto
 from tests.support.onnx_models import Array, Shape, model, node
 
 VOCABULARY, WIDTH, CONTEXT = 32, 4, 48
+SLOTS = 8
 POISON = VOCABULARY - 1
 OUT_OF_RANGE = VOCABULARY + 5  # onnxruntime fails a batch with it
 

@@ -39,7 +39,24 @@ HISTORY_STATE = """  state {
     initial_state { data_type: TYPE_INT64 dims: [ 0 ] zero_data: true name: "zero" }
   }
 """
-SLOTS = 8
+
+
+CONTROLLED = """max_batch_size: 4
+input [ { name: "x" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "count" data_type: TYPE_INT32 dims: [ 2 ] } ]
+sequence_batching {
+  direct { }
+  control_input [
+    { name: "START" control [ { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } ] },
+    { name: "READY" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } ] },
+    { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_INT32 } ] }
+  ]
+"""
+CONTROLLED_STATE = """  state {
+    input_name: "past" output_name: "present" data_type: TYPE_INT32 dims: [ 1 ]
+    initial_state { data_type: TYPE_INT32 dims: [ 1 ] zero_data: true name: "zero" }
+  }
+"""
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +78,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         embedded = CPU + config + STATE % ""
         onnx_models.entry(folder, name, graph, CPU + config + STATE % state, embedded)
-    for name, slots, idle in (("decoder", SLOTS, 60_000_000), ("brief", 2, 500_000)):
+    native, embedded = f"{CPU}{CONTROLLED}{CONTROLLED_STATE}}}\n", f"{CPU}{CONTROLLED}}}\n"
+    onnx_models.entry(folder, "counter", onnx_models.counter(), native, embedded)
+    for name, slots, idle in (("decoder", toy_decoder.SLOTS, 60_000_000), ("brief", 2, 500_000)):
         native, embedded = toy_decoder.configs(slots, idle)
         onnx_models.entry(folder, name, toy_decoder.decoder(), native, embedded)
     return folder

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
+from tritonclient.grpc import InferenceServerClient as Client
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.support import onnx_models
 from tests.support.onnx_models import Array
 from tests.support.triton import Triton
-
-Client = grpcclient.InferenceServerClient
 
 
 def tensor(name: str, value: Array, protocol: Any = grpcclient) -> Any:  # noqa: ANN401

@@ -20,6 +20,21 @@ def test_the_wheel_s_server_is_found(tmp_path: Path) -> None:
     python = tmp_path / "backends" / "python"
     assert (python / "libtriton_python.so").is_file()
     assert (python / "triton_python_backend_stub").is_file()
+    assert (tmp_path / "backends" / "onnxruntime" / "model.py").is_file()
+
+
+def test_a_model_may_have_a_configuration_for_the_wheel_s_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, both = tmp_path / "plain", tmp_path / "both"
+    (both / "configs").mkdir(parents=True)
+    (both / "configs" / "embedded.pbtxt").touch()
+    from_wheel = installation.find(tmp_path)
+    assert from_wheel.config_file(both) == both / "configs" / "embedded.pbtxt"
+    assert from_wheel.config_file(plain) == plain / "config.pbtxt"
+    (tmp_path / "tritonserver").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert installation.find(tmp_path).config_file(both) == both / "config.pbtxt"
 
 
 def test_a_server_on_the_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
