@@ -12,13 +12,16 @@ The graph's contract, one batch row a sequence:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+
+from converters.errors import ConversionError
 
 PAST, PRESENT = "past_key_values.", "present."
 _DATATYPES: dict[str, np.dtype[np.generic]] = {
@@ -53,7 +56,7 @@ class DecoderSession:
         self, graph: Path, rows: int = 1, *, in_place: bool = True, threads: int = 0
     ) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, too
         options.intra_op_num_threads = threads
         self._session = ort.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"]
@@ -92,7 +95,8 @@ class DecoderSession:
             binding.bind_input(state.past, "cpu", 0, kind, read.shape, read.ctypes.data)
             binding.bind_output(state.present, "cpu", 0, kind, written.shape, written.ctypes.data)
         binding.bind_output("logits", "cpu")
-        self._session.run_with_iobinding(binding)
+        with _explained("run"):
+            self._session.run_with_iobinding(binding)
         if not self._in_place:
             for past, present in zip(self._past, self._present, strict=True):
                 past[rows] = present[rows]
@@ -100,8 +104,20 @@ class DecoderSession:
         return logits[:, -1]
 
 
+@contextmanager
+def _explained(action: str) -> Iterator[None]:
+    """ONNX Runtime's exceptions have no class in common but `Exception`."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:500]
+        raise ConversionError(
+            f"ONNX Runtime {ort.__version__} cannot {action} the graph: {reason}"
+        ) from error
+
+
 def states_of(session: ort.InferenceSession) -> list[StateTensor]:
-    """Raises ValueError when inputs or outputs are not those of the contract."""
+    """Raises `ConversionError` when inputs or outputs are not those of the contract."""
     inputs = {node.name: node for node in session.get_inputs()}
     states = [
         StateTensor(name, tuple(node.shape[1:]), _DATATYPES[node.type])
@@ -111,5 +127,5 @@ def states_of(session: ort.InferenceSession) -> list[StateTensor]:
     wanted = {"input_ids", "attention_mask", *(s.past for s in states)}
     outputs = {node.name for node in session.get_outputs()}
     if not states or inputs.keys() != wanted or outputs != {"logits", *(s.present for s in states)}:
-        raise ValueError(f"inputs {sorted(inputs)} and outputs {sorted(outputs)} do not match")
+        raise ConversionError(f"inputs {sorted(inputs)} and outputs {sorted(outputs)} do not match")
     return states

@@ -74,9 +74,10 @@ class Source:
 
     @property
     def windows(self) -> list[int]:
-        """Sliding windows that are shorter than the context, in tokens."""
-        window = getattr(self.config, "sliding_window", None)
-        return [window] if window and window < self.context else []
+        """What local attention sees, in tokens, where that is less than the context."""
+        config = self.config
+        sizes = (getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size"))
+        return [size for size in sizes if size and size < self.context]
 
     def fresh(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model read again, for those who change it."""
@@ -127,9 +128,11 @@ def find(model: str) -> Path:
 
 
 def _context(model: PreTrainedModel, asked: int | None) -> int:
-    own: int = model.config.max_position_embeddings
+    own = getattr(model.config, "max_position_embeddings", None)
+    if not own:
+        raise ConversionError(f"{type(model).__name__} does not say how long a context it has")
     if asked is None:
-        return min(own, DEFAULT_CONTEXT)
+        return int(min(own, DEFAULT_CONTEXT))
     if not SHORTEST_CONTEXT <= asked <= own:
         raise OptionError(
             "max-context",

@@ -69,7 +69,6 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {}),
     "olmo2": ("olmo2", _GROUPED),
     "olmo": ("olmo", {**_GROUPED, "clip_qkv": 0.5}),
-    "phi2": ("phi", _GROUPED),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from tests.support.contract import describe
 from tests.support.encoders import CONTEXT, DIMENSION, embed
 from tests.support.triton import Triton
 
-Client = grpcclient.InferenceServerClient
+Client: TypeAlias = grpcclient.InferenceServerClient
 ROOM = CONTEXT - 2  # bytes of text, a token each, between the two that the tokenizer adds
 
 

@@ -1,0 +1,223 @@
+"""Exports of decoders: what is written, what is measured, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from transformers import AutoTokenizer
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from typer.testing import CliRunner, Result
+
+from converters.decoder.export import export_decoder
+from converters.decoder.graph import nodes
+from converters.decoder.session import DecoderSession
+from converters.export_onnx import app
+from converters.options import ExportOptions
+from converters.report import Report
+from tests.converters.conftest import Models
+from tests.support.decoders import VOCABULARY
+
+CONTEXT = 64
+
+
+def export(model: Path, output: Path, **options: Any) -> Report:  # noqa: ANN401
+    arguments = ExportOptions(str(model), output, max_context=CONTEXT, **options)
+    return export_decoder(arguments, lambda stage: None)
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def config(path: Path) -> ModelConfig:
+    return text_format.Parse(path.read_text(), ModelConfig())
+
+
+def parameters(path: Path) -> dict[str, str]:
+    return {key: value.string_value for key, value in config(path).parameters.items()}
+
+
+@pytest.mark.parametrize(
+    ("family", "exporter"),
+    [
+        ("qwen2", "builder"),
+        ("qwen3", "builder"),
+        ("llama3", "builder"),
+        ("phi3", "builder"),
+        ("gemma2", "builder"),
+        ("mistral", "dynamo"),
+        ("gemma3", "dynamo"),
+        ("smollm3", "dynamo"),
+        ("gpt2", "dynamo"),
+        ("gpt_neox", "dynamo"),
+        ("olmo2", "dynamo"),
+    ],
+)
+def test_an_export_computes_what_its_model_computes(
+    family: str, exporter: str, tiny: Models, tmp_path: Path
+) -> None:
+    report = export(tiny(family), tmp_path)
+    assert report.facts["exporter"] == exporter
+    assert (report.facts["passed_over"] is None) == (exporter == "builder")
+    verified = report.facts["verified"]
+    assert verified["largest relative error"] < 1e-4
+    assert verified["equal tokens"] == verified["compared"] == 20
+    _check_entries(tmp_path, family, report)
+
+
+def _check_entries(repository: Path, family: str, report: Report) -> None:
+    front, decoder = repository / family, repository / f"{family}_decoder"
+    assert sorted(repository.iterdir()) == [front, decoder] == report.written
+    assert parameters(front / "config.pbtxt") == {
+        "model": "tokenizer",
+        "decoder": f"{family}_decoder",
+        "context_length": str(CONTEXT),
+        "vocab_size": str(VOCABULARY),
+        "max_num_seqs": "8",
+        "eos_token_ids": "256",
+        "model_parameters": parameters(front / "config.pbtxt")["model_parameters"],
+        "dtype": "float32",
+        "chunked_prefill": "true",
+    }
+    tokenizer = AutoTokenizer.from_pretrained(front / "1" / "tokenizer")
+    assert tokenizer.decode(tokenizer("Grüße")["input_ids"]) == "Grüße"
+    native = config(decoder / "config.pbtxt")
+    embedded = config(decoder / "configs" / "embedded.pbtxt")
+    states = DecoderSession(decoder / "1" / "model.onnx").states
+    assert [
+        (s.input_name, s.output_name, s.data_type, tuple(s.dims), s.initial_state[0].zero_data)
+        for s in native.sequence_batching.state
+    ] == [(s.past, s.present, pb.TYPE_FP32, s.shape, True) for s in states]
+    assert all(s.shape[1] == CONTEXT for s in states)
+    assert [list(o.dims) for o in native.output] == [[1, VOCABULARY]]
+    assert native.sequence_batching.oldest.max_candidate_sequences == native.max_batch_size == 8
+    del native.sequence_batching.state[:]
+    native.parameters["kv_cache"].string_value = "in_place"
+    assert embedded == native
+
+
+@pytest.mark.parametrize("family", ["olmo", "mistral"])
+def test_what_the_builder_gets_wrong_is_refused(family: str, tiny: Models, tmp_path: Path) -> None:
+    """It leaves out OLMo's clipping of queries, keys and values, and Mistral's sliding window."""
+    output = tmp_path / "models" / "repository"
+    done = command(
+        *(tiny(family), "--output", output, "--exporter", "builder", "--max-context", CONTEXT)
+    )
+    assert done.exit_code == 1
+    assert "the export is refused: it does not compute what the model computes" in done.stderr
+    assert "largest relative error" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int4_reports_what_it_costs(tiny: Models, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    done = command(
+        *(tiny("qwen2"), "--output", tmp_path / "out", "--precision", "int4", "--name", "small"),
+        *("--max-context", CONTEXT, "--text", text, "--report", tmp_path / "report.json"),
+    )
+    assert done.exit_code == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    assert 0.2 < figures["top-1 agreement"]["after"] < 1
+    perplexity = figures["perplexity"]
+    assert perplexity["before"] != perplexity["after"]
+    assert perplexity["after"] < 2 * perplexity["before"]
+    weights = tmp_path / "out" / "small_decoder" / "1" / "model.onnx"
+    size = weights.stat().st_size + weights.with_name("model.onnx.data").stat().st_size
+    assert figures["size"]["after"] == size < figures["size"]["before"] / 2
+    assert figures["tokens of text"]["after"] == 8 * (CONTEXT - 1)
+    assert min(figures["decode, median of 5 runs"][key] for key in ("before", "after")) > 0
+    assert {node.op_type for node in _nodes(weights)} >= {"MatMulNBits", "GroupQueryAttention"}
+    assert parameters(tmp_path / "out" / "small" / "config.pbtxt")["dtype"] == "int4"
+    for word in ("top-1 agreement", "perplexity", "ms per token"):
+        assert word in done.stderr
+
+
+def test_int8_for_an_old_onnxruntime(tiny: Models, tmp_path: Path) -> None:
+    report = export(tiny("qwen2"), tmp_path, precision="int8", ort_compat="1.19")
+    graph = tmp_path / "qwen2_decoder" / "1" / "model.onnx"
+    model = onnx.load(str(graph), load_external_data=False)
+    assert max(o.version for o in model.opset_import if o.domain == "") <= 21
+    assert model.ir_version <= 10
+    attention = [node for node in _nodes(graph) if node.op_type == "GroupQueryAttention"]
+    assert len(attention) == 2
+    assert all(node.input[-1] for node in _nodes(graph) if node.input)
+    assert not any(a.name == "softcap" for node in attention for a in node.attribute)
+    assert not any(node.op_type == "MatMulNBits" for node in _nodes(graph))
+    assert not report.facts["chunked_prefill"]
+    assert parameters(tmp_path / "qwen2" / "config.pbtxt")["chunked_prefill"] == "false"
+    figures = {figure.name: figure for figure in report.figures}
+    agreement, error = figures["top-1 agreement"], figures["mean relative error of logits"]
+    assert agreement.after is not None
+    assert agreement.after > 0.8
+    assert error.after is not None
+    assert error.after < 0.2
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_products_of_every_form_are_quantised(precision: str, tiny: Models, tmp_path: Path) -> None:
+    """GPT-2 has `Gemm` nodes, and a transposed embedding that makes the logits."""
+    export(tiny("gpt2"), tmp_path, precision=precision)
+    graph = tmp_path / "gpt2_decoder" / "1" / "model.onnx"
+    kinds = [node.op_type for node in _nodes(graph)]
+    assert kinds.count("MatMulNBits") == 2 * 4 + 1
+    assert kinds.count("MatMul") == 2 * 2  # of the attention
+    assert "Gemm" not in kinds
+
+
+def test_float16_halves_the_cache_and_answers_in_float32(tiny: Models, tmp_path: Path) -> None:
+    report = export(tiny("gpt2"), tmp_path / "bare.onnx", precision="fp16")
+    assert report.written == [tmp_path / "bare.onnx", tmp_path / "bare.onnx.data"]
+    assert sorted(tmp_path.iterdir()) == report.written
+    session = DecoderSession(tmp_path / "bare.onnx")
+    assert {state.dtype.name for state in session.states} == {"float16"}
+    assert session.prefill(0, [1, 2, 3]).dtype.name == "float32"
+    assert report.facts["verified"]["mean relative error"] < 0.02
+
+
+def test_the_graph_names_no_file_of_the_machine_that_made_it(tiny: Models, tmp_path: Path) -> None:
+    export(tiny("gpt2"), tmp_path / "bare.onnx")
+    assert b".py" not in (tmp_path / "bare.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-context", 257], "max-context: must be from 32 to 256 (max_position_embeddings)"),
+        (["--max-context", 8], "max-context: must be from 32 to 256"),
+        (["--max-num-seqs", 0], "max-num-seqs: must be from 1 to 1024, not 0"),
+        (["--name", "../x"], "name: must have letters"),
+        (["--text", "/nowhere"], "text: /nowhere cannot be read"),
+    ],
+)
+def test_an_option_that_cannot_be_served_is_named(
+    arguments: list[object], message: str, tiny: Models, tmp_path: Path
+) -> None:
+    done = command(tiny("qwen2"), "--output", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_taken_stays(tiny: Models, tmp_path: Path) -> None:
+    (tmp_path / "qwen2_decoder").mkdir()
+    done = command(tiny("qwen2"), "--output", tmp_path)
+    assert done.exit_code == 2
+    assert f"output: {tmp_path / 'qwen2_decoder'} exists already" in done.stderr
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
+    done = command(tmp_path, "--output", tmp_path / "out")
+    assert done.exit_code == 2
+    assert f"model: {tmp_path} has no config.json" in done.stderr
+
+
+def _nodes(graph: Path) -> list[onnx.NodeProto]:
+    return list(nodes(onnx.load(str(graph), load_external_data=False).graph))
