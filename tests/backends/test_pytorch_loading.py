@@ -307,7 +307,7 @@ def test_a_cache_that_does_not_fit_is_an_error_with_what_would() -> None:
 def test_loading_plans_with_the_memory_there_is(
     qwen2: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_available", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 20)
     options = LoadOptions.of(str(qwen2[0]), {"max_num_seqs": "64", "max_model_len": "256"})
     with pytest.raises(ValueError, match="max_num_seqs: 64 sequences of 256 tokens need"):
         load(options)
