@@ -138,9 +138,14 @@ def test_the_context_is_a_limit(server: TriadServer) -> None:
     assert given + len(made.token_ids) == 2048
 
 
-@pytest.mark.parametrize("inputs", [{"attributions": True}, {"profile": True}])
-def test_what_this_engine_has_not_is_refused(server: TriadServer, inputs: dict[str, bool]) -> None:
-    with pytest.raises(InferenceServerException, match=r"no gradients|no profiler"):
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [({"attributions": True}, "no gradients"), ({"profile": True}, "no profiler")],
+)
+def test_what_this_engine_has_not_is_refused(
+    server: TriadServer, inputs: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=reason):
         infer(server.grpc, "demo_onnx", text_input=FRANCE, **inputs)
 
 
