@@ -12,6 +12,7 @@ from typing import TypeAlias
 from torch import nn
 
 from converters.destination import staging
+from converters.errors import OptionError
 from converters.kinds import Progress
 from converters.options import ExportOptions
 from converters.parity import (
@@ -44,6 +45,12 @@ class Plan:
     texts: Sequence[Inputs]
     """Batches on which a graph of less precision is measured. The first is timed."""
     likeness: Likeness
+
+
+def require_dynamo(options: ExportOptions) -> None:
+    """Raises `OptionError`."""
+    if options.exporter == "builder":
+        raise OptionError("exporter", f"must be auto or dynamo for --kind {options.kind}")
 
 
 def build_bare(plan: Plan, options: ExportOptions, progress: Progress) -> Made:

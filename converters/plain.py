@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfig
 
-from converters.build import Made, Plan, build, build_bare
+from converters.build import Made, Plan, build, build_bare, require_dynamo
 from converters.destination import staging
 from converters.encoder.entry import write_config
 from converters.errors import OptionError
@@ -58,6 +58,7 @@ class _Shape:
 
 def export_plain(options: ExportOptions, progress: Progress) -> Report:
     """Writes the graph alone, or a folder ``<name>`` in a repository. Raises `ConversionError`."""
+    require_dynamo(options)
     shape = _shape(options)
     progress("reading the model")
     config = read_config(options.model)

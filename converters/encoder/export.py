@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.build import Made, Plan, build, build_bare
+from converters.build import Made, Plan, build, build_bare, require_dynamo
 from converters.destination import staging
 from converters.encoder.entry import (
     graph_name,
@@ -35,6 +35,7 @@ _AXES = {0: "batch_size", 1: "sequence_length"}
 def export_encoder(options: ExportOptions, progress: Progress) -> Report:
     """Writes ``<name>_encoder`` (``<name>_classifier``) and its text front ``<name>`` into a
     repository, or the graph alone. Raises `ConversionError`."""
+    require_dynamo(options)
     texts = example_texts(options.text)
     progress("reading the model")
     source = read_encoder(options)

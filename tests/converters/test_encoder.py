@@ -148,6 +148,7 @@ def nothing_left(tmp_path: Path) -> Iterator[Path]:
     [
         ({"max_context": CONTEXT + 1}, f"max-context: must be from 2 to {CONTEXT}"),
         ({"max_context": 1}, f"max-context: must be from 2 to {CONTEXT}"),
+        ({"exporter": "builder"}, "exporter: must be auto or dynamo for --kind encoder"),
         ({"text": Path("/nowhere")}, "text: /nowhere cannot be read"),
     ],
 )

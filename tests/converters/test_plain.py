@@ -76,6 +76,7 @@ def test_a_fixed_shape_of_a_model_that_makes_no_logits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        ({"exporter": "builder"}, "exporter: must be auto or dynamo for --kind plain"),
         ({"input_shape": (1, 257)}, "input-shape: has 257 tokens; the model takes 1 to 256"),
         ({"input_shape": (1, 2, 3)}, "input-shape: must be two numbers"),
         ({"input_shape": (0, 4)}, "input-shape: must be two numbers from 1 on"),
