@@ -16,12 +16,12 @@ def staging(parent: Path, names: list[str]) -> Iterator[Path]:
     """An empty folder beside the destination, for files or folders called ``names``. When the block
     ends well, what was made moves to ``parent``; in any case the empty folder goes away.
 
-    Raises `OptionError` when one of ``names`` exists in ``parent`` already.
+    A file that is there is replaced. A model in a repository may be in use: `OptionError`.
     """
     if parent.exists() and not parent.is_dir():
         raise OptionError("output", f"{parent} is not a folder")
     for name in names:
-        if (parent / name).exists():
+        if (parent / name).is_dir():
             raise OptionError("output", f"{parent / name} exists already: remove it or use --name")
     missing = next((p for p in reversed((parent, *parent.parents)) if not p.exists()), None)
     parent.mkdir(parents=True, exist_ok=True)

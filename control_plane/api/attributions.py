@@ -27,7 +27,7 @@ async def attributions(
     how sensitive the answer is to it (arXiv:1312.6034). For models of the PyTorch engine.
     """
     check_request(services.settings.validation, body.prompt, max_tokens=1)
-    model = services.catalog.ready(body.model)
+    model = services.catalog.language_model(body.model)
     request_id = request.state.request_id
     message = codec.attribution_request(
         model.name, codec.unique_id(request_id), body.prompt, body.target

@@ -22,7 +22,7 @@ async def profile(body: GenerateRequest, request: Request, services: ServicesDep
     Takes what `/generate` takes. Everything that the engine computes meanwhile is in it.
     """
     check_request(services.settings.validation, body.prompt, body.max_tokens)
-    model = services.catalog.ready(body.model)
+    model = services.catalog.language_model(body.model)
     request_id = request.state.request_id
     message = codec.profile_request(
         model.name, codec.unique_id(request_id), body.prompt, body.sampling_parameters()

@@ -67,11 +67,7 @@ class GenerationService:
         """
         if self.draining:
             raise ShuttingDown("the server is shutting down")
-        model = self._catalog.ready(request.model)
-        if model.type != "causal_lm":
-            raise InvalidRequest(
-                f"model: `{model.served_name}` ({model.type}) does not generate text", param="model"
-            )
+        model = self._catalog.language_model(request.model)
         generation = Generation(
             request.request_id,
             model,

@@ -17,6 +17,7 @@ import orjson
 
 from control_plane.errors import (
     DeadlineExceeded,
+    InvalidRequest,
     ModelNotFound,
     ModelNotReady,
     ProtocolRestricted,
@@ -96,6 +97,15 @@ class Catalog:
         model = self.find(name)
         if not model.ready:
             raise ModelNotReady(f"model: `{model.served_name}` {model.problem}")
+        return model
+
+    def language_model(self, name: str | None) -> Model:
+        """As `ready`; raises `InvalidRequest` for an embedding model or a classifier."""
+        model = self.ready(name)
+        if model.type != "causal_lm":
+            raise InvalidRequest(
+                f"model: `{model.served_name}` ({model.type}) does not generate text", param="model"
+            )
         return model
 
     def doubt(self) -> None:

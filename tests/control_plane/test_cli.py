@@ -64,7 +64,9 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
     refused = triad("serve", "--model", str(tmp_path), TRIAD_SERVING__PORT="18765")
     assert refused.returncode == 1
-    assert "neither a model in the repository (demo)" in refused.stderr
+    assert (
+        "neither a model in the repository (demo, demo_onnx, demo_onnx_decoder)" in refused.stderr
+    )
 
 
 def test_a_model_that_does_not_load_is_refused_with_its_reason(tmp_path: Path) -> None:
