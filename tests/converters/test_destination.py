@@ -38,5 +38,5 @@ def test_a_failure_leaves_no_folder_that_was_not_there(tmp_path: Path) -> None:
 
 def test_a_model_in_a_repository_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    with pytest.raises(OptionError, match="output: .*model exists already"):
+    with pytest.raises(OptionError, match=r"output: .*model exists already"):
         staging(tmp_path, ["model"]).__enter__()
