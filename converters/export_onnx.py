@@ -70,6 +70,8 @@ def export(
     )
     try:
         _check(options)
+        if report is not None and not report.absolute().parent.is_dir():
+            raise OptionError("report", f"{report.parent} is no folder")
         with _progress() as progress:
             made = EXPORTS[kind](options, progress)
     except ConversionError as error:
