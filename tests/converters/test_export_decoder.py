@@ -24,7 +24,7 @@ from converters.decoder.quantize import quantize
 from converters.decoder.session import DecoderSession
 from converters.decoder.source import read_source
 from converters.decoder.verify import verify
-from converters.errors import ExportRefused
+from converters.errors import ConversionError, ExportRefused
 from converters.export_onnx import app
 from converters.options import ExportOptions, OrtCompat, Precision
 from converters.report import Report
@@ -248,6 +248,12 @@ def test_a_name_that_is_taken_stays(tiny: Models, tmp_path: Path) -> None:
     done = command(tiny("qwen2"), "--output", tmp_path)
     assert done.exit_code == 2
     assert f"output: {tmp_path / 'qwen2_decoder'} exists already" in done.stderr
+
+
+def test_a_graph_that_onnxruntime_cannot_load_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"none")
+    with pytest.raises(ConversionError, match=r"ONNX Runtime .* cannot load the graph"):
+        DecoderSession(tmp_path / "graph.onnx")
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
