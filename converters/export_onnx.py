@@ -91,6 +91,8 @@ def export(
             dynamic_axes=read_axes(dynamic_axes),
         )
         _check(options)
+        if report is not None and not report.absolute().parent.is_dir():
+            raise OptionError("report", f"{report.parent} is no folder")
         with _progress() as progress:
             made = EXPORTS[kind](options, progress)
     except ConversionError as error:

@@ -23,7 +23,7 @@ EMBEDDED = Path("configs") / "embedded.pbtxt"
 IDLE_MICROSECONDS = 60_000_000
 """A sequence that nobody goes on with loses its slot after this time."""
 _KINDS = {np.dtype(np.float32): pb.TYPE_FP32, np.dtype(np.float16): pb.TYPE_FP16}
-_FRONT = 'from backends.onnx.model import TritonPythonModel\n\n__all__ = ["TritonPythonModel"]\n'
+_FRONT = "from backends.onnx.model import TritonPythonModel  # noqa: F401\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ VERIFIED = frozenset(
         "Qwen3ForCausalLM",
     }
 )
+ROPE_TYPES = frozenset({"default", "dynamic", "llama3"})
 
 
 def unsuitable(source: Source, options: ExportOptions) -> str | None:
@@ -45,8 +46,8 @@ def unsuitable(source: Source, options: ExportOptions) -> str | None:
         return "ONNX Runtime up to 1.22 takes one token too many into a sliding window"
     if getattr(source.config, "attn_logit_softcapping", None) and options.ort_compat == "1.19":
         return "ONNX Runtime 1.19 has no soft-capping in GroupQueryAttention"
-    if (source.config.rope_parameters or {}).get("rope_type") == "longrope":
-        return "its graphs switch the rotary factors of all rows of a batch together"
+    if source.rope_type not in ROPE_TYPES:
+        return f"it is not known to get rotary embeddings of type {source.rope_type} right"
     return None
 
 
@@ -70,8 +71,8 @@ def export(source: Source, folder: Path, options: ExportOptions) -> Path:
         extra["algo_config"] = "k_quant" if options.ort_compat == "1.19" else "k_quant_mixed"
     elif options.precision == "int8":
         extra["algo_config"] = "k_quant"
-    if options.ort_compat == "1.19":
-        extra["shared_embeddings"] = "false"  # they need GatherBlockQuantized
+    if options.precision == "int4" and options.ort_compat != "latest":
+        extra["shared_embeddings"] = "false"  # they need a newer GatherBlockQuantized
     command = [
         *(sys.executable, "-m", "onnxruntime_genai.models.builder"),
         *("--input", str(source.folder), "--output", str(folder)),

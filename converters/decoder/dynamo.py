@@ -21,7 +21,10 @@ def export(source: Source, graph: Path, dtype: torch.dtype) -> None:
 
     Raises `ConversionError` where PyTorch cannot trace the model.
     """
-    model = StaticCacheModel(source.fresh(dtype)).eval()
+    own = source.fresh(dtype)
+    # Of the ways to compute a mixture of experts, the one without operators of transformers' own.
+    own.set_experts_implementation("batched_mm")
+    model = StaticCacheModel(own).eval()
     past = [
         torch.zeros(2, layer.heads, source.context, dim, dtype=dtype)
         for layer in source.layers

@@ -166,5 +166,4 @@ def _write_entries(
     tokenizer = folder / entry.name / "1" / "tokenizer"
     source.tokenizer.save_pretrained(tokenizer)
     source.config.save_pretrained(tokenizer)
-    source.model.generation_config.save_pretrained(tokenizer)
     write_front(entry, folder / entry.name)

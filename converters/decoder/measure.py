@@ -69,7 +69,9 @@ def read_text(path: Path | None) -> str:
 
 def passages(source: Source, text: str) -> list[list[int]]:
     """Token ids of equally long passages, spread evenly over the text. Raises `OptionError`."""
-    ids: list[int] = source.tokenizer(text, add_special_tokens=False)["input_ids"]
+    # Not verbose: the text is longer than a prompt may be, and is cut below.
+    encoded = source.tokenizer(text, add_special_tokens=False, verbose=False)
+    ids: list[int] = encoded["input_ids"]
     length = min(LENGTH, source.context, len(ids))
     if length < 2:
         raise OptionError("text", "must have at least 2 tokens")

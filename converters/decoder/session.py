@@ -58,9 +58,10 @@ class DecoderSession:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, too
         options.intra_op_num_threads = threads
-        self._session = ort.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
-        )
+        with _explained("load"):
+            self._session = ort.InferenceSession(
+                str(graph), options, providers=["CPUExecutionProvider"]
+            )
         self._in_place = in_place
         self.states = states_of(self._session)
         self.context = self.states[0].shape[1]

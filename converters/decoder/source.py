@@ -79,6 +79,10 @@ class Source:
         sizes = (getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size"))
         return [size for size in sizes if size and size < self.context]
 
+    @property
+    def rope_type(self) -> str:
+        return _rope_type(self.model)
+
     def fresh(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model read again, for those who change it."""
         return _read(self.folder, dtype)
@@ -128,17 +132,33 @@ def find(model: str) -> Path:
 
 
 def _context(model: PreTrainedModel, asked: int | None) -> int:
-    own = getattr(model.config, "max_position_embeddings", None)
-    if not own:
-        raise ConversionError(f"{type(model).__name__} does not say how long a context it has")
+    own, key = _own_context(model)
     if asked is None:
-        return int(min(own, DEFAULT_CONTEXT))
+        return min(own, DEFAULT_CONTEXT)
     if not SHORTEST_CONTEXT <= asked <= own:
         raise OptionError(
-            "max-context",
-            f"must be from {SHORTEST_CONTEXT} to {own} (max_position_embeddings), not {asked}",
+            "max-context", f"must be from {SHORTEST_CONTEXT} to {own} ({key}), not {asked}"
         )
     return asked
+
+
+def _own_context(model: PreTrainedModel) -> tuple[int, str]:
+    """Tokens, and where the model's configuration says so."""
+    config, key = model.config, "max_position_embeddings"
+    own: int | None = getattr(config, key, None)
+    if not own:
+        raise ConversionError(f"{type(model).__name__} does not say how long a context it has")
+    if _rope_type(model) == "longrope":
+        # Beyond it, other rotary factors hold for the whole sequence, also for keys in the cache.
+        key = "original_max_position_embeddings"
+        own = int(getattr(config, key, None) or config.rope_parameters[key])
+    return own, key
+
+
+def _rope_type(model: PreTrainedModel) -> str:
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    kind: str = parameters.get("rope_type", "default")
+    return kind
 
 
 @torch.inference_mode()

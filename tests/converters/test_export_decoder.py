@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
+import torch
 from google.protobuf import text_format
 from transformers import AutoTokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
+from converters.decoder import dynamo
 from converters.decoder.export import export_decoder
 from converters.decoder.graph import nodes
+from converters.decoder.measure import Quality
+from converters.decoder.quantize import quantize
 from converters.decoder.session import DecoderSession
+from converters.decoder.source import read_source
+from converters.decoder.verify import verify
+from converters.errors import ConversionError, ExportRefused
 from converters.export_onnx import app
-from converters.options import ExportOptions
+from converters.options import ExportOptions, OrtCompat, Precision
 from converters.report import Report
 from tests.converters.conftest import Models
-from tests.support.decoders import VOCABULARY
+from tests.support.decoders import VOCABULARY, save_decoder
 
 CONTEXT = 64
 
@@ -95,6 +103,8 @@ def _check_entries(repository: Path, family: str, report: Report) -> None:
         for s in native.sequence_batching.state
     ] == [(s.past, s.present, pb.TYPE_FP32, s.shape, True) for s in states]
     assert all(s.shape[1] == CONTEXT for s in states)
+    # The names of Python's files on the machine that made the graph.
+    assert b".py" not in (decoder / "1" / "model.onnx").read_bytes()
     assert [list(o.dims) for o in native.output] == [[1, VOCABULARY]]
     assert native.sequence_batching.oldest.max_candidate_sequences == native.max_batch_size == 8
     del native.sequence_batching.state[:]
@@ -161,15 +171,35 @@ def test_int8_for_an_old_onnxruntime(tiny: Models, tmp_path: Path) -> None:
     assert error.after < 0.2
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_products_of_every_form_are_quantised(precision: str, tiny: Models, tmp_path: Path) -> None:
+def test_exported_graphs_are_quantised_for_every_onnxruntime(tiny: Models, tmp_path: Path) -> None:
     """GPT-2 has `Gemm` nodes, and a transposed embedding that makes the logits."""
-    export(tiny("gpt2"), tmp_path, precision=precision)
-    graph = tmp_path / "gpt2_decoder" / "1" / "model.onnx"
-    kinds = [node.op_type for node in _nodes(graph)]
-    assert kinds.count("MatMulNBits") == 2 * 4 + 1
-    assert kinds.count("MatMul") == 2 * 2  # of the attention
-    assert "Gemm" not in kinds
+    source = read_source(ExportOptions(str(tiny("gpt2")), tmp_path, max_context=CONTEXT))
+    dynamo.export(source, tmp_path / "exported.onnx", torch.float32)
+
+    def error(precision: Precision, compat: OrtCompat) -> float:
+        graph = tmp_path / f"{precision}-{compat}.onnx"
+        quantize(tmp_path / "exported.onnx", graph, precision, compat)
+        kinds = Counter(node.op_type for node in _nodes(graph))
+        assert kinds["MatMul"] == 2 * 2  # of the attention: no weights in them
+        assert kinds["MatMulNBits"] + kinds["MatMulInteger"] == 2 * 4 + 1
+        return verify(graph, source, precision, chunked=True).mean
+
+    assert error("int8", "latest") < error("int8", "1.19") < 0.1
+    assert error("int8", "1.22") < 0.1 < error("int4", "latest") < error("int4", "1.19") < 0.5
+
+    save_decoder("gpt2", tmp_path / "other", seed=1)
+    other = read_source(ExportOptions(str(tmp_path / "other"), tmp_path, max_context=CONTEXT))
+    with pytest.raises(ExportRefused, match="does not compute what the model computes") as refused:
+        verify(tmp_path / "int8-latest.onnx", other, "int8", chunked=True)
+    assert refused.value.figures["mean relative error"] > 1
+
+
+def test_a_perplexity_that_rounding_does_not_explain_is_refused() -> None:
+    Quality(100, 0.9, 0.1, perplexity=29, source_perplexity=15).check("int4")
+    with pytest.raises(ExportRefused, match="perplexity grows by more than a factor of 2"):
+        Quality(100, 0.9, 0.1, perplexity=31, source_perplexity=15).check("int4")
+    with pytest.raises(ExportRefused, match="perplexity"):
+        Quality(100, 0.9, 0.1, perplexity=float("nan"), source_perplexity=15).check("int8")
 
 
 def test_float16_halves_the_cache_and_answers_in_float32(tiny: Models, tmp_path: Path) -> None:
@@ -182,11 +212,6 @@ def test_float16_halves_the_cache_and_answers_in_float32(tiny: Models, tmp_path:
     assert report.facts["verified"]["mean relative error"] < 0.02
 
 
-def test_the_graph_names_no_file_of_the_machine_that_made_it(tiny: Models, tmp_path: Path) -> None:
-    export(tiny("gpt2"), tmp_path / "bare.onnx")
-    assert b".py" not in (tmp_path / "bare.onnx").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -195,6 +220,7 @@ def test_the_graph_names_no_file_of_the_machine_that_made_it(tiny: Models, tmp_p
         (["--max-num-seqs", 0], "max-num-seqs: must be from 1 to 1024, not 0"),
         (["--name", "../x"], "name: must have letters"),
         (["--text", "/nowhere"], "text: /nowhere cannot be read"),
+        (["--report", "/nowhere/r.json"], "report: /nowhere is no folder"),
     ],
 )
 def test_an_option_that_cannot_be_served_is_named(
@@ -206,11 +232,28 @@ def test_an_option_that_cannot_be_served_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rotary_factors_that_change_with_the_length_bound_the_context(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    save_decoder(
+        *("phi3", tmp_path / "model"), original_max_position_embeddings=64, rope_parameters=rope
+    )
+    done = command(tmp_path / "model", "--output", tmp_path / "out", "--max-context", 65)
+    assert done.exit_code == 2
+    assert "must be from 32 to 64 (original_max_position_embeddings), not 65" in done.stderr
+
+
 def test_a_name_that_is_taken_stays(tiny: Models, tmp_path: Path) -> None:
     (tmp_path / "qwen2_decoder").mkdir()
     done = command(tiny("qwen2"), "--output", tmp_path)
     assert done.exit_code == 2
     assert f"output: {tmp_path / 'qwen2_decoder'} exists already" in done.stderr
+
+
+def test_a_graph_that_onnxruntime_cannot_load_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"none")
+    with pytest.raises(ConversionError, match=r"ONNX Runtime .* cannot load the graph"):
+        DecoderSession(tmp_path / "graph.onnx")
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:

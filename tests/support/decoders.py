@@ -72,10 +72,10 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def save_decoder(family: str, folder: Path, **changes: Any) -> Path:  # noqa: ANN401
+def save_decoder(family: str, folder: Path, seed: int = 0, **changes: Any) -> Path:  # noqa: ANN401
     """Writes a model of ``family`` with its tokenizer. ``changes``: to its configuration."""
     model_type, own = FAMILIES[family]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{**_SIZES, **own, **changes})
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
