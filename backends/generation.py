@@ -28,7 +28,7 @@ from backends.text import Detokenizer, StopMatcher, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-CANCEL_CHECK_SECONDS = 0.005
+CANCEL_CHECK_SECONDS = 0.02
 """A request is asked this often at most whether its client left: the question costs 85 us."""
 CANCEL_SCAN_SECONDS = 0.05
 """Requests that get no tokens (queued, in prefill) are asked this often, ..."""

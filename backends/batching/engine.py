@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
 """Prompt tokens that keep a device busy: more at once hold up others, and are no faster."""
 
+UNDISTURBED = 2
+"""Chunks at once while no sequence decodes: the end of a prompt then seldom needs a pass of its
+own, which would read all weights for a few tokens."""
+
 OLDEST_SHARE = 4
 """The oldest prompt gets at least this part of a chunk, however many short ones come after it."""
 
@@ -271,13 +275,18 @@ class BatchingEngine(Generic[ModelT]):
             scored = [s for s in prompts if s.wants_prompt]
             decodes += [(s, Segment(s.slot, s.computed, 1)) for s in scored]
             prompts = [s for s in prompts if not s.wants_prompt]
-        chunks = self._chunks(prompts) if self._runner.splits_prompts else _whole(prompts[:1])
+        if self._runner.splits_prompts:
+            chunks = self._chunks(prompts, 1 if decodes else UNDISTURBED)
+        else:
+            chunks = _whole(prompts[:1])
         # A chunk of one token is computed as a decode is.
         return sorted(decodes + chunks, key=lambda item: (item[1].length > 1, item[1].slot))
 
-    def _chunks(self, prompts: list[RunningSequence]) -> list[tuple[RunningSequence, Segment]]:
+    def _chunks(
+        self, prompts: list[RunningSequence], count: int
+    ) -> list[tuple[RunningSequence, Segment]]:
         """The shortest prompt comes first, but the oldest one always gets a part."""
-        chunks, budget = [], self._prefill_chunk_tokens
+        chunks, budget = [], count * self._prefill_chunk_tokens
         reserved = -(-budget // OLDEST_SHARE)
         for s in sorted(prompts, key=lambda s: s.left):
             length = min(s.left, budget if s is prompts[0] else budget - reserved)

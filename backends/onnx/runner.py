@@ -1,7 +1,7 @@
 """Steps of the batching engine as one request a sequence to the decoder.
 
-The requests of a step are sent at once, so that Triton's sequence batcher finds all decode steps
-waiting and computes them together.
+The single tokens of a step are sent at once, so that Triton's sequence batcher finds them waiting
+together and computes them so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -55,20 +55,34 @@ class DecoderRunner:
         for segment in segments:
             if segment.start == 0:
                 self._sequence_ids[segment.slot] = new_sequence_id()
-        calls = [self._pool.submit(self._step, *part) for part in zip(segments, ids, strict=True)]
+        parts = list(zip(segments, ids, strict=True))
+        tokens = sum(segment.length == 1 for segment in segments)
+        calls = [self._pool.submit(self._steps, [part]) for part in parts[:tokens]]
+        if prompts := parts[tokens:]:
+            # One after the other: a graph may take several new tokens of one sequence alone.
+            calls.append(self._pool.submit(self._steps, prompts))
         self._wait(calls)
         self._answered = time.monotonic()
-        return torch.from_numpy(np.stack([call.result() for call in calls]))
+        return torch.from_numpy(np.stack([row for call in calls for row in call.result()]))
 
-    def _wait(self, calls: Sequence[Future[NDArray[np.float32]]]) -> None:
+    def _wait(self, calls: Sequence[Future[list[NDArray[np.float32]]]]) -> None:
         """A process that dies takes the requests that it had with it: nobody answers them."""
-        while wait(calls, timeout=0.5).not_done:
-            if self._death is not None:
-                raise self._death
+        for call in calls:
+            while True:
+                try:
+                    call.exception(timeout=0.5)
+                    break
+                except TimeoutError:
+                    if self._death is not None:
+                        raise self._death from None
 
-    def _step(self, segment: Segment, ids: Sequence[int]) -> NDArray[np.float32]:
-        sequence_id = self._sequence_ids[segment.slot]
-        return self._decoder.step(sequence_id, ids, segment.start, first=segment.start == 0)
+    def _steps(self, parts: Sequence[tuple[Segment, Sequence[int]]]) -> list[NDArray[np.float32]]:
+        return [
+            self._decoder.step(
+                self._sequence_ids[segment.slot], ids, segment.start, first=segment.start == 0
+            )
+            for segment, ids in parts
+        ]
 
     def copy(self, source: int, target: int, length: int) -> None:
         raise NotImplementedError

@@ -73,11 +73,14 @@ def session_options(config: ModelConfig) -> ort.SessionOptions:
     return options
 
 
-def run_options(config: ModelConfig) -> ort.RunOptions:
+def run_options(config: ModelConfig) -> ort.RunOptions | None:
+    """None without any, which spares each run a look at them."""
+    entries = {k: v for k, v in config.parameters.items() if k.startswith(_RUN_ENTRIES)}
+    if not entries:
+        return None
     options = ort.RunOptions()
-    for key, value in config.parameters.items():
-        if key.startswith(_RUN_ENTRIES):
-            options.add_run_config_entry(key, value)
+    for key, value in entries.items():
+        options.add_run_config_entry(key, value)
     return options
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from control_plane.errors import (
-    InvalidRequest,
     ModelNotReady,
     ShuttingDown,
     TriadError,

@@ -5,7 +5,8 @@
 A random Qwen2 of 100 million parameters, prompts of 32 to 256 tokens, 64 new tokens, greedy.
 Triad is asked through REST/SSE, and runs the graph through Triton; onnxruntime-genai runs the same
 graph in a process of its own, one request after the other, as does ``generate`` in float32. At 8,
-requests arrive at random times.
+requests arrive at random times. Both use one thread for an operator, as onnxruntime-genai was seen
+to do by itself.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tests.benchmarks.generation import (
 )
 
 CONTEXT = 512
+THREADS = "1"
 BARS = {1: 0.95, 8: 1.0}
 """Times the tokens a CPU-second of onnxruntime-genai, by concurrency."""
 GENERATE_BAR = 2.0
@@ -96,7 +98,14 @@ def main() -> int:
             ours, theirs = _export(model, folder, precision)
             log = folder / f"triad-{precision}.log"
             targets += [
-                stack.enter_context(our_server(f"Triad {precision}", log, "--model", str(ours))),
+                stack.enter_context(
+                    our_server(
+                        f"Triad {precision}",
+                        log,
+                        *("--model", str(ours)),
+                        ONNX__INTRA_OP_NUM_THREADS=THREADS,
+                    )
+                ),
                 stack.enter_context(one_by_one(f"genai {precision}", _GENAI, str(theirs))),
             ]
         generate = stack.enter_context(generate_process(model, "float32"))
