@@ -13,7 +13,6 @@ from torch import nn
 
 from converters.destination import staging
 from converters.errors import OptionError
-from converters.kinds import Progress
 from converters.options import ExportOptions
 from converters.parity import (
     Graph,
@@ -25,7 +24,7 @@ from converters.parity import (
     require_equal,
 )
 from converters.quantization import quantize
-from converters.report import Figure
+from converters.report import Figure, Progress
 from converters.tracing import trace
 
 Made: TypeAlias = tuple[list[Figure], list[Path]]

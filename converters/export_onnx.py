@@ -18,8 +18,9 @@ from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from converters.errors import ConversionError, OptionError
-from converters.kinds import EXPORTS, Progress
+from converters.kinds import EXPORTS
 from converters.options import Exporter, ExportOptions, Kind, OrtCompat, Pooling, Precision
+from converters.report import Progress
 from converters.shapes import read_axes, read_shape
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

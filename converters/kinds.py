@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from converters.options import ExportOptions, Kind
-from converters.report import Report
-
-Progress: TypeAlias = Callable[[str], None]
-"""Told of each stage as it begins: ``"exporting the graph"``."""
+from converters.report import Progress, Report
 
 Export: TypeAlias = Callable[[ExportOptions, Progress], Report]
 """Exports, verifies, and puts the result in place. Raises `ConversionError`."""

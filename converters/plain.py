@@ -17,11 +17,10 @@ from converters.build import Made, Plan, build, build_bare, require_dynamo
 from converters.destination import staging
 from converters.encoder.entry import write_config
 from converters.errors import OptionError
-from converters.kinds import Progress
 from converters.modules import WholeModel
 from converters.options import ExportOptions
 from converters.parity import COSINE, OVERLAP, Inputs
-from converters.report import Report
+from converters.report import Progress, Report
 from converters.samples import example_texts, padded, random_rows
 from converters.source import architecture, positions, read_config, read_model, read_tokenizer
 from converters.tracing import OPSET

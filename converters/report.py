@@ -1,12 +1,17 @@
-"""What an export made and how it compares with its source, as a table and as JSON."""
+"""What an export says: each stage as it begins, and at the end what it made and how that compares
+with its source, as a table and as JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.table import Table
+
+Progress: TypeAlias = Callable[[str], None]
+"""Told of each stage as it begins: ``"exporting the graph"``."""
 
 
 @dataclass(frozen=True, slots=True)

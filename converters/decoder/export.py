@@ -19,9 +19,8 @@ from converters.decoder.source import Source, read_source
 from converters.decoder.verify import Agreement, verify
 from converters.destination import staging
 from converters.errors import ConversionError
-from converters.kinds import Progress
 from converters.options import ExportOptions
-from converters.report import Figure, Report
+from converters.report import Figure, Progress, Report
 from converters.triton_entry import DecoderEntry, write_decoder, write_front
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "int4": "int4"}

@@ -14,11 +14,10 @@ from converters.encoder.entry import (
     write_graph_entry,
 )
 from converters.encoder.source import EncoderSource, read_encoder
-from converters.kinds import Progress
 from converters.modules import SentenceEncoder, WholeModel
 from converters.options import ExportOptions
 from converters.parity import COSINE, OVERLAP
-from converters.report import Report
+from converters.report import Progress, Report
 from converters.samples import (
     LONGEST,
     example_texts,
