@@ -114,12 +114,7 @@ class ServedModel(ABC):
         return Tokenizer(options.model)
 
     def execute(self, requests: list[Any]) -> None:
-        for request in requests:
-            sender = request.get_response_sender()
-            try:
-                self._accept(request, sender)
-            except Exception as error:
-                refuse(sender, as_engine_error(error))
+        accept_each(requests, self._accept)
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -188,6 +183,16 @@ class ServedModel(ABC):
     def finalize(self) -> None:
         self.engine.close()
         self.responder.stop()
+
+
+def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None:
+    """``accept(request, sender)``: what it raises is the request's answer."""
+    for request in requests:
+        sender = request.get_response_sender()
+        try:
+            accept(request, sender)
+        except Exception as error:
+            refuse(sender, as_engine_error(error))
 
 
 def _answering(sender: Any) -> Callable[[bytes | EngineError], None]:  # noqa: ANN401

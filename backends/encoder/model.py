@@ -44,6 +44,7 @@ from backends.encoder.tokens import Row, TextTokenizer
 from backends.errors import EngineError, InvalidField, Overloaded
 from backends.serving import (
     ModelOptions,
+    accept_each,
     answer,
     as_engine_error,
     freeze_loaded,
@@ -90,12 +91,7 @@ class TritonPythonModel:
         freeze_loaded()
 
     def execute(self, requests: list[Any]) -> None:
-        for request in requests:
-            sender = request.get_response_sender()
-            try:
-                self._accept(request, sender)
-            except Exception as error:
-                refuse(sender, as_engine_error(error))
+        accept_each(requests, self._accept)
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
