@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.decoders import save_decoder
+from converters.decoder.export import export_decoder
+from converters.options import ExportOptions
+from converters.report import Report
+from tests.support.decoders import CONTEXT, save_decoder
 
 Models = Callable[[str], Path]
+Exports = Callable[[str], tuple[Path, Report]]
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -28,3 +32,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """The folder of a tiny model of a family."""
     root = tmp_path_factory.mktemp("models")
     return cache(lambda family: save_decoder(family, root / family))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny: Models) -> Exports:
+    """The repository, of its own, with a family's export in float32, and the export's report."""
+    root = tmp_path_factory.mktemp("exports")
+
+    def export(family: str) -> tuple[Path, Report]:
+        options = ExportOptions(str(tiny(family)), root / family, max_context=CONTEXT)
+        return options.output, export_decoder(options, lambda stage: None)
+
+    return cache(export)

@@ -28,10 +28,23 @@ from converters.errors import ConversionError, ExportRefused
 from converters.export_onnx import app
 from converters.options import ExportOptions, OrtCompat, Precision
 from converters.report import Report
-from tests.converters.conftest import Models
-from tests.support.decoders import VOCABULARY, save_decoder
+from tests.converters.conftest import Exports, Models
+from tests.support.decoders import CONTEXT, VOCABULARY, save_decoder
 
-CONTEXT = 64
+FAMILIES = {
+    "qwen2": "builder",
+    "qwen3": "builder",
+    "llama3": "builder",
+    "phi3": "builder",
+    "gemma2": "builder",
+    "mistral": "dynamo",
+    "gemma3": "dynamo",
+    "smollm3": "dynamo",
+    "gpt2": "dynamo",
+    "gpt_neox": "dynamo",
+    "olmo2": "dynamo",
+}
+"""And the exporter that is chosen for each."""
 
 
 def export(model: Path, output: Path, **options: Any) -> Report:  # noqa: ANN401
@@ -51,32 +64,17 @@ def parameters(path: Path) -> dict[str, str]:
     return {key: value.string_value for key, value in config(path).parameters.items()}
 
 
-@pytest.mark.parametrize(
-    ("family", "exporter"),
-    [
-        ("qwen2", "builder"),
-        ("qwen3", "builder"),
-        ("llama3", "builder"),
-        ("phi3", "builder"),
-        ("gemma2", "builder"),
-        ("mistral", "dynamo"),
-        ("gemma3", "dynamo"),
-        ("smollm3", "dynamo"),
-        ("gpt2", "dynamo"),
-        ("gpt_neox", "dynamo"),
-        ("olmo2", "dynamo"),
-    ],
-)
+@pytest.mark.parametrize(("family", "exporter"), FAMILIES.items())
 def test_an_export_computes_what_its_model_computes(
-    family: str, exporter: str, tiny: Models, tmp_path: Path
+    family: str, exporter: str, exported: Exports
 ) -> None:
-    report = export(tiny(family), tmp_path)
+    repository, report = exported(family)
     assert report.facts["exporter"] == exporter
     assert (report.facts["passed_over"] is None) == (exporter == "builder")
     verified = report.facts["verified"]
     assert verified["largest relative error"] < 1e-4
     assert verified["equal tokens"] == verified["compared"] == 20
-    _check_entries(tmp_path, family, report)
+    _check_entries(repository, family, report)
 
 
 def _check_entries(repository: Path, family: str, report: Report) -> None:

@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 END = "<|end|>"
 VOCABULARY = 272
+CONTEXT = 64
+"""Of exports; the models themselves have more."""
 
 _SIZES = {
     "vocab_size": VOCABULARY,

@@ -64,7 +64,9 @@ def test_defaults() -> None:
 
 
 def test_run_options() -> None:
+    assert run_options(config({})) is None
     made = run_options(config({"memory.enable_memory_arena_shrinkage": "cpu:0"}))
+    assert made is not None
     assert made.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
 
 
