@@ -20,8 +20,9 @@ from converters.decoder.session import StateTensor
 
 CONFIG = "config.pbtxt"
 EMBEDDED = Path("configs") / "embedded.pbtxt"
-IDLE_MICROSECONDS = 60_000_000
-"""A sequence that nobody goes on with loses its slot after this time."""
+IDLE_MICROSECONDS = 300_000_000
+"""A sequence that nobody goes on with loses its slot after this time. Sequences also wait while a
+long prompt of another one is computed."""
 _KINDS = {np.dtype(np.float32): pb.TYPE_FP32, np.dtype(np.float16): pb.TYPE_FP16}
 _FRONT = "from backends.onnx.model import TritonPythonModel  # noqa: F401\n"
 

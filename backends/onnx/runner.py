@@ -18,11 +18,11 @@ from torch import Tensor
 
 from backends.batching.runner import Segment
 from backends.errors import EngineError
-from backends.onnx.decoder import Decoder, DecoderFailed, new_sequence_id
+from backends.onnx.decoder import Decoder, new_sequence_id
 
 logger = logging.getLogger(__name__)
 
-CHECK_SECONDS = 2.0
+CHECK_SECONDS = 1.0
 """A decoder that has computed something since then is not asked whether it is alive."""
 
 
@@ -42,7 +42,9 @@ class DecoderRunner:
         self._sequence_ids: dict[int, int] = {}  # by slot
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="decoder")
         self._answered = 0.0
-        self._death: EngineError | None = None
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="decoder-check")
+        self._check: Future[None] | None = None
+        self._death: BaseException | None = None
 
     def compute(
         self,
@@ -99,19 +101,20 @@ class DecoderRunner:
             logger.warning("a sequence could not be ended: %s", error)
 
     def check(self) -> None:
-        """Raises `EngineError` if the decoder does not answer, and from then on.
+        """Raises `EngineError` once the decoder has been found dead, and from then on. Never waits:
+        a decoder may be busy for long.
 
         It may be started again, but knows nothing of the sequences then, so this runner has to be
-        replaced as well.
+        replaced as well. For one thread.
         """
-        if self._death is None and time.monotonic() - self._answered > CHECK_SECONDS:
-            try:
-                self._decoder.check()
-                self._answered = time.monotonic()
-            except DecoderFailed as error:
-                self._death = error
+        if self._death is None and self._check is not None and self._check.done():
+            self._death, self._check = self._check.exception(), None
+            self._answered = time.monotonic()
         if self._death is not None:
             raise self._death
+        if self._check is None and time.monotonic() - self._answered > CHECK_SECONDS:
+            self._check = self._checker.submit(self._decoder.check)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=self._death is None)
+        for pool in (self._pool, self._checker):
+            pool.shutdown(wait=self._death is None)
