@@ -123,6 +123,8 @@ class Server(Target):
         return Answer(times[0] - began if times else None, gaps, ended - began)
 
     def _prompt(self, prompt: str) -> dict[str, Any]:
+        if self.path == "/generate":
+            return {"prompt": prompt}
         return {"messages": [{"role": "user", "content": prompt}]}
 
 
@@ -245,11 +247,13 @@ def make_prompts(seed: int, count: int) -> list[str]:
 
 
 @contextmanager
-def our_server(name: str, log: Path, *arguments: str, **settings: str) -> Iterator[Target]:
+def our_server(
+    name: str, log: Path, *arguments: str, path: str = "/chat", **settings: str
+) -> Iterator[Target]:
     environment = {f"TRIAD_SERVING__{key}": value for key, value in settings.items()}
     with triad_server(log, *arguments, environment=environment) as server:
         body = {"max_tokens": NEW_TOKENS, "temperature": 0, "stream": True, "ignore_eos": True}
-        yield Server(name, psutil.Process(server.process.pid), server.port, "/chat", body)
+        yield Server(name, psutil.Process(server.process.pid), server.port, path, body)
 
 
 @contextmanager

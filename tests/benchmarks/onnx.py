@@ -103,6 +103,7 @@ def main() -> int:
                         f"Triad {precision}",
                         log,
                         *("--model", str(ours)),
+                        path="/generate",  # the bare prompt, as the others get it
                         ONNX__INTRA_OP_NUM_THREADS=THREADS,
                     )
                 ),
