@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import InvalidField
+from backends.structured import StructuredOutput
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 Message: TypeAlias = dict[str, str]
@@ -127,6 +128,8 @@ class SamplingParameters:
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
     # Token id and what is added to its logit, -100 to 100; as JSON an object, keys are strings.
     logit_bias: tuple[tuple[int, float], ...] = ()
+    # What the text must look like; as JSON an object, or `response_format` in its place.
+    guided: StructuredOutput | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -152,6 +155,8 @@ class SamplingParameters:
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, 20)
         put("logit_bias", _logit_bias(self.logit_bias))
+        if not isinstance(self.guided, StructuredOutput | None):
+            put("guided", StructuredOutput.of(self.guided))
 
     @property
     def greedy(self) -> bool:
@@ -166,17 +171,27 @@ class SamplingParameters:
             raise InvalidField("sampling_parameters", f"is not valid JSON: {error}") from None
         if not isinstance(values, dict):
             raise InvalidField("sampling_parameters", "must be a JSON object")
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} | {"response_format"}
         for name in values:
             if name not in known:
                 raise InvalidField(name[:64], f"is not known; known: {', '.join(sorted(known))}")
-        return cls(**values)
+        return cls._of(values)
 
     @classmethod
     def from_request_parameters(cls, text: str) -> SamplingParameters:
         """Of a Triton request's own parameters those that are ours; others are not meant for us."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> SamplingParameters:
+        """``response_format`` becomes ``guided``."""
+        response_format = values.pop("response_format", None)
+        if response_format is None:
+            return cls(**values)
+        if values.get("guided") is not None:
+            raise InvalidField("response_format", "must not be given beside `guided`")
+        return cls(**values | {"guided": StructuredOutput.of_response_format(response_format)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,8 @@ class BatchingEngine(Generic[ModelT]):
     # --- from other threads ---------------------------------------------------------------------
 
     def submit(self, request: EngineRequest) -> None:
+        if (guided := request.sampling.guided) is not None:
+            raise InvalidField(guided.given_as, "is not possible with this engine")
         with self._wake:
             if self._closing:
                 raise ShuttingDown("the model is being unloaded")

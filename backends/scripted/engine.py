@@ -94,6 +94,8 @@ class ScriptedEngine:
         self._thread.start()
 
     def submit(self, request: EngineRequest) -> None:
+        if (guided := request.sampling.guided) is not None:
+            raise InvalidField(guided.given_as, "is not possible with this engine")
         script = _Script(request)
         with self._wake:
             if self._closing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import struct
 from collections.abc import Mapping, Sequence
@@ -39,13 +40,18 @@ def generation_request(
         _add_bytes(request, "text_input", prompt.encode())
     else:
         _add_bytes(request, "messages", orjson.dumps(prompt))
-    _add_bytes(request, "sampling_parameters", orjson.dumps(sampling))
+    _add_sampling(request, sampling)
     _add(request, "exclude_input_in_output", "BOOL", _TRUE)
     for name in _RETURNS:
         _add(request, name, "BOOL", _TRUE)
     if stream:
         _add(request, "stream", "BOOL", _TRUE)
     return request
+
+
+def _add_sampling(request: ModelInferRequest, sampling: Mapping[str, Any]) -> None:
+    # Not orjson: a schema may have integers of any size; an infinity is the engine's to refuse.
+    _add_bytes(request, "sampling_parameters", json.dumps(sampling).encode())
 
 
 def describe_request(model: str) -> ModelInferRequest:
@@ -76,7 +82,7 @@ def profile_request(
     request = ModelInferRequest(model_name=model, id=request_id)
     _add(request, "profile", "BOOL", _TRUE)
     _add_bytes(request, "text_input", prompt.encode())
-    _add_bytes(request, "sampling_parameters", orjson.dumps(sampling))
+    _add_sampling(request, sampling)
     return request
 
 

@@ -20,6 +20,7 @@ from backends.contract import (
     encode_response,
 )
 from backends.errors import EngineError, InvalidField
+from backends.structured import MAX_DEPTH, StructuredOutput
 
 Array = NDArray[Any]
 
@@ -269,6 +270,19 @@ INVALID_VALUES: dict[str, list[object]] = {
         *([5], "5", 1, {"a": 1}, {"-1": 1}, {"1.5": 1}, {"5": "1"}, {"5": None}, {"5": True}),
         *({"5": 100.1}, {"5": -101}, {"5": NAN}, {str(i): 1 for i in range(1025)}, {"9" * 30: 1}),
     ],
+    "guided": [
+        *("json", 1, True, [], {}, {"xml": "a"}, {"regex": "a", "choice": ["a"]}, {"json": None}),
+        *(
+            {"json": "{}"},
+            {"json": []},
+            {"json": {"maximum": INFINITY}},
+            {"json": {"": "x" * 2**17}},
+        ),
+        *({"json_object": False}, {"json_object": 1}, {"regex": ""}, {"regex": "a" * 4097}),
+        *({"regex": ["a"]}, {"grammar": ""}, {"grammar": None}, {"grammar": "x" * (2**17 + 1)}),
+        *({"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]}),
+        *({"choice": [str(i) for i in range(8193)]}, {"choice": ["x" * 2**16, "y" * 2**17]}),
+    ],
 }
 
 
@@ -306,6 +320,89 @@ def test_the_name_of_an_unknown_parameter_is_echoed_in_part() -> None:
     with pytest.raises(InvalidField) as caught:
         decode_sampling(**{"x" * 10_000: 1})
     assert len(str(caught.value)) < 400
+
+
+SCHEMA = {"type": "object", "properties": {"z": {"type": "null"}, "a": {"enum": ["ü", 1.5]}}}
+SCHEMA_TEXT = '{"type":"object","properties":{"z":{"type":"null"},"a":{"enum":["ü",1.5]}}}'
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"json": SCHEMA}, StructuredOutput("json", SCHEMA_TEXT)),
+        ({"json": True}, StructuredOutput("json", "true")),
+        ({"json": {"maximum": 10**30}}, StructuredOutput("json", '{"maximum":1' + "0" * 30 + "}")),
+        ({"json_object": True}, StructuredOutput("json_object", "")),
+        ({"regex": "[a-z]+"}, StructuredOutput("regex", "[a-z]+")),
+        ({"choice": ["b", "a", "b"]}, StructuredOutput("choice", ("b", "a"))),
+        ({"grammar": 'root ::= "a"'}, StructuredOutput("grammar", 'root ::= "a"')),
+        (None, None),
+    ],
+)
+def test_guided_output(given: object, kept: StructuredOutput | None) -> None:
+    """Keys stay in the schema's order: that is the order in which they are generated."""
+    assert decode_sampling(guided=given).guided == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, ("json", SCHEMA_TEXT)),
+        (
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "description": "d", "strict": False, "schema": SCHEMA},
+            },
+            ("json", SCHEMA_TEXT),
+        ),
+        ({"type": "json_object"}, ("json_object", "")),
+        ({"type": "text"}, None),
+        (None, None),
+    ],
+)
+def test_response_format_is_a_spelling_of_guided(
+    given: object, kept: tuple[Any, Any] | None
+) -> None:
+    guided = decode_sampling(response_format=given).guided
+    assert guided == (None if kept is None else StructuredOutput(*kept))
+    assert guided is None or guided.given_as == "response_format"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("json_object", {}, {"type": "xml"}, {"type": None}, {"type": ["text"]}, ["json_object"]),
+        *({"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}),
+        {"type": "json_schema", "json_schema": {"schema": "{}"}},
+        {"type": "json_schema", "json_schema": {"schema": {}, "schemas": {}}},
+        {"type": "json_object", "json_schema": {"schema": {}}},
+        {"type": "text", "schema": {}},
+    ],
+)
+def test_refused_response_formats(given: object) -> None:
+    with pytest.raises(InvalidField, match=r"^response_format: .*must ") as caught:
+        decode_sampling(response_format=given)
+    assert caught.value.field == "response_format"
+
+
+def test_one_spelling_is_enough() -> None:
+    with pytest.raises(InvalidField, match=r"^response_format: must not be given beside `guided`"):
+        decode_sampling(guided={"json_object": True}, response_format={"type": "json_object"})
+    text = decode_sampling(guided={"regex": "a"}, response_format=None)
+    assert text.guided == StructuredOutput("regex", "a")
+
+
+def test_a_schema_is_nested_so_deep_at_most() -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        schema: dict[str, Any] = {}
+        for _ in range(levels - 1):
+            schema = {"not": schema}
+        return schema
+
+    assert decode_sampling(guided={"json": nested(MAX_DEPTH)}).guided is not None
+    for levels in (MAX_DEPTH + 1, 900):
+        with pytest.raises(InvalidField, match=rf"^guided: must .* {MAX_DEPTH} levels deep$"):
+            decode_sampling(guided={"json": nested(levels)})
 
 
 @pytest.mark.parametrize(
