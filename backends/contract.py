@@ -55,6 +55,9 @@ INPUTS = (
     TensorSpec("attributions", "BOOL"),  # ours: answer with what each prompt token adds, as JSON
     TensorSpec("target", "BYTES"),  # ours: the text that is attributed; else what is generated
     TensorSpec("profile", "BOOL"),  # ours: answer with a profiler's trace of the request, gzipped
+    TensorSpec(
+        "metrics", "BOOL"
+    ),  # * ours: answer with the engine's own Prometheus metrics, as text
     TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
 )
 OUTPUTS = (
@@ -130,6 +133,7 @@ class SamplingParameters:
     logit_bias: tuple[tuple[int, float], ...] = ()
     # What the text must look like; as JSON an object, or `response_format` in its place.
     guided: StructuredOutput | None = None
+    lora_name: str | None = None  # an adapter of the model, by name
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -155,6 +159,8 @@ class SamplingParameters:
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, 20)
         put("logit_bias", _logit_bias(self.logit_bias))
+        if not isinstance(self.lora_name, str | None):
+            raise InvalidField("lora_name", "must be a string")
         if not isinstance(self.guided, StructuredOutput | None):
             put("guided", StructuredOutput.of(self.guided))
 

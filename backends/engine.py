@@ -59,6 +59,7 @@ class Engine(Protocol):
     context_length: int  # tokens, prompt and answer together
     vocab_size: int
     attribution_length: int  # tokens, prompt and target together; 0: no gradients
+    adapters: tuple[str, ...]  # names of LoRA adapters; a request may have one of them
 
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. Raises `InvalidField` or `Overloaded`."""
@@ -83,6 +84,9 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Static facts and gauges, as `serving` documents them. Raises `EngineError` if dead."""
+
+    def metrics(self) -> str:
+        """The engine's own metrics in Prometheus' text format; "" where it has none."""
 
     def close(self) -> None:
         """Fail what is left with `ShuttingDown` and stop."""

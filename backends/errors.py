@@ -3,6 +3,7 @@
     EngineError             INTERNAL
     ├── InvalidField        INVALID_ARG   a field of the request; the text begins with its name
     ├── Overloaded          UNAVAILABLE   the queue is full
+    ├── EngineDead          UNAVAILABLE   a process that the engine needs has died
     ├── Cancelled           CANCELLED
     └── ShuttingDown        UNAVAILABLE
 
@@ -33,6 +34,12 @@ class InvalidField(EngineError):
 
 class Overloaded(EngineError):
     """Too many requests are waiting already."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+
+
+class EngineDead(EngineError):
+    """A process that the engine needs has died; the model has to be loaded again."""
 
     status: ClassVar[str] = "UNAVAILABLE"
 

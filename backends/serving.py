@@ -63,6 +63,10 @@ class ModelOptions:
         return str(beside) if beside.is_dir() else value
 
     @property
+    def enable_streaming(self) -> bool:
+        return self.parameters.get("enable_streaming", "true") != "false"
+
+    @property
     def served_name(self) -> str:
         return self.parameters.get("served_model_name", self.name)
 
@@ -120,11 +124,15 @@ class ServedModel(ABC):
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if flag(inputs, "describe"):
             return self._describe(sender)
+        if flag(inputs, "metrics"):
+            return answer(sender, self.engine.metrics().encode())
         if (request_id := text(inputs, "cancel")) is not None:
             return answer(sender, str(self.responder.cancel(request_id)).encode())
         if flag(inputs, "attributions"):
             return self._attribute(inputs, sender)
         decoded = decode_request(inputs, request.parameters())
+        if decoded.stream and not self.options.enable_streaming:
+            raise InvalidField("stream", "must be false: this model's answers come whole")
         if decoded.prompt is not None:
             prompt_ids = self.tokenizer.encode(decoded.prompt)
         else:
@@ -158,6 +166,12 @@ class ServedModel(ABC):
         if request.sampling.max_tokens > context:
             raise InvalidField(
                 "max_tokens", f"must be from 1 to {context}, the model's context in tokens"
+            )
+        adapter, adapters = request.sampling.lora_name, self.engine.adapters
+        if adapter is not None and adapter not in adapters:
+            raise InvalidField(
+                "lora_name",
+                f"is not an adapter of this model; it has {', '.join(adapters) or 'none'}",
             )
         for id_, _ in request.sampling.logit_bias:
             if id_ >= self.engine.vocab_size:

@@ -64,6 +64,7 @@ class BatchingEngine(Generic[ModelT]):
     """Implements `backends.engine.Engine`, without gradients and profiles."""
 
     attribution_length = 0
+    adapters: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -148,6 +149,9 @@ class BatchingEngine(Generic[ModelT]):
             "reused_tokens": self._reused_tokens,
             "gpus": [],
         }
+
+    def metrics(self) -> str:
+        return ""
 
     def close(self) -> None:
         with self._wake:

@@ -84,6 +84,7 @@ class ScriptedEngine:
     context_length = 1 << 20
     vocab_size = 1 << 20
     attribution_length = 0
+    adapters: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, _Script]] = []
@@ -125,6 +126,9 @@ class ScriptedEngine:
             "waiting": 0,
             "gpus": [],
         }
+
+    def metrics(self) -> str:
+        return ""
 
     def close(self) -> None:
         with self._wake:

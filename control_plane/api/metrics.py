@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from control_plane.api.dependencies import ServicesDep
+from control_plane.observability.engine_metrics import engine_metrics
 
 
 def metrics_router(path: str) -> APIRouter:
@@ -13,7 +14,9 @@ def metrics_router(path: str) -> APIRouter:
 
     @router.get(path, response_class=Response)
     async def metrics(services: ServicesDep) -> Response:
-        """Prometheus metrics."""
-        return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Prometheus metrics: the gateway's, then those that engines have of their own."""
+        own = generate_latest(services.metrics.registry)
+        engines = await engine_metrics(services.client, services.catalog)
+        return Response(own + generate_latest(engines), media_type=CONTENT_TYPE_LATEST)
 
     return router

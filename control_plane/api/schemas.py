@@ -39,6 +39,7 @@ class Sampling(_Request):
         description="The same in OpenAI's form: an object whose `type` is `text`, `json_object`, "
         "or `json_schema` with `json_schema: {schema}`",
     )
+    lora_name: str | None = Field(None, description="One of the model's LoRA adapters, by name")
     stream: bool = False
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="The caller's own; goes to the log"
@@ -60,6 +61,7 @@ class Sampling(_Request):
             "ignore_eos": self.ignore_eos,
             "guided": self.guided,
             "response_format": self.response_format,
+            "lora_name": self.lora_name,
         }
 
 

@@ -5,9 +5,12 @@ What the user has set wins over the model's own file; defaults do not.
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from control_plane.settings import OnnxSettings, PytorchSettings
+from control_plane.settings import OnnxSettings, PytorchSettings, VllmSettings
 
 _PRECISION = frozenset({"torch_dtype", "optimization_level", "quantization"})
 """They say one thing together: whoever sets one of them means all."""
@@ -26,6 +29,21 @@ def apply_pytorch(config: ModelConfig, settings: PytorchSettings) -> None:
     for key in sorted(settings.model_fields_set):
         if (value := getattr(settings, key)) is not None:
             config.parameters[key].string_value = str(value)
+
+
+def apply_vllm(config: ModelConfig, settings: VllmSettings) -> None:
+    """To a model of `backends.vllm`: each key is a parameter of the same name, and so is each of
+    ``engine_args``. Raises ValueError."""
+    given = settings.model_fields_set
+    values: dict[str, Any] = {key: getattr(settings, key) for key in given - {"engine_args"}}
+    if both := values.keys() & settings.engine_args.keys():
+        raise ValueError(f"vllm.engine_args.{min(both)}: is given as vllm.{min(both)} as well")
+    environment = values.pop("python_environment", None)
+    for key, value in sorted((values | settings.engine_args).items()):
+        config.parameters[key].string_value = value if isinstance(value, str) else json.dumps(value)
+    if environment is not None:
+        # The Python backend runs the model's process there.
+        config.parameters["EXECUTION_ENV_PATH"].string_value = str(environment.absolute())
 
 
 def apply_onnx(config: ModelConfig, settings: OnnxSettings) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from control_plane.registry.converter import ConversionFailed, convert
-from control_plane.registry.engine_settings import apply_onnx, apply_pytorch
+from control_plane.registry.engine_settings import apply_onnx, apply_pytorch, apply_vllm
 from control_plane.settings import OnnxSettings, ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -47,6 +46,14 @@ class ModelEntry:
     @property
     def config(self) -> dict[str, Any]:
         return self.configs[self.name]
+
+
+def engine_of(config: ModelConfig) -> str:
+    """Of a Python model: its parameter ``backend_type``, or pytorch."""
+    if "backend_type" not in config.parameters:  # reading a missing entry would make it
+        return "pytorch"
+    engine: str = config.parameters["backend_type"].string_value
+    return engine
 
 
 class Repository:
@@ -123,7 +130,8 @@ class Repository:
         if settings.backend_type == "onnx":
             folder = self._convert(weights, served_name, settings.onnx)
             return self._entry(folder, settings, served_name)
-        return self._entry(self._generate(weights, served_name), settings)
+        engine = settings.backend_type
+        return self._entry(self._generate(weights, served_name, engine), settings)
 
     def _convert(self, weights: str, served_name: str, settings: OnnxSettings) -> Path:
         target = self._target(served_name)
@@ -143,11 +151,12 @@ class Repository:
                 raise ModelError(f"model: {served_name} cannot be converted: {error}") from None
         return target
 
-    def _generate(self, weights: str, served_name: str) -> Path:
+    def _generate(self, weights: str, served_name: str, engine: str) -> Path:
         """A new entry, made aside and renamed into place, so that no half of one is ever seen."""
         target = self._target(served_name)
         config = ModelConfig(backend="python")
-        config.instance_group.add(kind="KIND_CPU", count=1)
+        config.instance_group.add(kind="KIND_MODEL" if engine == "vllm" else "KIND_CPU", count=1)
+        config.parameters["backend_type"].string_value = engine
         config.parameters["model"].string_value = weights
         config.parameters["served_model_name"].string_value = served_name
         text = text_format.MessageToString(config)
@@ -157,7 +166,8 @@ class Repository:
             return target
         aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._scratch))
         (aside / "1").mkdir()
-        shutil.copyfile(DEFAULT_REPOSITORY / "demo" / "1" / "model.py", aside / "1" / "model.py")
+        module = f"from backends.{engine}.model import TritonPythonModel  # noqa: F401\n"
+        (aside / "1" / "model.py").write_text(module)
         (aside / CONFIG).write_text(text)
         return aside.rename(target)
 
@@ -198,12 +208,14 @@ class Repository:
         config: ModelConfig, settings: ServingSettings, *, alone: bool = False
     ) -> dict[str, Any]:
         """As Triton's load call takes it. ``alone``: it calls no other model."""
-        if config.backend == "onnxruntime":
-            try:
+        try:
+            if config.backend == "onnxruntime":
                 apply_onnx(config, settings.onnx)
-            except ValueError as error:
-                raise ModelError(f"serving.{error}") from None
-        elif alone:
-            apply_pytorch(config, settings.pytorch)
+            elif alone and engine_of(config) == "vllm":
+                apply_vllm(config, settings.vllm)
+            elif alone:
+                apply_pytorch(config, settings.pytorch)
+        except ValueError as error:
+            raise ModelError(f"serving.{error}") from None
         values: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
         return values

@@ -1,6 +1,11 @@
 """The `serving:` document: parsed, checked, typed."""
 
-from control_plane.settings.engines import OnnxSettings, PytorchSettings, TritonSettings
+from control_plane.settings.engines import (
+    OnnxSettings,
+    PytorchSettings,
+    TritonSettings,
+    VllmSettings,
+)
 from control_plane.settings.features import ValidationSettings
 from control_plane.settings.load import load_settings
 from control_plane.settings.manager import ConfigManager
@@ -17,6 +22,7 @@ __all__ = [
     "SettingsError",
     "TritonSettings",
     "ValidationSettings",
+    "VllmSettings",
     "load_settings",
     "require_supported",
     "unsupported",

@@ -1,7 +1,7 @@
 """Settings of the engines and of the Triton servers that they run in."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
@@ -74,18 +74,27 @@ class OnnxSettings(Section):
 
 
 class VllmSettings(Section):
-    """`serving.vllm`: each key is the vLLM engine argument of the same name."""
+    """`serving.vllm`: vLLM. The first four keys are engine arguments of the same name."""
 
     tensor_parallel_size: Positive = 1
     """GPUs that one model is split over."""
     gpu_memory_utilization: Share = 0.9
     """Fraction of the GPU's memory for weights and KV cache."""
     max_model_len: Positive = 2048
-    """Longest prompt and answer together, in tokens."""
+    """Longest prompt and answer together, in tokens; as a default no more than the model's own."""
     max_num_seqs: Positive = 256
     """Sequences decoded at once."""
     enable_streaming: bool = True
     """Allow answers token by token."""
+    lora_modules: dict[Name, Name] = Field(default_factory=dict)
+    """LoRA adapters: a name that requests give as `lora_name`, and its folder."""
+    engine_args: dict[Name, bool | int | float | str | list[Any] | dict[str, Any]] = Field(
+        default_factory=dict
+    )
+    """Further engine arguments of vLLM by name, such as `dtype: bfloat16`."""
+    python_environment: Annotated[Path, Field(strict=False)] | None = None
+    """A virtual environment that has vLLM and Triad, for the embedded server; null: the one that
+    the control plane runs in."""
 
 
 class TritonSettings(Section):

@@ -23,7 +23,6 @@ class NotYet:
 
 
 NOT_YET = (
-    NotYet("backend_type", "the vllm backend", lambda s: s.backend_type == "vllm"),
     NotYet("workers", "more than 1 worker", lambda s: s.workers > 1),
     NotYet("triton.endpoints", "more than 1 endpoint", lambda s: len(s.triton.endpoints) > 1),
     NotYet("batching.enabled", "request batching", lambda s: s.batching.enabled),

@@ -60,6 +60,12 @@ def describe_request(model: str) -> ModelInferRequest:
     return request
 
 
+def metrics_request(model: str) -> ModelInferRequest:
+    request = ModelInferRequest(model_name=model, id="metrics")
+    _add(request, "metrics", "BOOL", _TRUE)
+    return request
+
+
 def unique_id(request_id: str) -> str:
     """For Triton: clients may give one id twice, and a request is cancelled by its id."""
     return f"{request_id}.{secrets.token_hex(4)}"

@@ -41,6 +41,7 @@ _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
     (grpc.StatusCode.UNAVAILABLE, "requests are waiting", Overloaded),
     (grpc.StatusCode.UNAVAILABLE, "request is being profiled", Overloaded),
     (grpc.StatusCode.UNAVAILABLE, "being unloaded", ModelNotReady),
+    (grpc.StatusCode.UNAVAILABLE, "process has died", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "unknown model", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "protocol is restricted", ProtocolRestricted),
     (grpc.StatusCode.UNAVAILABLE, "", Unavailable),

@@ -1,0 +1,111 @@
+"""A model's parameters to vLLM's engine arguments.
+
+vLLM's own command-line parser reads the values, so everything that ``vllm serve`` takes is taken
+here, and what it refuses is refused with its words.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from backends.memory import GIB, available_memory
+from backends.serving import ModelOptions
+
+logger = logging.getLogger(__name__)
+
+DEFAULTS = {"max_num_seqs": "256", "gpu_memory_utilization": "0.9"}
+DEFAULT_MAX_MODEL_LEN = 2048
+CPU_KV_CACHE_BYTES, CPU_KV_CACHE_SHARE = 4 * GIB, 0.4
+
+_NOT_ARGUMENTS = frozenset(
+    {
+        *("model", "served_model_name", "enable_streaming", "lora_modules", "num_threads"),
+        # The control plane's and the Python backend's own.
+        *("backend_type", "restarted_at", "EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArguments:
+    """``engine``: vLLM's ``AsyncEngineArgs``. ``adapters``: folders of LoRA adapters by name."""
+
+    engine: Any
+    adapters: Mapping[str, str]
+
+    @classmethod
+    def of(cls, options: ModelOptions) -> EngineArguments:
+        """Raises ValueError for an argument that vLLM does not take."""
+        parameters = options.parameters
+        _set_up_environment(int(parameters.get("num_threads", "0")))
+        adapters = _adapters(parameters.get("lora_modules", "{}"), options.version_folder)
+        given = {k: v for k, v in parameters.items() if k not in _NOT_ARGUMENTS}
+        if adapters:
+            given.setdefault("enable_lora", "true")
+        given = DEFAULTS | given | {"model": options.model}
+        engine = parse({**given, "served_model_name": options.served_name})
+        if "max_model_len" not in given:
+            engine.max_model_len = min(DEFAULT_MAX_MODEL_LEN, _own_context(engine))
+        if _on_cpu() and engine.kv_cache_memory_bytes is None:
+            share = int(available_memory() * CPU_KV_CACHE_SHARE)
+            engine.kv_cache_memory_bytes = min(CPU_KV_CACHE_BYTES, share)
+        return cls(engine, adapters)
+
+
+def _set_up_environment(num_threads: int) -> None:
+    """For this process, before vLLM is imported, and for the engine's process after it."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nobody is told what is run here
+    if num_threads:
+        # Else each engine is bound to cores, the same ones for two models on one machine.
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def parse(parameters: Mapping[str, str]) -> Any:  # noqa: ANN401
+    """``AsyncEngineArgs`` from arguments by name. Raises ValueError."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise ValueError(f"vLLM's engine arguments: {message}")
+
+    parser = AsyncEngineArgs.add_cli_args(Parser(allow_abbrev=False))
+    words = [word for name, value in parameters.items() for word in _words(name, value)]
+    return AsyncEngineArgs.from_cli_args(parser.parse_args(words))
+
+
+def _words(name: str, value: str) -> list[str]:
+    option = name.replace("_", "-")
+    if value in ("true", "false"):
+        return [f"--{option}" if value == "true" else f"--no-{option}"]
+    return [f"--{option}", value]
+
+
+def _adapters(text: str, folder: Path) -> dict[str, str]:
+    try:
+        adapters = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"lora_modules: is not valid JSON: {error}") from None
+    if not isinstance(adapters, dict) or not all(isinstance(p, str) for p in adapters.values()):
+        raise ValueError("lora_modules: must be a JSON object of names to folders")
+    beside = {name: folder / path for name, path in adapters.items()}
+    return {n: str(p) if p.is_dir() else adapters[n] for n, p in beside.items()}
+
+
+def _own_context(engine: Any) -> int:  # noqa: ANN401
+    length: int = engine.create_model_config().max_model_len
+    return length
+
+
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    on_cpu: bool = current_platform.is_cpu()
+    return on_cpu

@@ -1,0 +1,34 @@
+"""The Triton model class of the vLLM engine.
+
+``parameters`` of ``config.pbtxt``, all optional:
+
+====================  ==========================================================================
+model                 weights: a folder beside ``model.py``, a folder, or a hub id (``weights``)
+served_model_name     the name that clients use (the Triton model's name)
+enable_streaming      ``false``: answers come whole, and ``stream`` is refused (``true``)
+lora_modules          JSON object of adapters: name to folder (beside ``model.py``, or anywhere);
+                      turns ``enable_lora`` on
+num_threads           CPU threads of the engine's process (0: vLLM's choice)
+any engine argument   of `vLLM <https://docs.vllm.ai/en/latest/configuration/engine_args/>`_ by its
+                      name, as ``vllm serve`` takes it: ``true`` and ``false`` for switches, JSON
+                      for objects
+====================  ==========================================================================
+
+Three arguments have defaults of ours: ``max_num_seqs`` 256, ``gpu_memory_utilization`` 0.9, and
+``max_model_len`` 2048, or the model's own if that is less. On a CPU ``gpu_memory_utilization`` does
+not apply: ``kv_cache_memory_bytes`` is 4 GiB, or 40% of what is available if that is less.
+"""
+
+from __future__ import annotations
+
+from backends.engine import Engine
+from backends.serving import ModelOptions, ServedModel
+
+
+class TritonPythonModel(ServedModel):
+    def create_engine(self, options: ModelOptions) -> Engine:
+        # Imported late: Triton also imports this module just to complete a configuration.
+        from backends.vllm.arguments import EngineArguments
+        from backends.vllm.engine import VllmEngine
+
+        return VllmEngine(EngineArguments.of(options))

@@ -1,0 +1,103 @@
+"""The contract's sampling parameters to vLLM's, and vLLM's outputs to tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+from backends.contract import FinishReason, SamplingParameters
+from backends.engine import EngineRequest, Token
+from backends.errors import EngineError, InvalidField
+from backends.structured import StructuredOutput
+
+_FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+def sampling_params(request: EngineRequest) -> SamplingParams:
+    """Text is not vLLM's business here: neither detokenisation nor stop strings. Raises
+    `InvalidField`."""
+    sampling, resumed = request.sampling, len(request.output_ids)
+    if resumed:
+        _check_resumable(sampling)
+    return SamplingParams(
+        max_tokens=sampling.max_tokens - resumed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed,
+        ignore_eos=sampling.ignore_eos,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+        logit_bias=dict(sampling.logit_bias) or None,
+        structured_outputs=_structured_outputs(sampling.guided),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _check_resumable(sampling: SamplingParameters) -> None:
+    """vLLM takes the tokens of the answer so far as part of the prompt."""
+    for name in ("presence_penalty", "frequency_penalty", "guided"):
+        if getattr(sampling, name):
+            raise InvalidField(name, "cannot be used with `resume_token_ids` on this engine")
+
+
+def _structured_outputs(guided: StructuredOutput | None) -> StructuredOutputsParams | None:
+    if guided is None:
+        return None
+    if guided.kind in ("json", "json_object"):
+        value: Any = True if guided.kind == "json_object" else guided.value
+        # Where any whitespace may come, a model can go on with it for ever.
+        return StructuredOutputsParams(**{guided.kind: value}, disable_any_whitespace=True)
+    value = list(guided.value) if guided.kind == "choice" else guided.value
+    return StructuredOutputsParams(**{guided.kind: value})
+
+
+def tokens(
+    request: EngineRequest, output: RequestOutput
+) -> Iterator[tuple[Token, FinishReason | None]]:
+    """What an output adds to an answer, each token with the reason if it is the last one.
+
+    Raises `EngineError` where vLLM ended the request for another reason than those there are.
+    """
+    completion, sampling = output.outputs[0], request.sampling
+    reason = None
+    if output.finished:
+        reason = _FINISH_REASONS.get(completion.finish_reason or "")
+        if reason is None or not completion.token_ids:
+            raise EngineError(f"vLLM ended the request: {completion.finish_reason}")
+    prompt = _prompt_tokens(request, output.prompt_logprobs)
+    last = len(completion.token_ids) - 1
+    for i, id_ in enumerate(completion.token_ids):
+        entry = completion.logprobs[i] if completion.logprobs else None
+        token = _token(id_, entry, sampling.logprobs or 0, prompt if i == 0 else ())
+        yield token, reason if i == last else None
+
+
+def _prompt_tokens(request: EngineRequest, logprobs: Any) -> tuple[Token, ...]:  # noqa: ANN401
+    """Of the prompt's second token and on: for the first there is none."""
+    if not logprobs:
+        return ()
+    top = request.sampling.prompt_logprobs or 0
+    pairs = zip(request.prompt_ids[1:], logprobs[1:], strict=False)
+    return tuple(_token(id_, entry, top) for id_, entry in pairs)
+
+
+def _token(
+    id_: int, logprobs: Mapping[int, Any] | None, top: int, prompt: tuple[Token, ...] = ()
+) -> Token:
+    """``logprobs``: vLLM's, by token id; the chosen token's is there too, of any rank."""
+    if logprobs is None:
+        return Token(id_, prompt=prompt)
+    ranked = sorted((p.rank, other, p.logprob) for other, p in logprobs.items() if p.rank <= top)
+    chosen = logprobs[id_]
+    alternatives = tuple((other, logprob) for _, other, logprob in ranked[:top])
+    return Token(id_, chosen.logprob, chosen.rank, alternatives, prompt)

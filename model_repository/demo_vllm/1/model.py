@@ -1,0 +1,1 @@
+from backends.vllm.model import TritonPythonModel  # noqa: F401
