@@ -9,5 +9,13 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
 from control_plane.model_manager import ModelManager
 from control_plane.model_server import ModelServer
 from control_plane.settings import ConfigManager
+from control_plane.vllm_server import VLLMRequest, VLLMResponse, VLLMServer
 
-__all__ = ["ConfigManager", "ModelManager", "ModelServer"]
+__all__ = [
+    "ConfigManager",
+    "ModelManager",
+    "ModelServer",
+    "VLLMRequest",
+    "VLLMResponse",
+    "VLLMServer",
+]

@@ -59,9 +59,9 @@ class EmbeddedTriton:
         settings.triton.model_control_value = SecretStr(self.supervisor.control_value)
         return settings
 
-    def load(self, model: str) -> ModelEntry:
-        """Load a further model by name, folder or hub id."""
-        entry = self._repository.resolve(model, self._settings)
+    def load(self, model: str, settings: ServingSettings | None = None) -> ModelEntry:
+        """Load a further model by name, folder or hub id; with settings of its own if given."""
+        entry = self._repository.resolve(model, settings or self._settings)
         self.supervisor.load(entry.name, entry.configs)
         return entry
 

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import secrets
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
 
-from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult, collect
-from control_plane.generation.service import GenerationRequest
-from control_plane.launch import EmbeddedTriton
-from control_plane.services import Services, open_services
-from control_plane.settings import ConfigManager, require_supported
+from control_plane.model_host import ModelHost, Prompt
+from control_plane.settings import ConfigManager
 
 T = TypeVar("T")
-
-Prompt = str | Sequence[Mapping[str, Any]]
 
 
 class Options(TypedDict, total=False):
@@ -39,10 +32,8 @@ class Options(TypedDict, total=False):
     stop: str | list[str]
     seed: int
     ignore_eos: bool
-
-
-DEFAULTS = Options(max_tokens=512, temperature=0.7)
-"""Those of ``POST /generate``."""
+    guided: dict[str, Any]
+    lora_name: str
 
 
 class ModelServer:
@@ -54,15 +45,13 @@ class ModelServer:
 
     def __init__(self, config: ConfigManager) -> None:
         self._config = config
-        self._triton: EmbeddedTriton | None = None
-        self._services: Services | None = None
-        self._stack = AsyncExitStack()
+        self._host = ModelHost()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="model-server", daemon=True
         )
         self._thread.start()
-        self._lock = threading.Lock()
+        self._closing = threading.Lock()
         atexit.register(self.close)
 
     def load_model(self, model: str) -> None:
@@ -72,33 +61,7 @@ class ModelServer:
         joined, a model that it has. Raises `SettingsError`, `ModelError`, `TritonMissing`,
         `StartFailed`, `TriadError`.
         """
-        with self._lock:
-            if self._services is None:
-                served_name = self._start(model)
-            elif self._triton is not None:
-                served_name = self._triton.load(model).served_name
-            else:
-                served_name = model
-                self._services.catalog.names.add(model)
-            assert self._services is not None
-            self._run(self._services.catalog.refresh())
-            self._services.catalog.default_model = served_name
-            self._services.catalog.ready(served_name)
-
-    def _start(self, model: str) -> str:
-        require_supported(self._config.settings)
-        settings = self._config.serving.model_copy(deep=True)
-        settings.model = model
-        if not settings.triton.endpoints:
-            self._triton = EmbeddedTriton(settings)
-            try:
-                self._triton.start()
-            except BaseException:
-                self._triton = None
-                raise
-            settings = self._triton.connected()
-        self._services = self._run(self._stack.enter_async_context(open_services(settings)))
-        return settings.model
+        self._run(self._host.load(model, self._config.serving))
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> GenerationResult:
         """Generate from a text or from chat messages. Raises `TriadError`."""
@@ -122,30 +85,18 @@ class ModelServer:
             self._loop.call_soon_threadsafe(generation.close, error)
 
     async def _begin(self, prompt: Prompt, options: Options, *, stream: bool) -> Generation:
-        if self._services is None:
-            raise ModelNotReady("no model is loaded: call load_model first")
-        sampling: dict[str, Any] = {**DEFAULTS, **options}
-        model = sampling.pop("model", None)
-        request = GenerationRequest(
-            prompt=prompt,
-            sampling=sampling,
-            request_id=f"req_{secrets.token_hex(8)}",
-            model=model,
-            stream=stream,
-        )
-        return await self._services.generation.start(request)
+        sampling = cast(dict[str, Any], options).copy()
+        return await self._host.begin(prompt, sampling, sampling.pop("model", None), stream=stream)
 
     def close(self) -> None:
         """Stop what was started. Safe to call twice."""
-        with self._lock:
+        with self._closing:
             if self._loop.is_closed():
                 return
-            self._run(self._stack.aclose())
+            self._run(self._host.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-            if self._triton is not None:
-                self._triton.stop()
         atexit.unregister(self.close)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

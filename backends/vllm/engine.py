@@ -27,6 +27,7 @@ from backends.errors import EngineDead, EngineError, InvalidField, Overloaded, S
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
 from backends.vllm.gauges import Gauges, exposition, gpu_memory
+from backends.vllm.reaper import start_reaper
 from backends.vllm.sampling import sampling_params, tokens
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class VllmEngine:
         except BaseException:
             self._stop_loop()
             raise
+        self._reaper = start_reaper()
         config = self._llm.model_config
         self.context_length: int = config.max_model_len
         self.vocab_size: int = config.get_vocab_size()
@@ -108,6 +110,8 @@ class VllmEngine:
         self._run(self._end_all())
         self._llm.shutdown()
         self._stop_loop()
+        self._reaper.terminate()
+        self._reaper.wait()
 
     def _run(self, work: Any) -> Any:  # noqa: ANN401
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
