@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import SCRIPTED, TriadServer, triad_server
+from tests.support.server import SCRIPTED, TriadServer, triad_server, wait_for_ends
 
 ServerFactory = Callable[..., TriadServer]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_end() -> Iterator[None]:
+    """Tests do not wait for their servers to stop; the run does."""
+    yield
+    wait_for_ends()
 
 
 @pytest.fixture(scope="session")

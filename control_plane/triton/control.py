@@ -12,6 +12,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from control_plane.triton import codec
 from control_plane.triton.errors import from_text, translated
 
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+
 
 def control_metadata(header: str, value: str) -> tuple[tuple[str, str], ...]:
     """What ``--grpc-restricted-protocol=model-repository:<header>=<value>`` asks of a client."""
@@ -22,16 +28,17 @@ class ControlClient:
     """Every method raises `TriadError`; timeouts are in seconds."""
 
     def __init__(self, endpoint: str, metadata: Sequence[tuple[str, str]]) -> None:
-        self._channel = grpc.insecure_channel(
-            endpoint, options=[("grpc.max_reconnect_backoff_ms", 500)]
-        )
+        self._channel = grpc.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = tuple(metadata)
 
     def is_live(self, timeout: float = 1.0) -> bool:
+        """Waits up to ``timeout`` for a server that does not listen yet."""
         try:
+            # Without `event_engine_client` (see `control_plane`), gRPC's reconnect timer runs only
+            # inside a call: calls that failed at once would find a new server 5 s late.
             live: bool = self._stub.ServerLive(
-                service_pb2.ServerLiveRequest(), timeout=timeout
+                service_pb2.ServerLiveRequest(), timeout=timeout, wait_for_ready=True
             ).live
         except grpc.RpcError:
             return False

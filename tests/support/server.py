@@ -115,4 +115,20 @@ def triad_server(
             assert process.poll() is None, log.read_text()
             yield server
         finally:
-            server.stop()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+                ends_meanwhile(process)
+
+
+_ending: list[subprocess.Popen[bytes]] = []
+
+
+def ends_meanwhile(process: subprocess.Popen[bytes]) -> None:
+    """A server that was told to stop: it takes Triton 2 to 3 s, in which others may run."""
+    _ending.append(process)
+
+
+def wait_for_ends() -> None:
+    """AssertionError where a server does not end well."""
+    while _ending:
+        assert _ending.pop().wait(30) == 0

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import tritonclient.grpc as grpcclient
+import requests
 
 from control_plane.triton import installation
-from tests.support.server import free_port, wait_until
+from tests.support.server import ends_meanwhile, free_port, wait_until
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,16 @@ def triton_server(folder: Path, repository: Path, *models: str) -> Iterator[Trit
         )
     try:
         triton = Triton(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}", log)
-        with grpcclient.InferenceServerClient(triton.grpc) as client:
-            wait_until(lambda: _is_ready(client) or server.poll() is not None, 120)
+        wait_until(lambda: _is_ready(triton) or server.poll() is not None, 120)
         assert server.poll() is None, triton.log_text()
         yield triton
     finally:
         server.terminate()
-        server.wait(30)
+        ends_meanwhile(server)
 
 
-def _is_ready(client: grpcclient.InferenceServerClient) -> bool:
+def _is_ready(triton: Triton) -> bool:
     try:
-        return bool(client.is_server_ready())
-    except grpcclient.InferenceServerException:
+        return requests.get(f"http://{triton.http}/v2/health/ready", timeout=5).ok
+    except requests.RequestException:
         return False
