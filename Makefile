@@ -6,11 +6,13 @@
 # TORCH        the PyTorch to install where there is none
 # TORCH_INDEX  one more package index for pip, such as that of PyTorch's CPU builds: on a machine
 #              without a GPU it saves several GB
-# BACKEND      the engine that serve starts, pytorch or onnx, whatever its settings say
+# BACKEND      the engine that serve starts, pytorch, onnx or vllm, whatever its settings say; vllm
+#              gets a virtual environment of its own with the CPU build of vLLM (2.5 GB)
 # ARGS         further arguments of `triad serve`, such as ARGS="--model my-folder --port 9000"
 
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 BACKEND ?=
@@ -18,30 +20,36 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
 BENCH_READY := $(VENV)/.ready-to-bench
+VLLM_READY := $(VLLM_VENV)/.ready
 
 .PHONY: serve test check bench clean
 
+ifeq ($(BACKEND),vllm)
+serve: $(VLLM_READY)
+serve: export TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT ?= $(VLLM_VENV)
+endif
 serve: $(SERVE_READY)
 	@exec $(BIN)/triad serve --demo $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
-test: check
-	@$(BIN)/python -m pytest
+test: check $(VLLM_READY)
+	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m pytest
 
 check: $(TEST_READY)
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 
-bench: $(BENCH_READY)
+bench: $(BENCH_READY) $(VLLM_READY)
 	@$(BIN)/python -m tests.benchmarks.gateway $(ARGS)
 	@$(BIN)/python -m tests.benchmarks.pytorch $(ARGS)
 	@$(BIN)/python -m tests.benchmarks.onnx $(ARGS)
 
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not installed."; exit 1; }
@@ -54,6 +62,13 @@ $(SERVE_READY): pyproject.toml | $(BIN)/python
 	@echo "installing Triad, Triton and PyTorch (a few minutes the first time)"
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
 	@$(PIP) --editable '.[embedded,pytorch,onnx]'
+	@touch $@
+
+$(VLLM_READY): backends/vllm/requirements-cpu.txt | $(BIN)/python
+	@echo "installing vLLM (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_PIP) --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
+	@$(VLLM_PIP) --no-deps --editable .
 	@touch $@
 
 $(TEST_READY): $(SERVE_READY)

@@ -33,7 +33,7 @@ def serve_command(
         typer.Option(help="A name in the model repository, a folder, or a hub id."),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="The engine for that model: pytorch or onnx.")
+        str | None, typer.Option(help="The engine for that model: pytorch, onnx or vllm.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,

@@ -61,7 +61,11 @@ class ModelHost:
     async def _start(self, settings: ServingSettings) -> str:
         if not settings.triton.endpoints:
             triton = await asyncio.to_thread(EmbeddedTriton, settings)
-            await asyncio.to_thread(triton.start)
+            try:
+                await asyncio.to_thread(triton.start)
+            except asyncio.CancelledError:  # the thread goes on: what it starts is stopped
+                await asyncio.to_thread(triton.stop)
+                raise
             self._triton = triton
             settings = triton.connected()
         self._services = await self._stack.enter_async_context(open_services(settings))

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from control_plane.model_host import DEFAULTS, ModelHost, Prompt
-from control_plane.settings import ConfigManager, ServingSettings, VllmSettings
+from control_plane.settings import ConfigManager, ServingSettings, SettingsError, VllmSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,11 @@ class VLLMServer:
         ``engine_arguments``: keys of ``serving.vllm``, over the settings; any other is an engine
         argument of vLLM. Raises what `ModelServer.load_model` raises.
         """
-        await self._host.load(model_path, _with(self._config.serving, engine_arguments))
+        serving = self._config.serving
+        if serving.triton.endpoints and engine_arguments:
+            name = min(engine_arguments)
+            raise SettingsError([f"{name}: is for the server in serving.triton.endpoints to set"])
+        await self._host.load(model_path, _with(serving, engine_arguments))
 
     async def generate(self, request: VLLMRequest) -> VLLMResponse:
         """The whole answer. Raises `TriadError`."""

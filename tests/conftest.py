@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import vllm
 from tests.support.server import SCRIPTED, TriadServer, triad_server, wait_for_ends
 
 ServerFactory = Callable[..., TriadServer]
@@ -27,6 +28,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
     log = tmp_path_factory.mktemp("server") / "log"
     models = f"[{SCRIPTED}, demo_onnx]"
     with triad_server(log, environment={"TRIAD_SERVING__MODELS": models}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def vllm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a LoRA adapter in ``adapter``, and in ``merged`` the demo weights with it added in."""
+    folder = tmp_path_factory.mktemp("vllm")
+    vllm.make_adapter(folder / "adapter", folder / "merged")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_server(vllm_folder: Path) -> Iterator[TriadServer]:
+    """A server with the demo model on vLLM, which has an adapter `noise`. Leave it as it is."""
+    if not vllm.INSTALLED:
+        pytest.skip("vLLM is not installed: `make test` does that")
+    environment = {
+        "TRIAD_SERVING__BACKEND_TYPE": "vllm",
+        "TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT": str(vllm.ENVIRONMENT),
+        "TRIAD_SERVING__VLLM__LORA_MODULES": f"{{noise: {vllm_folder / 'adapter'}}}",
+    }
+    with triad_server(vllm_folder / "log", environment=environment) as running:
         yield running
 
 

@@ -21,12 +21,20 @@ not apply: ``kv_cache_memory_bytes`` is 4 GiB, or 40% of what is available if th
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from backends.engine import Engine
+from backends.errors import EngineError
 from backends.serving import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
     def create_engine(self, options: ModelOptions) -> Engine:
+        if find_spec("vllm") is None:
+            raise EngineError(
+                "vLLM is not installed in this model's Python: install it there, or name another "
+                "virtual environment with serving.vllm.python_environment"
+            )
         # Imported late: Triton also imports this module just to complete a configuration.
         from backends.vllm.arguments import EngineArguments
         from backends.vllm.engine import VllmEngine

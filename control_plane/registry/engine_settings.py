@@ -42,6 +42,8 @@ def apply_vllm(config: ModelConfig, settings: VllmSettings) -> None:
     for key, value in sorted((values | settings.engine_args).items()):
         config.parameters[key].string_value = value if isinstance(value, str) else json.dumps(value)
     if environment is not None:
+        if not (environment / "bin" / "activate").is_file():
+            raise ValueError(f"vllm.python_environment: {environment} is no virtual environment")
         # The Python backend runs the model's process there.
         config.parameters["EXECUTION_ENV_PATH"].string_value = str(environment.absolute())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,56 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.contract import infer
-from tests.support.server import ROOT, TriadServer
-
-WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
-MAX_TOKENS = 64
-PROMPTS = [
-    "What is machine learning?",
-    "What is the capital of France?",
-    "Explain quantum computing",
-    "What is artificial intelligence?",
-    "Write a story about a robot",
-    "Tell me a joke",
-    "What is a neural network?",
-    "What is Python?",
-    "what is a database",
-    "What is the capital of Japan?",
-    "Who are you?",
-    "Hello",
-    "What is gravity?",
-    "Explain photosynthesis",
-    "What is ONNX?",
-    "What is a token?",
-    # Nothing that the model was trained on: its output is nonsense, and has to be equal.
-    "The quick brown fox jumps over",
-    "def main():\n    return",
-    "日本語のテキスト",
-    "Ünïcödé and emoji 🙂🚀",
-    "1, 2, 3, 4,",
-    "x",
-    "a long prompt " * 60,
-    "{\"json\": [1, 2, 3]}",
-]  # fmt: skip
-
-
-@dataclass
-class Reference:
-    """Plain transformers, in float32."""
-
-    tokenizer: Any
-    model: Any
-
-    def generate(self, prompt: str, **options: Any) -> list[int]:  # noqa: ANN401
-        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
-        options = {"do_sample": False, "max_new_tokens": MAX_TOKENS} | options
-        output = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-        new: list[int] = output[0, ids.shape[1] :].tolist()
-        return new
-
-    def text(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+from tests.support.reference import MAX_TOKENS, PROMPTS, WEIGHTS, Reference
+from tests.support.server import TriadServer
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +26,19 @@ def expected(reference: Reference) -> dict[str, list[int]]:
     return {prompt: reference.generate(prompt) for prompt in PROMPTS}
 
 
-@pytest.fixture(params=["demo", "demo_onnx"])
+@pytest.fixture(params=["demo", "demo_onnx", "demo_vllm"])
 def model(request: pytest.FixtureRequest) -> str:
-    """The same weights on PyTorch and on ONNX."""
+    """The same weights on PyTorch, ONNX and vLLM."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def running(request: pytest.FixtureRequest, model: str) -> TriadServer:
+    """The server that has the model."""
+    name = "vllm_server" if model == "demo_vllm" else "server"
+    server: TriadServer = request.getfixturevalue(name)
+    return server
 
 
 def through_rest(server: TriadServer, model: str, prompt: str) -> dict[str, Any]:
@@ -117,20 +76,20 @@ def through_grpc(server: TriadServer, model: str, prompt: str, *, stream: bool) 
 
 
 def test_alone(
-    server: TriadServer, model: str, reference: Reference, expected: dict[str, list[int]]
+    running: TriadServer, model: str, reference: Reference, expected: dict[str, list[int]]
 ) -> None:
     assert len(PROMPTS) >= 20
     for prompt, ids in expected.items():
-        answer = through_rest(server, model, prompt)
+        answer = through_rest(running, model, prompt)
         assert answer["text"] == reference.text(ids)
         assert answer["tokens_generated"] == len(ids)
         ended = ids[-1] in reference.model.generation_config.eos_token_id
         assert answer["finish_reason"] == ("stop" if ended else "length")
-        assert through_grpc(server, model, prompt, stream=False) == ids
+        assert through_grpc(running, model, prompt, stream=False) == ids
 
 
 def test_among_16_mixed_requests(
-    server: TriadServer, model: str, reference: Reference, expected: dict[str, list[int]]
+    running: TriadServer, model: str, reference: Reference, expected: dict[str, list[int]]
 ) -> None:
     """All four ways at once, in turn."""
 
@@ -139,27 +98,28 @@ def test_among_16_mixed_requests(
         ids = expected[prompt]
         match number // len(PROMPTS):
             case 0:
-                assert through_rest(server, model, prompt)["text"] == reference.text(ids)
+                assert through_rest(running, model, prompt)["text"] == reference.text(ids)
             case 1:
-                assert through_sse(server, model, prompt) == reference.text(ids)
+                assert through_sse(running, model, prompt) == reference.text(ids)
             case way:
-                assert through_grpc(server, model, prompt, stream=way == 2) == ids
+                assert through_grpc(running, model, prompt, stream=way == 2) == ids
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         done = list(pool.map(ask, range(4 * len(PROMPTS))))
     assert len(done) == 4 * len(PROMPTS)
 
 
+@pytest.mark.parametrize("model", ["demo", "demo_onnx"], indirect=True)  # vLLM draws otherwise
 @pytest.mark.parametrize("penalty", [1.0, 1.1])
 def test_seeds_and_penalties_give_what_generate_gives(
-    server: TriadServer, model: str, reference: Reference, penalty: float
+    running: TriadServer, model: str, reference: Reference, penalty: float
 ) -> None:
     options = {"temperature": 0.9, "top_k": 50, "top_p": 0.9, "repetition_penalty": penalty}
     for seed, prompt in enumerate(PROMPTS[:6]):
         torch.manual_seed(seed)
         ids = reference.generate(prompt, do_sample=True, **options)
         body = {"model": model, "prompt": prompt, "max_tokens": MAX_TOKENS, "seed": seed, **options}
-        assert server.post("/generate", body).json()["text"] == reference.text(ids)
+        assert running.post("/generate", body).json()["text"] == reference.text(ids)
 
 
 def test_64_concurrent_requests_get_their_own_text(server: TriadServer) -> None:

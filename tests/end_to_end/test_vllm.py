@@ -1,0 +1,316 @@
+"""The vLLM engine, through the same doors as the others. Its tokens are in `test_equality`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from control_plane import ConfigManager, VLLMRequest, VLLMServer
+from control_plane.errors import InvalidRequest
+from control_plane.settings import SettingsError
+from tests.conftest import ServerFactory
+from tests.support import vllm
+from tests.support.contract import InferenceServerException, infer
+from tests.support.reference import WEIGHTS, Reference
+from tests.support.server import TriadServer, wait_until
+
+PROMPT = "What is machine learning?"
+
+
+def generate(server: TriadServer, prompt: str = PROMPT, **body: Any) -> dict[str, Any]:  # noqa: ANN401
+    answer: dict[str, Any] = server.post(
+        "/generate", {"prompt": prompt, "temperature": 0, "max_tokens": 24, **body}
+    ).json()
+    return answer
+
+
+def at_triton(server: TriadServer, prompt: str = PROMPT, **inputs: Any) -> Any:  # noqa: ANN401
+    sampling = {"temperature": 0, "max_tokens": 24, **inputs.pop("sampling", {})}
+    return infer(
+        server.grpc,
+        "demo_vllm",
+        text_input=prompt,
+        sampling_parameters=sampling,
+        exclude_input_in_output=True,
+        return_token_ids=True,
+        **inputs,
+    )
+
+
+def reference(folder: Path) -> Reference:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return Reference(AutoTokenizer.from_pretrained(folder), model)
+
+
+def gauges(server: TriadServer) -> tuple[float, float]:
+    return server.gauge("vllm:num_requests_running"), server.gauge("vllm:num_requests_waiting")
+
+
+def test_health_models_and_stats(vllm_server: TriadServer) -> None:
+    health = vllm_server.get("/health").json()
+    assert (health["status"], health["backend_type"]) == ("healthy", "vllm")
+    assert health["model_loaded"] and health["tokenizer_loaded"]
+    (model,) = [m for m in vllm_server.get("/models").json()["models"] if m["loaded"]]
+    assert model == {
+        "name": "demo_vllm",
+        "type": "causal_lm",
+        "parameters": "2.8M",
+        "context_length": 2048,
+        "loaded": True,
+        "backend": "vllm",
+    }
+    answer = generate(vllm_server)
+    assert answer["metadata"] == {"model_name": "demo_vllm", "backend": "vllm"}
+    stats = vllm_server.get("/stats").json()
+    assert stats["backend_type"] == "vllm"
+    assert stats["total_tokens_generated"] >= answer["tokens_generated"]
+
+
+def test_vllm_s_own_metrics_are_passed_on(vllm_server: TriadServer) -> None:
+    hits = vllm_server.gauge("vllm:prefix_cache_hits_total")
+    for _ in range(2):
+        generate(vllm_server, "a prompt that is longer than a block " * 8)
+    assert vllm_server.gauge("vllm:prefix_cache_hits_total") > hits
+    text = vllm_server.get("/metrics").text
+    for name in ("kv_cache_usage_perc", "num_preemptions_total", "num_requests_waiting"):
+        assert f'vllm:{name}{{engine="0",model_name="demo_vllm"}}' in text
+    assert text.count("# TYPE vllm:time_to_first_token_seconds histogram") == 1
+
+
+def test_logprobs_are_the_model_s(vllm_server: TriadServer) -> None:
+    answer = at_triton(
+        vllm_server,
+        return_logprobs=True,
+        return_prompt_logprobs=True,
+        return_cumulative_logprob=True,
+        sampling={"logprobs": 3, "prompt_logprobs": 1, "presence_penalty": 0.5},
+    )
+    model = reference(WEIGHTS)
+    prompt = model.tokenizer(PROMPT).input_ids
+    with torch.inference_mode():
+        logits = model.model(torch.tensor([prompt + answer.token_ids])).logits[0]
+    logprobs = logits.log_softmax(-1).numpy()
+    (response,) = answer.responses
+    entries = json.loads(response["logprobs"][0])
+    assert len(entries) == len(answer.token_ids) == 24
+    for i, (entry, id_) in enumerate(zip(entries, answer.token_ids, strict=True)):
+        row = logprobs[len(prompt) - 1 + i]
+        assert entry[str(id_)]["logprob"] == pytest.approx(float(row[id_]), abs=2e-3)
+        assert entry[str(id_)]["rank"] == int((row > row[id_]).sum()) + 1
+        assert {int(key) for key in entry} == {id_, *np.argsort(-row)[:3].tolist()}
+    chosen = [
+        entry[str(id_)]["logprob"] for entry, id_ in zip(entries, answer.token_ids, strict=True)
+    ]
+    assert response["cumulative_logprob"][0] == pytest.approx(sum(chosen), abs=1e-3)
+    first, *rest = json.loads(response["prompt_logprobs"][0])
+    assert first is None
+    for i, (entry, id_) in enumerate(zip(rest, prompt[1:], strict=True)):
+        assert entry[str(id_)]["logprob"] == pytest.approx(float(logprobs[i][id_]), abs=2e-3)
+
+
+def test_structured_output(vllm_server: TriadServer) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 8},
+            "kind": {"enum": ["a", "b"]},
+            "sizes": {"type": "array", "items": {"type": "integer", "maximum": 9, "minimum": 0},
+                      "minItems": 1, "maxItems": 3},
+        },
+        "required": ["name", "kind", "sizes"],
+        "additionalProperties": False,
+    }  # fmt: skip
+    free = {"temperature": 1.0, "seed": 3, "max_tokens": 200}
+    for field in (
+        {"guided": {"json": schema}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+    ):
+        answer = generate(vllm_server, **free, **field)
+        assert answer["finish_reason"] == "stop", answer
+        value = json.loads(answer["text"])
+        assert set(value) == {"name", "kind", "sizes"}
+        assert value["kind"] in ("a", "b")
+        assert 1 <= len(value["sizes"]) <= 3
+    answer = generate(vllm_server, **free, guided={"regex": r"[A-Z]{3}-\d{4}"})
+    assert re.fullmatch(r"[A-Z]{3}-\d{4}", answer["text"])
+    answer = generate(vllm_server, **free, guided={"choice": ["red", "green", "blue"]})
+    assert answer["text"] in ("red", "green", "blue")
+    refused = generate(vllm_server, guided={"regex": "(("})
+    assert refused["error"]["param"] == "guided"
+    # What the engine is asked next is not hurt by what it refused.
+    assert generate(vllm_server)["text"].startswith("Machine learning")
+
+
+def test_an_adapter_by_name(vllm_server: TriadServer, vllm_folder: Path) -> None:
+    merged, plain = reference(vllm_folder / "merged"), reference(WEIGHTS)
+    prompts = [PROMPT, "Hello", "What is gravity?"]
+
+    def ask(prompt: str, adapter: str | None) -> str:
+        text: str = generate(vllm_server, prompt, max_tokens=16, lora_name=adapter)["text"]
+        return text
+
+    expected = [merged.text(merged.generate(p, max_new_tokens=16)) for p in prompts]
+    without = [plain.text(plain.generate(p, max_new_tokens=16)) for p in prompts]
+    assert expected != without
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:  # both kinds in one batch
+        got = list(pool.map(ask, prompts * 2, ["noise"] * 3 + [None] * 3))
+    assert got == expected + without
+    refused = generate(vllm_server, lora_name="nobody")["error"]
+    assert refused["param"] == "lora_name"
+    assert "noise" in refused["message"]
+
+
+def test_an_answer_is_resumed(vllm_server: TriadServer) -> None:
+    whole = at_triton(vllm_server).token_ids
+    rest = at_triton(vllm_server, resume_token_ids=whole[:9]).token_ids
+    assert whole[:9] + rest == whole
+    with pytest.raises(InferenceServerException, match="presence_penalty: cannot be used"):
+        at_triton(vllm_server, resume_token_ids=whole[:9], sampling={"presence_penalty": 1.0})
+
+
+def test_stop_strings_and_limits(vllm_server: TriadServer) -> None:
+    answer = generate(vllm_server, max_tokens=64, stop_sequences=["artificial"])
+    assert answer["finish_reason"] == "stop"
+    assert answer["text"].endswith("a subset of ")
+    refused = generate(vllm_server, "long " * 2100)["error"]
+    assert "2047 tokens" in refused["message"]
+    answer = generate(vllm_server, "long " * 2000, max_tokens=2048, ignore_eos=True)
+    assert answer["finish_reason"] == "length"
+
+
+def stream(server: TriadServer, number: int, events: int) -> None:
+    """A streaming client that leaves after so many events; with 0 before the first one."""
+    body = {"prompt": f"What is {number}?", "max_tokens": 1500, "ignore_eos": True, "stream": True}
+    if not events:
+        with pytest.raises(requests.Timeout):
+            requests.post(f"{server.url}/generate", json=body, timeout=0.3)
+        return
+    with server.post("/generate", body, stream=True) as response:
+        for number, _ in enumerate(response.iter_lines()):
+            if number >= events:
+                break
+
+
+def test_100_streams_that_are_left_leave_nothing(vllm_server: TriadServer) -> None:
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        left = list(pool.map(lambda i: stream(vllm_server, i, 1 + i % 9), range(100)))
+    assert len(left) == 100
+    wait_until(lambda: gauges(vllm_server) == (0, 0), 10)
+
+
+def test_a_client_that_leaves_before_the_first_token(vllm_server: TriadServer) -> None:
+    """16 run, so these wait, and give no sign of life that their leaving could be noticed at."""
+    body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    running = [vllm_server.post("/generate", body, stream=True) for _ in range(16)]
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda i: stream(vllm_server, i, 0), range(20)))
+    wait_until(lambda: vllm_server.gauge("vllm:num_requests_waiting") == 0, 5)
+    assert vllm_server.gauge("vllm:num_requests_running") == 16
+    for response in running:
+        response.close()
+    wait_until(lambda: gauges(vllm_server) == (0, 0), 5)
+
+
+def engine_process(server: TriadServer) -> psutil.Process:
+    return server.descendants("VLLM::EngineCor")[0]
+
+
+def model_process(server: TriadServer) -> psutil.Process:
+    return engine_process(server).parents()[0]
+
+
+@pytest.mark.parametrize(
+    ("victim", "seconds"), [(engine_process, 5), (model_process, 15)], ids=["engine", "model"]
+)
+def test_a_death_is_noticed_and_healed(
+    vllm_server: TriadServer, victim: Callable[[TriadServer], psutil.Process], seconds: float
+) -> None:
+    """The time for the model's own process is Triton's, which waits for its dead stub."""
+    engine = engine_process(vllm_server)
+    processes = [engine, *engine.children(recursive=True)]
+    body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(vllm_server.post, "/generate", body) for _ in range(4)]
+        wait_until(lambda: gauges(vllm_server)[0] == 4, 10)
+        victim(vllm_server).kill()
+        killed = time.monotonic()
+        wait_until(lambda: not vllm_server.is_ready(), seconds)
+        answers = [future.result() for future in running]
+    assert time.monotonic() - killed < seconds + 2
+    assert {answer.status_code for answer in answers} == {503}
+    assert all("died" in answer.json()["error"]["message"] for answer in answers)
+    wait_until(vllm_server.is_ready, 90)
+    assert generate(vllm_server)["text"].startswith("Machine learning")
+    assert not any(process.is_running() for process in processes)  # nor do they hold memory
+
+
+def test_an_unknown_engine_argument(start_server: ServerFactory) -> None:
+    if not vllm.INSTALLED:
+        pytest.skip("vLLM is not installed: `make test` does that")
+    with pytest.raises(AssertionError, match="unrecognized arguments: --no-such-thing"):
+        start_server(
+            *("--model", "demo", "--backend", "vllm"),
+            TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT=str(vllm.ENVIRONMENT),
+            TRIAD_SERVING__VLLM__ENGINE_ARGS="{no_such_thing: 3}",
+        )
+
+
+def test_without_vllm(start_server: ServerFactory) -> None:
+    with pytest.raises(AssertionError, match="vLLM is not installed in this model's Python"):
+        start_server("--model", "demo", "--backend", "vllm")
+
+
+async def test_the_specification_s_example() -> None:
+    """From plain weights, with the defaults of ``serving.vllm`` but for what is given."""
+    if not vllm.INSTALLED:
+        pytest.skip("vLLM is not installed: `make test` does that")
+    config = ConfigManager()
+    config.serving.vllm.python_environment = vllm.ENVIRONMENT
+    config.serving.vllm.enable_streaming = False
+    async with VLLMServer(config) as vllm_server:
+        await vllm_server.load_model(
+            model_path=str(WEIGHTS),
+            tensor_parallel_size=1,
+            gpu_memory_utilization=0.9,
+            enable_streaming=True,
+            dtype="float32",
+            enforce_eager=True,
+            kv_cache_memory_bytes=64 << 20,
+        )
+        request = VLLMRequest(prompt=PROMPT, max_tokens=24, temperature=0, stream=True)
+        responses = [response async for response in vllm_server.generate_stream(request)]
+        assert len(responses) > 1
+        text = "".join(response.text for response in responses)
+        assert text.startswith("Machine learning is")
+        assert sum(response.tokens_generated for response in responses) == 24
+        assert responses[-1].finish_reason == "length"
+        whole = await vllm_server.generate(request)
+        assert (whole.text, whole.tokens_generated) == (text, 24)
+        with pytest.raises(InvalidRequest, match="max_tokens"):
+            await vllm_server.generate(VLLMRequest(prompt=PROMPT, max_tokens=0))
+
+
+async def test_engine_arguments_are_not_for_a_server_that_is_joined(
+    vllm_server: TriadServer,
+) -> None:
+    config = ConfigManager()
+    config.serving.triton.endpoints = [vllm_server.grpc]
+    async with VLLMServer(config) as joined:
+        with pytest.raises(SettingsError, match="max_num_seqs"):
+            await joined.load_model("demo_vllm", max_num_seqs=3)
+        await joined.load_model("demo_vllm")
+        request = VLLMRequest(prompt=PROMPT, max_tokens=4, temperature=0, stream=False)
+        (response,) = [r async for r in joined.generate_stream(request)]
+        assert response.tokens_generated == 4
