@@ -52,6 +52,14 @@ class Tokenizer:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def to_json(self) -> str:
+        """As the ``tokenizers`` library writes it. Raises ValueError where it is not of that."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError("its tokenizer is not one of the tokenizers library")
+        text: str = backend.to_str()
+        return text
+
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
