@@ -19,7 +19,11 @@ from backends.serving import ModelOptions
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = {"max_num_seqs": "256", "gpu_memory_utilization": "0.9"}
+DEFAULTS = {
+    "max_num_seqs": "256",
+    "gpu_memory_utilization": "0.9",
+    "structured_outputs_config": '{"backend": "guidance"}',
+}
 DEFAULT_MAX_MODEL_LEN = 2048
 CPU_KV_CACHE_BYTES, CPU_KV_CACHE_SHARE = 4 * GIB, 0.4
 
@@ -52,10 +56,19 @@ class EngineArguments:
         engine = parse({**given, "served_model_name": options.served_name})
         if "max_model_len" not in given:
             engine.max_model_len = min(DEFAULT_MAX_MODEL_LEN, _own_context(engine))
-        if _on_cpu() and engine.kv_cache_memory_bytes is None:
-            share = int(available_memory() * CPU_KV_CACHE_SHARE)
-            engine.kv_cache_memory_bytes = min(CPU_KV_CACHE_BYTES, share)
+        if _on_cpu():
+            _fit_cpu(engine, len(adapters))
         return cls(engine, adapters)
+
+
+def _fit_cpu(engine: Any, adapters: int) -> None:  # noqa: ANN401
+    if engine.kv_cache_memory_bytes is None:
+        share = int(available_memory() * CPU_KV_CACHE_SHARE)
+        engine.kv_cache_memory_bytes = min(CPU_KV_CACHE_BYTES, share)
+    if adapters:
+        # Beside requests that have an adapter, vLLM's CPU kernels (`lora/ops/torch_ops`) give those
+        # that have none the last place's: one place more, and it stays empty.
+        engine.max_loras = max(engine.max_loras, adapters + 1)
 
 
 def _set_up_environment(num_threads: int) -> None:

@@ -67,6 +67,7 @@ class VllmEngine:
         config = self._llm.model_config
         self.context_length: int = config.max_model_len
         self.vocab_size: int = config.get_vocab_size()
+        self._grammars: str = self._llm.vllm_config.structured_outputs_config.backend
         self._facts = static_facts(self._llm.vllm_config)
 
     async def _start(self, arguments: Any) -> AsyncLLM:  # noqa: ANN401
@@ -77,7 +78,7 @@ class VllmEngine:
     def submit(self, request: EngineRequest) -> None:
         if self._closing:
             raise ShuttingDown("the model is being unloaded")
-        params, name = sampling_params(request), request.sampling.lora_name
+        params, name = sampling_params(request, self._grammars), request.sampling.lora_name
         adapter = self._adapters[name] if name is not None else None
         self._loop.call_soon_threadsafe(self._begin, request, params, adapter)
 
@@ -159,8 +160,8 @@ class VllmEngine:
         if (status := getattr(error, "http_status", None)) is not None and int(status) == 503:
             return Overloaded(str(error))
         if isinstance(error, VLLMClientError | ValueError):
-            guided = request.sampling.guided is not None
-            return InvalidField("guided" if guided else "sampling_parameters", str(error))
+            guided = request.sampling.guided
+            return InvalidField(guided.given_as if guided else "sampling_parameters", str(error))
         logger.error("a request failed", exc_info=error)
         return EngineError(f"generation failed: {type(error).__name__}: {error}")
 

@@ -14,9 +14,11 @@ any engine argument   of `vLLM <https://docs.vllm.ai/en/latest/configuration/eng
                       for objects
 ====================  ==========================================================================
 
-Three arguments have defaults of ours: ``max_num_seqs`` 256, ``gpu_memory_utilization`` 0.9, and
-``max_model_len`` 2048, or the model's own if that is less. On a CPU ``gpu_memory_utilization`` does
-not apply: ``kv_cache_memory_bytes`` is 4 GiB, or 40% of what is available if that is less.
+Arguments with defaults of ours: ``max_num_seqs`` 256, ``gpu_memory_utilization`` 0.9,
+``max_model_len`` 2048, or the model's own if that is less, and ``structured_outputs_config``, the
+guidance backend: structured output is then the same as in the other engines. On a CPU
+``gpu_memory_utilization`` does not apply: ``kv_cache_memory_bytes`` is 4 GiB, or 40% of what is
+available if that is less.
 """
 
 from __future__ import annotations

@@ -12,14 +12,17 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, InvalidField
+from backends.guidance.grammar import llguidance_grammar
 from backends.structured import StructuredOutput
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
-def sampling_params(request: EngineRequest) -> SamplingParams:
-    """Text is not vLLM's business here: neither detokenisation nor stop strings. Raises
-    `InvalidField`."""
+def sampling_params(request: EngineRequest, grammars: str) -> SamplingParams:
+    """Text is not vLLM's business here: neither detokenisation nor stop strings.
+
+    ``grammars``: the engine's backend for structured output. Raises `InvalidField`.
+    """
     sampling, resumed = request.sampling, len(request.output_ids)
     if resumed:
         _check_resumable(sampling)
@@ -37,7 +40,7 @@ def sampling_params(request: EngineRequest) -> SamplingParams:
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         logit_bias=dict(sampling.logit_bias) or None,
-        structured_outputs=_structured_outputs(sampling.guided),
+        structured_outputs=_structured_outputs(sampling.guided, grammars),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
@@ -50,13 +53,16 @@ def _check_resumable(sampling: SamplingParameters) -> None:
             raise InvalidField(name, "cannot be used with `resume_token_ids` on this engine")
 
 
-def _structured_outputs(guided: StructuredOutput | None) -> StructuredOutputsParams | None:
+def _structured_outputs(
+    guided: StructuredOutput | None, backend: str
+) -> StructuredOutputsParams | None:
     if guided is None:
         return None
-    if guided.kind in ("json", "json_object"):
-        value: Any = True if guided.kind == "json_object" else guided.value
-        # Where any whitespace may come, a model can go on with it for ever.
-        return StructuredOutputsParams(**{guided.kind: value}, disable_any_whitespace=True)
+    if backend == "guidance":
+        # The same grammar as in the other engines, which keeps to the same and refuses the same.
+        return StructuredOutputsParams(grammar=llguidance_grammar(guided))
+    if guided.kind == "json_object":
+        return StructuredOutputsParams(json_object=True)
     value = list(guided.value) if guided.kind == "choice" else guided.value
     return StructuredOutputsParams(**{guided.kind: value})
 

@@ -55,7 +55,8 @@ def reference(folder: Path) -> Reference:
 
 
 def gauges(server: TriadServer) -> tuple[float, float]:
-    return server.gauge("vllm:num_requests_running"), server.gauge("vllm:num_requests_waiting")
+    running = server.gauge("vllm:num_requests_running")
+    return running, server.gauge("vllm:num_requests_waiting")
 
 
 def test_health_models_and_stats(vllm_server: TriadServer) -> None:
@@ -81,7 +82,7 @@ def test_health_models_and_stats(vllm_server: TriadServer) -> None:
 def test_vllm_s_own_metrics_are_passed_on(vllm_server: TriadServer) -> None:
     hits = vllm_server.gauge("vllm:prefix_cache_hits_total")
     for _ in range(2):
-        generate(vllm_server, "a prompt that is longer than a block " * 8)
+        generate(vllm_server, "a prompt that is longer than a block " * 40)
     assert vllm_server.gauge("vllm:prefix_cache_hits_total") > hits
     text = vllm_server.get("/metrics").text
     for name in ("kv_cache_usage_perc", "num_preemptions_total", "num_requests_waiting"):
