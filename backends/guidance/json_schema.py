@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from backends.errors import InvalidField
 from backends.guidance.patterns import safe_pattern
@@ -80,7 +80,7 @@ def _schemas(schema: object) -> Iterator[Schema]:
                 yield from _schemas(part)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

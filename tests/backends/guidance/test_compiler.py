@@ -199,7 +199,7 @@ def nested(levels: int) -> Schema:
     return schema
 
 
-HOSTILE = {
+HOSTILE: dict[str, dict[str, Any]] = {
     "nested": {"json": nested(60)},
     "huge enum": {"json": {"enum": [str(i * 7919 % 100003) for i in range(15000)]}},
     "enum of objects": {"json": {"enum": [{"a": i, "b": [i]} for i in range(5000)]}},
