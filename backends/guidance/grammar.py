@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from backends.errors import InvalidField
-from backends.guidance.json_schema import schema_grammar
+from backends.guidance.json_schema import OPTIONS, exact_schema
 from backends.structured import StructuredOutput
 
 
 def llguidance_grammar(guided: StructuredOutput) -> str:
     """Raises `InvalidField` for what cannot be a grammar; the grammar may still prove wrong."""
-    try:
+    with _errors_named(guided):
         return _grammar(guided)
+
+
+def guided_schema(guided: StructuredOutput, options: Mapping[str, Any] = OPTIONS) -> str:
+    """Of the kinds ``json`` and ``json_object``, a JSON schema with llguidance's options in it.
+    Raises `InvalidField`."""
+    with _errors_named(guided):
+        return exact_schema(guided.given_as, str(guided.value) or '{"type": "object"}', options)
+
+
+@contextmanager
+def _errors_named(guided: StructuredOutput) -> Iterator[None]:
+    """The converters raise plain exceptions, and go as deep as what they convert."""
+    try:
+        yield
     except InvalidField:
         raise
-    # The converters raise plain exceptions, and go as deep as what they convert.
     except Exception as error:
         raise InvalidField(guided.given_as, f"{_NAMES[guided.kind]} {short(error)}") from None
 
@@ -48,7 +64,8 @@ def _grammar(guided: StructuredOutput) -> str:
         return LLMatcher.grammar_from_regex(value)
     if guided.kind == "grammar":
         return LLMatcher.grammar_from_lark(_lark(value))
-    return schema_grammar(guided.given_as, value or '{"type": "object"}')
+    # As text: what the converter makes of Python's numbers is not all of JSON's.
+    return LLMatcher.grammar_from_json_schema(guided_schema(guided))
 
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)

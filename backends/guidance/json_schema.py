@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeAlias, TypeGuard
 
@@ -20,7 +20,7 @@ from backends.guidance.patterns import safe_pattern
 
 Schema: TypeAlias = dict[str, Any]
 
-OPTIONS: Any = {
+OPTIONS: Mapping[str, Any] = {
     # One space at most where JSON has room for some: as much as a model likes could be forever.
     "whitespace_flexible": True,
     "whitespace_pattern": "[ ]?",
@@ -42,10 +42,9 @@ _VALUES = frozenset({"const", "enum", "default", "examples"})  # anything, and n
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 
 
-def schema_grammar(field: str, text: str) -> str:
-    """``field``: what errors name. Raises `InvalidField`, ValueError."""
-    from llguidance import LLMatcher
-
+def exact_schema(field: str, text: str, options: Mapping[str, Any] = OPTIONS) -> str:
+    """A schema with llguidance's options in it, as JSON. ``field``: what errors name. Raises
+    `InvalidField`, ValueError."""
     schema: Schema | bool = json.loads(text)
     if isinstance(schema, bool):
         schema = {} if schema else {"anyOf": []}
@@ -62,8 +61,7 @@ def schema_grammar(field: str, text: str) -> str:
             f"must have a schema whose `multipleOf` have a least common multiple of at most "
             f"{MAX_MULTIPLE}, in units of their last digit",
         )
-    # As text: what the converter makes of Python's numbers is not all of JSON's.
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=OPTIONS)
+    return json.dumps(schema | {"x-guidance": dict(options)})
 
 
 def _schemas(schema: object) -> Iterator[Schema]:

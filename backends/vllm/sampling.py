@@ -12,8 +12,18 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, InvalidField
-from backends.guidance.grammar import llguidance_grammar
+from backends.guidance.grammar import guided_schema
+from backends.guidance.json_schema import OPTIONS
 from backends.structured import StructuredOutput
+
+# vLLM's llguidance, 1.7, repeats a whitespace pattern, and lacks the last option.
+_JSON_OPTIONS = {
+    **OPTIONS,
+    "whitespace_flexible": False,
+    "item_separator": "[ ]?,[ ]?",
+    "key_separator": "[ ]?:[ ]?",
+}
+del _JSON_OPTIONS["whitespace_pattern"], _JSON_OPTIONS["json_allow_general_unicode_escapes"]
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -58,9 +68,9 @@ def _structured_outputs(
 ) -> StructuredOutputsParams | None:
     if guided is None:
         return None
-    if backend == "guidance":
-        # The same grammar as in the other engines, which keeps to the same and refuses the same.
-        return StructuredOutputsParams(grammar=llguidance_grammar(guided))
+    if guided.kind in ("json", "json_object") and backend == "guidance":
+        # With the other engines' options, and what they would refuse is refused here too.
+        return StructuredOutputsParams(json=guided_schema(guided, _JSON_OPTIONS))
     if guided.kind == "json_object":
         return StructuredOutputsParams(json_object=True)
     value = list(guided.value) if guided.kind == "choice" else guided.value
