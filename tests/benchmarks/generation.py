@@ -123,7 +123,7 @@ class Server(Target):
         return Answer(times[0] - began if times else None, gaps, ended - began)
 
     def _prompt(self, prompt: str) -> dict[str, Any]:
-        if self.path == "/generate":
+        if self.path in ("/generate", "/v1/completions"):
             return {"prompt": prompt}
         return {"messages": [{"role": "user", "content": prompt}]}
 
@@ -153,7 +153,7 @@ def _has_text(data: bytes) -> bool:
     if "text" in event:
         return bool(event["text"])
     choices = event.get("choices") or [{}]
-    return bool(choices[0].get("delta", {}).get("content"))
+    return bool(choices[0].get("text") or choices[0].get("delta", {}).get("content"))
 
 
 @dataclass
@@ -246,6 +246,15 @@ def make_prompts(seed: int, count: int) -> list[str]:
     ]
 
 
+def listens(port: int) -> bool:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+
+
 @contextmanager
 def our_server(
     name: str, log: Path, *arguments: str, path: str = "/chat", **settings: str
@@ -315,6 +324,23 @@ def print_ratio(
     verdict = "[green]met[/]" if cpu >= bar else "[red]missed[/]"
     console.print(
         f"{text}: {cpu:.2f}x a CPU-second (bar {bar:g}x: {verdict}), {wall:.2f}x a second",
+        soft_wrap=True,
+    )
+
+
+def print_throughput(
+    console: Console, ours: Sequence[Result], theirs: Sequence[Result], text: str, bar: float
+) -> None:
+    """How many times as many tokens a second ours gives, of the medians, and how much later its
+    first token comes."""
+    speed = statistics.median(r.per_second for r in ours) / statistics.median(
+        r.per_second for r in theirs
+    )
+    first, other = ([1e3 * t for r in rounds for t in r.first] for rounds in (ours, theirs))
+    later = _percentile(first, 50) - _percentile(other, 50)
+    verdict = "[green]met[/]" if speed >= bar else "[red]missed[/]"
+    console.print(
+        f"{text}: {speed:.2f}x a second (bar {bar:g}x: {verdict}), TTFT p50 {later:+.0f} ms",
         soft_wrap=True,
     )
 

@@ -9,7 +9,6 @@ through REST/SSE. ``generate`` runs one request at a time, and Triad is compared
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from tests.benchmarks.generation import (
     Server,
     Target,
     generate_process,
+    listens,
     make_model,
     our_server,
     print_ratio,
@@ -65,21 +65,12 @@ def their_server(model: Path, folder: Path, dtype: str) -> Iterator[Target]:
         "transformers serve", psutil.Process(process.pid), port, "/v1/chat/completions", body
     )
     try:
-        wait_until(lambda: _listens(port) or process.poll() is not None, timeout=120)
+        wait_until(lambda: listens(port) or process.poll() is not None, timeout=120)
         assert process.poll() is None, (folder / "transformers.log").read_text()
         yield target
     finally:
         process.kill()
         process.wait()
-
-
-def _listens(port: int) -> bool:
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
 
 
 def main() -> int:

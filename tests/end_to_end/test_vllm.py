@@ -134,7 +134,7 @@ def test_structured_output(vllm_server: TriadServer) -> None:
         "required": ["name", "kind", "sizes"],
         "additionalProperties": False,
     }  # fmt: skip
-    free = {"temperature": 1.0, "seed": 3, "max_tokens": 200}
+    free: dict[str, Any] = {"temperature": 1.0, "seed": 3, "max_tokens": 200}
     for field in (
         {"guided": {"json": schema}},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
