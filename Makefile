@@ -28,7 +28,7 @@ serve: $(SERVE_READY)
 	@exec $(BIN)/triad serve --demo $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 test: check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 check: $(TEST_READY)
 	@$(BIN)/ruff format --check --quiet .
