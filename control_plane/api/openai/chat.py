@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -10,15 +9,15 @@ from pydantic import Field
 
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.errors import documented_errors
-from control_plane.api.openai import logprobs
+from control_plane.api.openai.answer_reader import AnswerReader
 from control_plane.api.openai.chat_stream import ChatChoice, ChatEvents
 from control_plane.api.openai.fields import Given, V1Request, only
-from control_plane.api.openai.messages import ChatMessage
+from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.api.openai.respond import Asked
 from control_plane.api.openai.streams import ChunkFrame
+from control_plane.api.openai.tools import ToolChoice
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
-from control_plane.generation.result import GenerationResult
 from control_plane.triton.codec import Chat
 
 router = APIRouter(tags=["OpenAI"])
@@ -30,6 +29,11 @@ class ChatCompletionRequest(V1Request):
     max_completion_tokens: int | None = Field(
         None, ge=1, le=2**31 - 1, description="Absent: as many as the context holds"
     )
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Any = Field(
+        None, description="`none`, `auto`, `required`, or an object that names functions"
+    )
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     reasoning_effort: str | None = Field(None, description="For templates that know it")
@@ -71,7 +75,7 @@ class ChatCompletionRequest(V1Request):
 
     @property
     def renamed(self) -> dict[str, str]:
-        names = {"logprobs": "top_logprobs"}
+        names = {"logprobs": "top_logprobs", "guided": "tools"}
         if self.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
         return names
@@ -81,7 +85,18 @@ class ChatCompletionRequest(V1Request):
         """Log probabilities asked for beside each token's own; None: not even that."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def prompt(self) -> Chat:
+    def choice_of_tools(self) -> ToolChoice:
+        """Raises `InvalidRequest`."""
+        parallel = self.parallel_tool_calls is not False
+        choice = ToolChoice.of(self.tools or [], self.tool_choice, parallel)
+        if choice.forced and self.structure_field is not None:
+            raise InvalidRequest(
+                f"tool_choice: must not ask for a call beside `{self.structure_field}`",
+                param="tool_choice",
+            )
+        return choice
+
+    def prompt(self, tools: ToolChoice) -> Chat:
         options: dict[str, Any] = {}
         for name in ("add_generation_prompt", "continue_final_message"):
             if (value := getattr(self, name)) is not None:
@@ -93,7 +108,7 @@ class ChatCompletionRequest(V1Request):
             options["template_kwargs"] = kwargs
         return Chat(
             [message.for_template() for message in self.messages],
-            None,
+            for_templates(tools.tools) or None,
             options,
             bool(self.add_special_tokens),
         )
@@ -105,37 +120,18 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation, as OpenAI's API does."""
     asked = Asked(body, request, services)
-    sampling = body.sampling(asked.max_tokens(body.max_completion_tokens or body.max_tokens))
-    returns = []
-    if body.alternatives is not None:
-        sampling["logprobs"] = body.alternatives
-        returns.append("logprobs")
-    requests = asked.requests([body.prompt()], sampling, returns)
+    tools = body.choice_of_tools()
+    reader = AnswerReader(body, tools, asked.chat)
+    limit = asked.max_tokens(body.max_completion_tokens or body.max_tokens)
+    sampling = body.sampling(limit) | reader.sampling()
+    requests = asked.requests([body.prompt(tools)], sampling, reader.returns())
     if not body.streams:
         return await asked.collect(
-            requests,
-            asked.head("chatcmpl", "chat.completion"),
-            lambda index, result: _choice(body, index, result),
+            requests, asked.head("chatcmpl", "chat.completion"), reader.whole
         )
 
     def events(frame: ChunkFrame, usage: Usage) -> ChatEvents:
-        choices = [
-            ChatChoice(frame, index, body.alternatives, None, lambda reason, _: reason)
-            for index in range(len(requests))
-        ]
+        choices = [ChatChoice(frame, index, reader) for index in range(len(requests))]
         return ChatEvents(frame, choices, usage)
 
     return await asked.stream(requests, asked.head("chatcmpl", "chat.completion.chunk"), events)
-
-
-def _choice(body: ChatCompletionRequest, index: int, result: GenerationResult) -> Mapping[str, Any]:
-    tokens = None
-    if body.alternatives is not None:
-        kept = logprobs.EndCutter().push(result.logprobs, result.text, result.finish_reason)
-        tokens = {"content": logprobs.chat(kept, body.alternatives), "refusal": None}
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": result.text, "refusal": None},
-        "logprobs": tokens,
-        "finish_reason": result.finish_reason,
-    }

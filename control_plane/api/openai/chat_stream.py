@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from control_plane.api.openai import logprobs
+from control_plane.api.openai.answer_reader import AnswerReader
 from control_plane.api.openai.parts import (
     AnswerParser,
     CallArguments,
@@ -26,24 +27,16 @@ _GOES_ON = b',"logprobs":null,"finish_reason":null}'
 
 
 class ChatChoice:
-    """One answer's chunks. ``parser``: None where it is text alone."""
+    """One answer's chunks."""
 
-    def __init__(
-        self,
-        frame: ChunkFrame,
-        index: int,
-        top_logprobs: int | None,
-        new_parser: Callable[[bool], AnswerParser] | None,
-        finish_reason: Callable[[str, bool], str],
-    ) -> None:
+    def __init__(self, frame: ChunkFrame, index: int, reader: AnswerReader) -> None:
         self._frame = frame
         self._before = frame.choice(index, b"delta")
         self._before_text = self._before + b'{"content":'
-        self._top = top_logprobs
+        self._top = reader.top_logprobs
         self._cutter = logprobs.EndCutter()
-        self._new_parser = new_parser
+        self._reader = reader
         self._parser: AnswerParser | None = None
-        self._finish_reason = finish_reason
         self._called = False
         self._began = False
 
@@ -53,15 +46,14 @@ class ChatChoice:
         if not self._began:
             self._began = True
             chunks = self._before + _ROLE + _GOES_ON + tail
-            if self._new_parser is not None:
-                self._parser = self._new_parser(deltas[0].in_reasoning)
+            self._parser = self._reader.parser(deltas[0].in_reasoning)
         for delta in deltas:
             if self._parser is not None or self._top is not None:
                 chunks += self._encode_parts(delta, tail)
             elif delta.text:
                 chunks += self._before_text + orjson.dumps(delta.text) + b"}" + _GOES_ON + tail
             if delta.finish_reason is not None:
-                reason = self._finish_reason(delta.finish_reason, self._called).encode()
+                reason = self._reader.finish_reason(delta.finish_reason, self._called).encode()
                 chunks += self._before + b'{},"logprobs":null,"finish_reason":"%b"}' % reason + tail
         return chunks
 

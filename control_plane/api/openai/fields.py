@@ -139,22 +139,19 @@ class V1Request(V1Model):
 
     @property
     def structure_field(self) -> str | None:
-        """The field that says what the answer must look like."""
-        given = [name for name in (*_STRUCTURE, "response_format") if getattr(self, name)]
-        if given[1:] == ["response_format"] and (self.response_format or {}).get("type") == "text":
-            return given[0]
+        """The field that says what the answer must look like. Raises `InvalidRequest`."""
+        given = [name for name in _STRUCTURE if getattr(self, name)]
+        if (self.response_format or {"type": "text"}).get("type") != "text":
+            given.append("response_format")
         if len(given) > 1:
-            raise InvalidRequest(
-                f"{given[1]}: must not be given beside `{given[0]}`", param=given[1]
-            )
+            problem = f"must not be given beside `{given[0]}`"
+            raise InvalidRequest(f"{given[1]}: {problem}", param=given[1])
         return given[0] if given else None
 
     def _structure(self) -> dict[str, Any]:
         field = self.structure_field
-        if field is None:
-            return {}
-        if field == "response_format":
-            return {field: self.response_format}
+        if field is None or field == "response_format":
+            return {"response_format": self.response_format}
         return {"guided": _STRUCTURE[field](getattr(self, field))}
 
     def seeds(self, count: int) -> list[int | None]:

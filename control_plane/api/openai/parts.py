@@ -43,3 +43,11 @@ class AnswerParser(Protocol):
 
     def finish(self) -> list[Part]:
         """What was held back, when no more text comes."""
+
+
+def overlap(text: str, marker: str) -> int:
+    """Length of the longest end of ``text`` that begins ``marker``, and is not all of it."""
+    for length in range(min(len(text), len(marker) - 1), 0, -1):
+        if text.endswith(marker[:length]):
+            return length
+    return 0

@@ -74,11 +74,12 @@ def test_a_stream_ends_with_done_and_has_no_usage_unless_asked(server: TriadServ
 
 
 def test_usage_in_every_chunk(client: OpenAI) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
     stream = client.chat.completions.create(
         model="scripted",
         messages=script(tokens=4, interval_ms=30),
         stream=True,
-        stream_options={"include_usage": True, "continuous_usage_stats": True},  # type: ignore[typeddict-unknown-key]
+        stream_options=options,
     )
     counts = [chunk.usage.completion_tokens for chunk in stream if chunk.usage]
     assert counts == sorted(counts)
