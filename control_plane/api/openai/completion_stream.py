@@ -71,6 +71,7 @@ class CompletionChoice:
         self._frame = frame
         self._before = frame.choice(index, b"text")
         self._shape = CompletionShape(wanted, echo)
+        self._wanted = wanted
         self._plain = wanted == Wanted() and echo is None
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
@@ -82,7 +83,7 @@ class CompletionChoice:
             elif delta.text:
                 chunks += self._before + orjson.dumps(delta.text) + _GOES_ON + tail
             if delta.finish_reason is not None:
-                reason = delta.finish_reason.encode()
+                reason = delta.finish_reason.encode() if self._wanted.text else b"length"
                 chunks += self._before + b'"","logprobs":null,"finish_reason":"%b"}' % reason + tail
         return chunks
 

@@ -83,6 +83,10 @@ class CompletionRequest(V1Request):
                 "max_tokens: must be at least 1, or 0 with `echo`", param="max_tokens"
             )
 
+    @property
+    def shows_answers(self) -> bool:
+        return self.max_tokens != 0
+
     def prompts(self) -> list[Text | TokenIds]:
         special = self.add_special_tokens is not False
         return [Text(p, special) if isinstance(p, str) else TokenIds(p) for p in self.prompt]
@@ -106,7 +110,7 @@ async def completions(body: CompletionRequest, request: Request, services: Servi
     echoes: Sequence[Echo | None] = [None] * len(prompts)
     if body.echo:
         echoes = await until_disconnect(request.receive, _echoes(body, asked, services))
-    wanted = Wanted(body.logprobs is not None, body.max_tokens != 0)
+    wanted = Wanted(body.logprobs is not None, body.shows_answers)
     head = asked.head("cmpl", "text_completion")
     if not body.streams:
         return await asked.collect(
@@ -149,5 +153,5 @@ def _choice(
         "index": index,
         "text": text,
         "logprobs": logprobs,
-        "finish_reason": result.finish_reason,
+        "finish_reason": result.finish_reason if wanted.text else "length",
     }

@@ -127,6 +127,11 @@ class V1Request(V1Model):
             )
 
     @property
+    def shows_answers(self) -> bool:
+        """False where only the prompt is looked at."""
+        return True
+
+    @property
     def renamed(self) -> dict[str, str]:
         """What the request calls fields of the contract, where it has other names for them."""
         return {}
@@ -140,7 +145,7 @@ class V1Request(V1Model):
     @property
     def structure_field(self) -> str | None:
         """The field that says what the answer must look like. Raises `InvalidRequest`."""
-        given = [name for name in _STRUCTURE if getattr(self, name)]
+        given = [name for name in _STRUCTURE if getattr(self, name) is not None]
         if (self.response_format or {"type": "text"}).get("type") != "text":
             given.append("response_format")
         if len(given) > 1:

@@ -90,7 +90,7 @@ class Asked:
     ) -> Response:
         """Until the first responses are there, a failure keeps its status, and for no longer than
         the client may be left without a sign."""
-        usage = Usage(len(requests), self.answers)
+        usage = self._usage(requests)
         frame = ChunkFrame(head, self.body, usage, self.request_id)
         patience = self._services.settings.keep_alive_interval
         starting = asyncio.ensure_future(self._start(requests))
@@ -109,7 +109,7 @@ class Asked:
         choice: Callable[[int, GenerationResult], Mapping[str, Any]],
     ) -> Response:
         results = await until_disconnect(self._receive, self._results(requests))
-        usage = Usage(len(requests), self.answers)
+        usage = self._usage(requests)
         for number, result in enumerate(results):
             usage.add(number, result.prompt_tokens, result.tokens_generated)
         body = head.values() | {
@@ -117,6 +117,9 @@ class Asked:
             "usage": usage.body(),
         }
         return Response(orjson.dumps(body), media_type="application/json")
+
+    def _usage(self, requests: Sequence[GenerationRequest]) -> Usage:
+        return Usage(len(requests), self.answers, counts_answers=self.body.shows_answers)
 
     async def _results(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
         return await choices.collect_all(await self._start(requests))
