@@ -86,6 +86,14 @@ class Tokenizer:
             return messages
         return [m | {"role": "system"} if m["role"] == "developer" else m for m in messages]
 
+    def to_json(self) -> str:
+        """As the ``tokenizers`` library writes it. Raises ValueError where it is not of that."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError("its tokenizer is not one of the tokenizers library")
+        text: str = backend.to_str()
+        return text
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._tokenizer.decode(
             ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
