@@ -10,6 +10,7 @@ hang_at                 give nothing from this token on, until cancelled
 exit_at                 end the whole process instead of giving this token
 clock                   true: a token's text is the time of its birth, `time.monotonic_ns`
 text                    say this, in place of numbers: structure that is asked for is its matter
+conversation            say what `backends.scripted.understudy` has to say to it
 piece                   characters of ``text`` in a token (4); ``<|…|>`` is a special token
 ======================  =====================================================================
 """
@@ -31,6 +32,7 @@ from backends.chat_format import ChatFormat
 from backends.contract import FinishReason
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, InvalidField, ShuttingDown
+from backends.scripted.understudy import answer
 
 
 class Vocabulary:
@@ -66,8 +68,11 @@ class ScriptTokenizer:
     def render_chat(
         self, messages: list[Message], tools: list[Tool] | None, options: ChatOptions
     ) -> str:
+        """The last message where that is a script, and else one that answers the conversation."""
         content: str = messages[-1]["content"]
-        return content
+        if content.startswith("{"):
+            return content
+        return json.dumps({"conversation": {"messages": messages, "tools": tools}})
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         skipped = self.is_special if skip_special_tokens else lambda _: False
@@ -99,6 +104,8 @@ class _Script:
         try:
             script = json.loads(bytes(request.prompt_ids))
             self.ids: list[int] | None = None
+            if "conversation" in script:
+                script["text"] = answer(script["conversation"], request.sampling.guided)
             if "text" in script:
                 pieces = _pieces(script["text"], int(script.get("piece", 4)))
                 self.ids = [vocabulary.id(piece) for piece in pieces]

@@ -223,6 +223,11 @@ class ForcedParser(CallParser):
             self._held = ""
         return []
 
+    def _give_up(self, call: CallScanner) -> list[Part]:
+        """A call that was cut off before its name: there is no text that it could be."""
+        self._call = None
+        return []
+
     def _new_id(self) -> str:
         return self._make_id()
 

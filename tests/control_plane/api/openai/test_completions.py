@@ -17,7 +17,7 @@ PARIS = "The capital of France is Paris."
 
 def complete(client: OpenAI, *, stream: bool = False, **fields: Any) -> list[Any]:  # noqa: ANN401
     """The choices of a whole answer; of a stream, put together."""
-    asked = {"model": "demo", "temperature": 0} | fields
+    asked: Any = {"model": "demo", "temperature": 0, **fields}
     if not stream:
         return list(client.completions.create(**asked).choices)
     choices: dict[int, Any] = {}

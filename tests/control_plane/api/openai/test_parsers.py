@@ -137,7 +137,7 @@ def run(parser: AnswerParser, pieces: list[str]) -> list[Part]:
 
 
 def summary(parts: list[Part]) -> Summary:
-    calls = []
+    calls: list[tuple[str, str]] = []
     for part in parts:
         if isinstance(part, CallStart):
             assert part.index == len(calls)
@@ -197,3 +197,4 @@ def test_forced_calls() -> None:
     for pieces in cuts(ARGUMENTS):
         parts = run(ForcedParser(lambda: "id", "weather"), pieces)
         assert summary(parts) == ("", "", [("weather", ARGUMENTS)])
+    assert run(ForcedParser(lambda: "id"), ['[{"na']) == []

@@ -135,13 +135,13 @@ def test_no_call_is_wanted(client: OpenAI) -> None:
 
 def test_parsed_arguments(client: OpenAI) -> None:
     answer = client.chat.completions.parse(model=MODEL, messages=says(CALL), tools=TOOLS[:1])
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert call.function.parsed_arguments == Weather(city="Par\u00ees", days=2)
 
 
 def test_a_conversation_with_calls_goes_on(client: OpenAI) -> None:
     message, _ = ask(client, CALL, tools=TOOLS)
-    result = {
+    result: Any = {
         "role": "tool",
         "tool_call_id": message.tool_calls[0].id,
         "content": json.dumps({"text": "It is sunny."}),
