@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backends.contract import FinishReason, SamplingParameters
 from backends.errors import EngineError
+
+if TYPE_CHECKING:
+    from backends.guidance.guide import Guide
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Token:
 
 
 class Sink(Protocol):
-    """Where an engine puts what it makes for one request. Called from the engine's thread."""
+    """Where an engine puts what it makes for one request. Called from one thread at a time."""
 
     def put(self, token: Token, finish_reason: FinishReason | None) -> None: ...
 
@@ -42,6 +45,7 @@ class EngineRequest:
     sink: Sink
     output_ids: list[int] = field(default_factory=list)
     cancelled: bool = False  # set by anyone, at any time; the engine drops the request
+    guide: Guide | None = None  # set by the engine, where the sampling is guided
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Filters are those of transformers' ``generate``, in its order (repetition penalt
 top_k, top_p, min_p). A draw is ``torch.multinomial``'s race of exponentials, and with a seed its
 exponentials come from the request's own generator: such a request gets the tokens that ``generate``
 gives after ``torch.manual_seed``, whatever runs beside it. Presence and frequency penalties and
-``logit_bias`` are OpenAI's.
+``logit_bias`` are OpenAI's. What a guide does not allow is taken away before any of the filters.
 
 The work is done for all rows at once, and only where it is asked for: sorting a vocabulary of
 150,000 takes ten times as long as a small model's whole step.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from backends.contract import SamplingParameters
 from backends.engine import Token
+from backends.guidance.guide import Guide, restrict
 
 MINUS_INFINITY = float("-inf")
 
@@ -38,11 +39,13 @@ class Sampler:
         output_ids: Sequence[int],
         vocab_size: int,
         device: torch.device,
+        guide: Guide | None = None,
     ) -> None:
         for id_ in (*prompt_ids, *output_ids, *(id_ for id_, _ in parameters.logit_bias)):
             if not 0 <= id_ < vocab_size:
                 raise IndexError(f"token {id_} is outside the model's vocabulary of {vocab_size}")
         self.parameters = parameters
+        self.guide = guide
         self._device = device
         self._generator: torch.Generator | None = None
         if parameters.seed is not None and not parameters.greedy:
@@ -92,9 +95,17 @@ class Sampler:
             values = values - (p.presence_penalty * (counts > 0) + p.frequency_penalty * counts)
         scores[ids] = values
 
-    def count(self, token_id: int) -> None:
+    def take(self, token_id: int) -> None:
+        """The token that was chosen."""
         if self._seen is not None:
             self._seen.add(token_id)
+        if self.guide is not None:
+            self.guide.advance(token_id)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the guide has nothing to go on with."""
+        return self.guide is not None and self.guide.ended
 
     def sample(self, logits: Tensor) -> Token:
         """``logits``: FP32 [vocabulary]."""
@@ -132,16 +143,20 @@ class _Seen:
 
 
 def sample(samplers: Sequence[Sampler], logits: Tensor) -> list[Token]:
-    """The next token of each request. ``logits``: FP32 [requests, vocabulary], left as they are."""
+    """The next token of each request. ``logits``: FP32 [requests, vocabulary], left as they are.
+
+    Raises `InvalidField` for a guide that gives up, before anything is drawn.
+    """
     scores = logits
     if any(s.adjusts for s in samplers):
         scores = logits.clone()
         for row, sampler in enumerate(samplers):
             if sampler.adjusts:
                 sampler.adjust(scores[row])
+    scores = restrict(scores, [s.guide for s in samplers])
     token_ids = _choose(samplers, scores)
     for sampler, token_id in zip(samplers, token_ids, strict=True):
-        sampler.count(token_id)
+        sampler.take(token_id)
     return [
         Token(token_id)
         if s.parameters.logprobs is None
@@ -229,8 +244,9 @@ def _keep(
     floor = values[:, :1] + log_min_p[:, None]
     kept &= values >= floor
     min_inside = (values[:, -1] < floor[:, 0]) & ((top_k == vocabulary) | (top_p == 1))
+    none_left = values[:, -1] == MINUS_INFINITY  # a guide allows few
     kept[:, 0] = True
-    return kept, (k_inside | p_reached | min_inside).tolist()
+    return kept, (k_inside | p_reached | min_inside | none_left).tolist()
 
 
 def _race(

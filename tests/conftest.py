@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from tests.support.parallel import Scheduling, rank
-from tests.support.server import SCRIPTED, WEIGHTS, TriadServer, triad_server, wait_for_ends
+from tests.support.server import (
+    SCRIPTED,
+    SCRIPTED_CHAT,
+    WEIGHTS,
+    TriadServer,
+    triad_server,
+    wait_for_ends,
+)
 
 ServerFactory = Callable[..., TriadServer]
 
@@ -38,11 +45,14 @@ def servers_end() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
-    """A server with the demo models (PyTorch's is the default) and the scripted one. Leave it as it
-    is."""
+    """A server with the demo models and the scripted ones; PyTorch's demo is the default. Leave it
+    as it is."""
     log = tmp_path_factory.mktemp("server") / "log"
-    models = f"[{SCRIPTED}, demo_onnx]"
-    with triad_server(log, environment={"TRIAD_SERVING__MODELS": models}) as running:
+    environment = {
+        "TRIAD_SERVING__MODELS": f"[{SCRIPTED}, {SCRIPTED_CHAT}, demo_onnx]",
+        "TRIAD_SERVING__KEEP_ALIVE_INTERVAL": "0.5",
+    }
+    with triad_server(log, environment=environment) as running:
         yield running
 
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -28,6 +29,8 @@ from backends.batching.sequence import RunningSequence, common_prefix
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import Attribution, EngineRequest, Token
 from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
+from backends.guidance.compiler import GrammarCompiler
+from backends.guidance.guide import Guide
 from backends.sampling import Sampler, sample
 
 logger = logging.getLogger(__name__)
@@ -72,8 +75,10 @@ class BatchingEngine(Generic[ModelT]):
         max_queue_size: int = 256,
         prefill_chunk_tokens: int = 0,
         num_threads: int = 0,
+        tokenizer_json: Callable[[], str] | None = None,
     ) -> None:
         """``load`` is called in the engine's thread; what it raises is raised here.
+        ``tokenizer_json``: as `GrammarCompiler` takes it; without it no output is structured.
 
         OpenMP keeps a team of threads for each thread that computes. With more of them than
         cores it lets them sleep between operations, and a step takes 40% longer.
@@ -101,6 +106,12 @@ class BatchingEngine(Generic[ModelT]):
             **model.facts,
         }
         self._reused_tokens = 0
+        self._grammars = (
+            GrammarCompiler(tokenizer_json, model.vocab_size, model.eos_token_ids)
+            if tokenizer_json is not None
+            else None
+        )
+        self._preparing: set[EngineRequest] = set()  # those whose guides are being made
         self._waiting: deque[EngineRequest] = deque()
         self._running: list[RunningSequence] = []  # in the order in which they came
         # What each slot holds, and the slots without a sequence, the longest unused one first.
@@ -113,13 +124,41 @@ class BatchingEngine(Generic[ModelT]):
     # --- from other threads ---------------------------------------------------------------------
 
     def submit(self, request: EngineRequest) -> None:
+        guided = request.sampling.guided
+        if guided is not None and self._grammars is None:
+            raise InvalidField(guided.given_as, "is not possible with this engine")
         with self._wake:
             if self._closing:
                 raise ShuttingDown("the model is being unloaded")
-            if len(self._waiting) >= self._max_queue_size + self._runner.slots - len(self._running):
+            if self._queued >= self._max_queue_size + self._runner.slots - len(self._running):
                 raise Overloaded(f"{self._max_queue_size} requests are waiting already")
-            self._waiting.append(request)
-            self._wake.notify()
+            if self._grammars is None or guided is None:
+                self._waiting.append(request)
+                self._wake.notify()
+                return
+            guide = self._grammars.prepare(request)
+            self._preparing.add(request)
+        guide.add_done_callback(partial(self._prepared, request))
+
+    @property
+    def _queued(self) -> int:
+        return len(self._waiting) + len(self._preparing)
+
+    def _prepared(self, request: EngineRequest, guide: Future[Guide]) -> None:
+        """Called from a thread of the grammars', or from `submit`."""
+        with self._wake:
+            if request not in self._preparing:
+                return  # the engine has closed, and ended it
+            self._preparing.remove(request)
+            error = guide.exception()
+            if error is None:
+                request.guide = guide.result()
+                self._waiting.append(request)
+                self._wake.notify()
+                return
+        if not request.cancelled:
+            _fail(request, error)
+        self._left(request)
 
     def attribute(
         self,
@@ -142,7 +181,7 @@ class BatchingEngine(Generic[ModelT]):
             raise EngineError("the engine's thread has died")
         return self._facts | {
             "running": len(self._running),
-            "waiting": len(self._waiting),
+            "waiting": self._queued,
             "reused_tokens": self._reused_tokens,
             "gpus": [],
         }
@@ -152,6 +191,8 @@ class BatchingEngine(Generic[ModelT]):
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        if self._grammars is not None:
+            self._grammars.close()
 
     # --- the engine's thread --------------------------------------------------------------------
 
@@ -174,7 +215,9 @@ class BatchingEngine(Generic[ModelT]):
                 for i in range(0, len(step), size):
                     self._compute(step[i : i + size])
                 self._drop_ended()
-        for request in [*(s.request for s in self._running), *self._waiting]:
+        with self._wake:
+            preparing, self._preparing = self._preparing, set()
+        for request in [*(s.request for s in self._running), *self._waiting, *preparing]:
             request.sink.fail(ShuttingDown("the model is being unloaded"))
             self._left(request)
 
@@ -215,6 +258,7 @@ class BatchingEngine(Generic[ModelT]):
                     request.output_ids,
                     self.vocab_size,
                     self._runner.device,
+                    request.guide,
                 )
                 self._starts(request)
                 self._running.append(self._give_slot(request, sampler))
@@ -351,6 +395,8 @@ class BatchingEngine(Generic[ModelT]):
 
     def _finish_reason(self, sequence: RunningSequence, token_id: int) -> FinishReason | None:
         request = sequence.request
+        if sequence.sampler.ended:
+            return "stop"
         if token_id in self._eos_token_ids and not request.sampling.ignore_eos:
             return "stop"
         made = len(sequence.ids) - len(request.prompt_ids)
@@ -367,9 +413,10 @@ def _whole(prompts: list[RunningSequence]) -> list[tuple[RunningSequence, Segmen
     return [(s, Segment(s.slot, s.computed, s.left)) for s in prompts]
 
 
-def _fail(request: EngineRequest, error: Exception) -> None:
+def _fail(request: EngineRequest, error: BaseException) -> None:
     if isinstance(error, EngineError):
-        logger.error("a request failed: %s", error)
+        if not isinstance(error, InvalidField):  # that is the client's to know
+            logger.error("a request failed: %s", error)
         return request.sink.fail(error)
     logger.error("a request failed", exc_info=error)
     request.sink.fail(EngineError(f"generation failed: {type(error).__name__}: {error}"))

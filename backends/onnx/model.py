@@ -35,4 +35,5 @@ class TritonPythonModel(ServedModel):
             max_queue_size=int(parameters.get("max_queue_size", "256")),
             prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
             num_threads=1,  # for sampling alone: the cores are the decoder's
+            tokenizer_json=self.tokenizer.to_json,
         )

@@ -20,7 +20,7 @@ class PyTorchEngine(BatchingEngine[Loaded]):
 
     attribution_length = MAX_TOKENS
 
-    def __init__(self, load: Callable[[], Loaded], **options: int) -> None:
+    def __init__(self, load: Callable[[], Loaded], **options: Any) -> None:  # noqa: ANN401
         self._trace: Trace | None = None
         super().__init__(load, **options)
         self._attributor = Attributor(self.model.source, self.model.runner.device)

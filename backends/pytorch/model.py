@@ -47,4 +47,5 @@ class TritonPythonModel(ServedModel):
             max_queue_size=int(parameters.get("max_queue_size", "256")),
             prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
             num_threads=int(parameters.get("num_threads", "0")),
+            tokenizer_json=self.tokenizer.to_json,
         )

@@ -29,6 +29,16 @@ class Sampling(_Request):
     stop_sequences: list[StopString] = Field(default_factory=list, max_length=16)
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     ignore_eos: bool = False
+    guided: dict[str, Any] | None = Field(
+        None,
+        description="What the text must look like: an object with one of `json` (a JSON schema), "
+        "`json_object` (true), `regex`, `choice` (a list of strings), `grammar` (GBNF)",
+    )
+    response_format: dict[str, Any] | None = Field(
+        None,
+        description="The same in OpenAI's form: an object whose `type` is `text`, `json_object`, "
+        "or `json_schema` with `json_schema: {schema}`",
+    )
     stream: bool = False
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="The caller's own; goes to the log"
@@ -48,6 +58,8 @@ class Sampling(_Request):
             "stop": self.stop_sequences,
             "seed": self.seed,
             "ignore_eos": self.ignore_eos,
+            "guided": self.guided,
+            "response_format": self.response_format,
         }
 
 

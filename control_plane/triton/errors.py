@@ -24,10 +24,14 @@ from control_plane.errors import (
 
 logger = logging.getLogger(__name__)
 
-_PARAMS = {"text_input": "prompt", "stop": "stop_sequences"}
+_PARAMS = {"text_input": "prompt", "prompt_token_ids": "prompt", "stop": "stop_sequences"}
 """Tensors and sampling parameters whose field has another name in the REST API."""
 
-_FIELDS = {spec.name for spec in INPUTS} | {f.name for f in fields(SamplingParameters)}
+_FIELDS = {
+    *(spec.name for spec in INPUTS),
+    *(f.name for f in fields(SamplingParameters)),
+    "response_format",  # another spelling of `guided`
+}
 
 # First match counts: a status, a part of the message, and the error.
 _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (

@@ -19,6 +19,7 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTED = ROOT / "tests" / "model_repository" / "scripted"
+SCRIPTED_CHAT = SCRIPTED.with_name("scripted_chat")
 WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
 TRIAD = Path(sys.executable).with_name("triad")
 

@@ -1,0 +1,68 @@
+"""Patterns of JSON schemas, made safe for llguidance 1.9.
+
+It matches a pattern with text as JSON spells it. Two of its translations are wrong:
+
+- A class of characters with all control characters in it (``[^a"]``) also takes an escaped quote
+  and an escaped backslash. Without one of the control characters it does not, so each class loses
+  one that our JSON cannot spell anyway.
+- A control character that JSON cannot spell is left out of the text, rather than ending it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f]|\\(?:[av0]|c.|[xu]\{0*[01]?.\}|x(?:[01].|7f)|u00(?:[01].|7f))", re.IGNORECASE
+)
+
+
+def safe_pattern(pattern: str) -> str:
+    """Raises ValueError for a control character outside of a class."""
+    parts = []
+    for part in _parts(pattern):
+        if part.startswith(("[", "\\p", "\\P")) and len(part) > 1:
+            parts.append(rf"[{part}&&[^\x0B]]")
+        elif _CONTROL.fullmatch(part):
+            raise ValueError("must have no control character in a `pattern`, but for classes")
+        else:
+            parts.append(part)
+    return "".join(parts)
+
+
+def _parts(pattern: str) -> Iterator[str]:
+    """Classes, escapes, and single characters; what is wrong is left for the regex parser."""
+    at = 0
+    while at < len(pattern):
+        end = _class_end(pattern, at) if pattern[at] == "[" else _escape_end(pattern, at)
+        yield pattern[at:end]
+        at = end
+
+
+_ESCAPE = re.compile(
+    r"\\(?:[pP](?:\{[^}]*\}|.)|[xuU]\{[^}]*\}|x..|u....|U........|c.|.)", re.DOTALL
+)
+
+
+def _escape_end(pattern: str, at: int) -> int:
+    found = _ESCAPE.match(pattern, at)
+    return found.end() if found else at + 1
+
+
+def _class_end(pattern: str, at: int) -> int:
+    """Past the bracket that closes the one at ``at``."""
+    depth = 0
+    while at < len(pattern):
+        if pattern[at] == "[":
+            depth += 1
+            # A bracket that closes at once is a character.
+            at += 1 + pattern.startswith("^", at + 1)
+            at += pattern.startswith("]", at)
+            continue
+        if pattern[at] == "]":
+            depth -= 1
+            if not depth:
+                return at + 1
+        at = _escape_end(pattern, at)
+    return at

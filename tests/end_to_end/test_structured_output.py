@@ -1,0 +1,228 @@
+"""Structured output through the gateway and a real Triton, on the engines that have it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.support.contract import InferenceServerException, infer
+from tests.support.schemas import Schema, generated_schemas
+from tests.support.server import TriadServer
+
+ENGINES = ("demo", "demo_onnx")
+PROMPT = "Tell me about the capital of France."
+SCHEMAS = generated_schemas(200)
+
+every_engine = pytest.mark.parametrize("model", ENGINES)
+
+
+def generate(server: TriadServer, model: str, **body: Any) -> dict[str, Any]:  # noqa: ANN401
+    defaults = {"model": model, "prompt": PROMPT, "max_tokens": 300, "temperature": 1.0}
+    response = server.post("/generate", defaults | body)
+    assert response.ok, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def refusal(server: TriadServer, model: str, **body: Any) -> dict[str, Any]:  # noqa: ANN401
+    response = server.post("/generate", {"model": model, "prompt": PROMPT, **body})
+    assert response.status_code == 400, response.text
+    error: dict[str, Any] = response.json()["error"]
+    return error
+
+
+@every_engine
+def test_every_completed_answer_validates(server: TriadServer, model: str) -> None:
+    def ask(number: int) -> dict[str, Any]:
+        schema: Schema = SCHEMAS[number]
+        if number % 2:
+            return generate(server, model, seed=number, guided={"json": schema})
+        return generate(
+            server,
+            model,
+            seed=number,
+            **({"top_p": 0.95, "top_k": 50} if number % 4 else {}),
+            response_format={"type": "json_schema", "json_schema": {"schema": schema}},
+        )
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(len(SCHEMAS))))
+    completed = 0
+    for schema, answer in zip(SCHEMAS, answers, strict=True):
+        if answer["finish_reason"] == "stop":
+            completed += 1
+            jsonschema.validate(json.loads(answer["text"]), schema, jsonschema.Draft202012Validator)
+    assert completed >= 0.95 * len(SCHEMAS)
+
+
+@every_engine
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_each_kind(server: TriadServer, model: str, temperature: float) -> None:
+    def text(**guided: Any) -> str:  # noqa: ANN401
+        answer = generate(server, model, guided=guided, temperature=temperature)
+        assert answer["finish_reason"] == "stop"
+        return str(answer["text"])
+
+    assert text(choice=["Berlin", "Oslo 😀"]) in ("Berlin", "Oslo 😀")
+    assert re.fullmatch(r"[0-9]{3}-[a-zä]{2}", text(regex="[0-9]{3}-[a-zä]{2}"))
+    assert re.fullmatch(r"(x|yz){3}!", text(grammar='root ::= p p p "!"\np ::= "x" | "yz"'))
+    assert text(json={"const": {"a": [1, None]}}).replace(" ", "") == '{"a":[1,null]}'
+
+
+@every_engine
+def test_any_object(server: TriadServer, model: str) -> None:
+    answer = generate(server, model, response_format={"type": "json_object"}, max_tokens=40)
+    if answer["finish_reason"] == "stop":
+        assert isinstance(json.loads(answer["text"]), dict)
+    assert answer["text"].startswith("{")
+
+
+@every_engine
+def test_a_stream_and_a_chat_keep_to_it_too(server: TriadServer, model: str) -> None:
+    body = {"model": model, "guided": {"regex": "[a-c]{30}"}, "max_tokens": 60}
+    message = {"messages": [{"role": "user", "content": PROMPT}]}
+    chat = server.post("/chat", body | message).json()
+    assert re.fullmatch("[a-c]{30}", chat["message"]["content"])
+    lines = server.post("/generate", body | {"prompt": PROMPT, "stream": True}).text.splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert re.fullmatch("[a-c]{30}", "".join(event["text"] for event in events))
+    assert events[-1]["finish_reason"] == "stop"
+
+
+@every_engine
+def test_unguided_requests_get_beside_guided_ones_what_they_get_alone(
+    server: TriadServer, model: str
+) -> None:
+    def unguided(number: int) -> str:
+        options = {"temperature": 0} if number % 2 else {"seed": number, "top_k": 20}
+        return str(
+            generate(server, model, prompt=f"{number}: go", max_tokens=24, **options)["text"]
+        )
+
+    def guided(number: int) -> str:
+        answer = generate(server, model, seed=number, guided={"json": SCHEMAS[number]})
+        return str(answer["text"])
+
+    alone = [unguided(n) for n in range(8)], [guided(n) for n in range(8)]
+    with ThreadPoolExecutor(16) as pool:
+        among = pool.map(unguided, range(8)), pool.map(guided, range(8))
+        assert (list(among[0]), list(among[1])) == alone
+
+
+@every_engine
+def test_resuming_goes_on_in_the_grammar(server: TriadServer, model: str) -> None:
+    sampling = {"guided": {"regex": "[a-z]{4}-[0-9]{12}!"}, "max_tokens": 40, "seed": 3}
+    inputs: dict[str, Any] = {"text_input": PROMPT, "stream": True, "return_token_ids": True}
+    whole = infer(server.grpc, model, sampling_parameters=sampling, **inputs)
+    assert re.fullmatch("[a-z]{4}-[0-9]{12}!", whole.text)
+    for cut in (1, len(whole.token_ids) - 1):
+        rest = infer(
+            server.grpc,
+            model,
+            sampling_parameters=sampling,
+            resume_token_ids=whole.token_ids[:cut],
+            **inputs,
+        )
+        assert rest.token_ids == whole.token_ids[cut:]
+    with pytest.raises(InferenceServerException, match="resume_token_ids: do not fit `guided`"):
+        infer(
+            server.grpc,
+            model,
+            sampling_parameters=sampling,
+            resume_token_ids=whole.token_ids[-1:],
+            **inputs,
+        )
+
+
+@every_engine
+def test_stop_strings_still_stop(server: TriadServer, model: str) -> None:
+    answer = generate(server, model, guided={"regex": "[a-z]{3};[a-z]{3}"}, stop_sequences=[";"])
+    assert re.fullmatch("[a-z]{3}", answer["text"])
+    assert answer["finish_reason"] == "stop"
+
+
+@every_engine
+@pytest.mark.parametrize(
+    ("guided", "says"),
+    [
+        ({"json": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
+        ({"json": {"not": {"type": "null"}}}, "not"),
+        ({"json": {"$ref": "http://127.0.0.1/schema"}}, "schema"),
+        ({"json": {"type": "strin"}}, "strin"),
+        ({"json": False}, "cannot be kept to"),
+        ({"json": {"type": "integer", "multipleOf": 1999993}}, "multipleOf"),
+        ({"regex": "(a"}, "unclosed group"),
+        ({"regex": "(a|aa){1000}{1000}"}, "too many"),
+        ({"grammar": "root ::= root"}, "cannot be kept to"),
+        ({"grammar": "start ::= root"}, "GBNF"),
+        ({"json": {"enum": [{"a": i} for i in range(3000)]}}, "max is 2000"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_what_cannot_be_kept_to_is_a_400(
+    server: TriadServer, model: str, guided: dict[str, Any], says: str
+) -> None:
+    error = refusal(server, model, guided=guided)
+    assert error["param"] == "guided"
+    assert says in error["message"]
+    assert len(error["message"]) < 400
+
+
+def test_errors_name_the_spelling_that_was_used(server: TriadServer) -> None:
+    wrapped = {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}
+    assert refusal(server, "demo", response_format=wrapped)["param"] == "response_format"
+    assert refusal(server, "demo", response_format={"type": "xml"})["param"] == "response_format"
+    both = {"response_format": {"type": "json_object"}, "guided": {"json_object": True}}
+    assert refusal(server, "demo", **both)["param"] == "response_format"
+
+
+def test_an_engine_without_it_refuses(server: TriadServer) -> None:
+    for name, value in (
+        ("guided", {"regex": "a"}),
+        ("response_format", {"type": "json_object"}),
+    ):
+        error = refusal(server, "scripted", **{name: value})
+        assert error["param"] == name
+        assert "not possible with this engine" in error["message"]
+
+
+def hard_schema(number: int) -> Schema:
+    """Takes about half a second."""
+    return {"enum": [{"a": i, "b": [number]} for i in range(1900)]}
+
+
+@every_engine
+def test_compiling_does_not_hold_up_tokens(server: TriadServer, model: str) -> None:
+    """Nor does what is cancelled meanwhile stay behind."""
+    stop = threading.Event()
+
+    def compile_on_and_on(worker: int) -> None:
+        number = 1000 * worker
+        while not stop.is_set():
+            number += 1
+            generate(server, model, guided={"json": hard_schema(number)}, max_tokens=1)
+
+    def gaps() -> list[float]:
+        times = []
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 120, "ignore_eos": True}
+        with server.post("/generate", body | {"stream": True}, stream=True) as response:
+            for _ in response.iter_lines():
+                times.append(time.monotonic())
+        return [b - a for a, b in pairwise(times)]
+
+    with ThreadPoolExecutor(3) as pool:
+        busy = [pool.submit(compile_on_and_on, n) for n in range(2)]
+        time.sleep(0.3)
+        measured = gaps()
+        stop.set()
+        for task in busy:
+            task.result()
+    assert max(measured) < 0.4  # one grammar takes longer than that
