@@ -36,7 +36,7 @@ serve: $(SERVE_READY)
 	@exec $(BIN)/triad serve --demo $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 test: check $(VLLM_READY)
-	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m pytest
+	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m pytest -n 2
 
 check: $(TEST_READY)
 	@$(BIN)/ruff format --check --quiet .

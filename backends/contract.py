@@ -10,18 +10,18 @@ This module needs numpy and nothing else: the control plane imports it for names
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.chat import ChatOptions, Message, Tool, messages_from_json, tools_from_json
 from backends.errors import InvalidField
 from backends.structured import StructuredOutput
 
 FinishReason: TypeAlias = Literal["stop", "length"]
-Message: TypeAlias = dict[str, str]
 
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this are greedy decoding: dividing by them would overflow."""
@@ -39,7 +39,11 @@ class TensorSpec:
 
 INPUTS = (
     TensorSpec("text_input", "BYTES"),  # the prompt; required unless another is marked *
-    TensorSpec("messages", "BYTES"),  # * ours: JSON list of {"role", "content"}
+    TensorSpec("messages", "BYTES"),  # * ours: JSON list of chat messages, as OpenAI's API has them
+    TensorSpec("prompt_token_ids", "INT32", (-1,)),  # * ours: the prompt as token ids
+    TensorSpec("tools", "BYTES"),  # ours: JSON list of OpenAI's tools, for the chat template
+    TensorSpec("chat_template_options", "BYTES"),  # ours: JSON object, see ChatOptions
+    TensorSpec("add_special_tokens", "BOOL"),  # ours: to text_input, as the tokenizer does (true)
     TensorSpec("stream", "BOOL"),
     TensorSpec("sampling_parameters", "BYTES"),  # JSON object, see SamplingParameters
     TensorSpec("exclude_input_in_output", "BOOL"),
@@ -59,6 +63,9 @@ INPUTS = (
         "metrics", "BOOL"
     ),  # * ours: answer with the engine's own Prometheus metrics, as text
     TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
+    TensorSpec("tokenize", "BOOL"),  # ours: answer with the prompt's token ids and texts, as JSON
+    TensorSpec("detokenize", "BOOL"),  # ours: answer with the text of prompt_token_ids
+    TensorSpec("return_in_reasoning", "BOOL"),  # ours
 )
 OUTPUTS = (
     TensorSpec("text_output", "BYTES", (-1,)),
@@ -69,6 +76,8 @@ OUTPUTS = (
     TensorSpec("prompt_logprobs", "BYTES", (-1,)),  # ours: so too, once; null for the first token
     TensorSpec("cumulative_logprob", "FP32", (-1,)),
     TensorSpec("token_ids", "INT32", (-1,)),  # ours
+    # Ours, in the first response: whether the prompt ends inside of a block of reasoning.
+    TensorSpec("in_reasoning", "BOOL", (1,)),
 )
 
 
@@ -96,6 +105,13 @@ def _stop(value: object) -> tuple[str, ...]:
     if not all(isinstance(s, str) and 0 < len(s) <= 1024 for s in strings):
         raise InvalidField("stop", "must hold strings of 1 to 1024 characters")
     return tuple(strings)
+
+
+def _stop_token_ids(value: object) -> tuple[int, ...]:
+    name = "stop_token_ids"
+    if not isinstance(value, list | tuple) or len(value) > 64:
+        raise InvalidField(name, "must be a list of at most 64 token ids")
+    return tuple(_integer(name, id_, 0, 2**31 - 1) for id_ in value)
 
 
 def _logit_bias(value: object) -> tuple[tuple[int, float], ...]:
@@ -131,6 +147,8 @@ class SamplingParameters:
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
     # Token id and what is added to its logit, -100 to 100; as JSON an object, keys are strings.
     logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()  # end the answer, and are not in its text
+    skip_special_tokens: bool = True  # in the text
     # What the text must look like; as JSON an object, or `response_format` in its place.
     guided: StructuredOutput | None = None
     lora_name: str | None = None  # an adapter of the model, by name
@@ -153,8 +171,10 @@ class SamplingParameters:
         put("stop", _stop(self.stop))
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
-        if not isinstance(self.ignore_eos, bool):
-            raise InvalidField("ignore_eos", "must be true or false")
+        for name in ("ignore_eos", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidField(name, "must be true or false")
+        put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, 20)
@@ -202,7 +222,7 @@ class SamplingParameters:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One decoded request. Exactly one of ``prompt`` and ``messages`` is set."""
+    """One decoded request. One of ``prompt``, ``messages`` and ``prompt_token_ids`` is set."""
 
     prompt: str | None
     messages: list[Message] | None
@@ -211,6 +231,17 @@ class GenerationRequest:
     prepend_input: bool = False
     resume_token_ids: tuple[int, ...] = ()
     returns: frozenset[str] = field(default_factory=frozenset)  # names of the optional outputs
+    prompt_token_ids: tuple[int, ...] | None = None
+    tools: list[Tool] | None = None
+    chat_options: ChatOptions = field(default_factory=ChatOptions)
+    add_special_tokens: bool | None = None  # None: to a text, and not to a chat
+
+    @property
+    def prompt_input(self) -> str:
+        """The input that the prompt came in."""
+        if self.prompt is not None:
+            return "text_input"
+        return "messages" if self.messages is not None else "prompt_token_ids"
 
 
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
@@ -248,23 +279,6 @@ def flag(inputs: Inputs, name: str) -> bool | None:
     return bool(values[0])
 
 
-def _messages(text: str) -> list[Message]:
-    try:
-        messages = json.loads(text)
-        json.dumps(messages, ensure_ascii=False).encode()  # not half a surrogate pair
-    except (ValueError, RecursionError) as error:
-        raise InvalidField("messages", f"is not valid JSON: {error}") from None
-    if not isinstance(messages, list) or not messages:
-        raise InvalidField("messages", "must be a non-empty list")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise InvalidField("messages", f"message {number} must be an object")
-        for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
-                raise InvalidField("messages", f"message {number} must have a string `{key}`")
-    return messages
-
-
 def _prepend_input(inputs: Inputs, stream: bool) -> bool:
     exclude = flag(inputs, "exclude_input_in_output")
     if stream and exclude is False:
@@ -278,28 +292,35 @@ def decode_request(inputs: Inputs, request_parameters: str = "{}") -> Generation
     ``request_parameters``: the Triton request's parameters as JSON, which hold the sampling
     parameters where ``sampling_parameters`` is not given, as upstream takes them.
     """
-    prompt, chat = text(inputs, "text_input"), text(inputs, "messages")
-    if (prompt is None) == (chat is None):
+    prompt, chat, ids = text(inputs, "text_input"), text(inputs, "messages"), None
+    if "prompt_token_ids" in inputs:
+        ids = _ids(inputs, "prompt_token_ids")
+    if sum(given is not None for given in (prompt, chat, ids)) != 1:
         raise InvalidField("text_input", "or `messages` must be given, and not both")
     if prompt == "":
         raise InvalidField("text_input", "must not be empty")
     stream = bool(flag(inputs, "stream"))
     parameters = text(inputs, "sampling_parameters")
-    resume: Sequence[int] = (
-        inputs["resume_token_ids"].reshape(-1).tolist() if ("resume_token_ids" in inputs) else ()
-    )
     return GenerationRequest(
         prompt=prompt,
-        messages=None if chat is None else _messages(chat),
+        messages=None if chat is None else messages_from_json(chat),
         sampling=SamplingParameters.from_json(parameters)
         if parameters
         else SamplingParameters.from_request_parameters(request_parameters),
         stream=stream,
         # A chat prompt is made by the template: there is no input text to put before the answer.
-        prepend_input=chat is None and _prepend_input(inputs, stream),
-        resume_token_ids=tuple(resume),
+        prepend_input=prompt is not None and _prepend_input(inputs, stream),
+        resume_token_ids=_ids(inputs, "resume_token_ids"),
         returns=frozenset(spec.name for spec in OUTPUTS[1:] if flag(inputs, f"return_{spec.name}")),
+        prompt_token_ids=ids,
+        tools=tools_from_json(text(inputs, "tools")),
+        chat_options=ChatOptions.from_json(text(inputs, "chat_template_options")),
+        add_special_tokens=flag(inputs, "add_special_tokens"),
     )
+
+
+def _ids(inputs: Inputs, name: str) -> tuple[int, ...]:
+    return tuple(inputs[name].reshape(-1).tolist()) if name in inputs else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +331,7 @@ class Logprob:
     logprob: float
     rank: int  # 1: the most probable
     decoded_token: str
+    bytes: bytes | None = None  # where they are not those of `decoded_token`
 
 
 @dataclass(slots=True)
@@ -323,10 +345,26 @@ class ResponseChunk:
     logprobs: list[list[Logprob]] | None = None  # an entry a token: the chosen one, then the top
     cumulative_logprob: float = 0.0
     prompt_logprobs: list[list[Logprob]] | None = None  # of the prompt's second token and on
+    in_reasoning: bool | None = None  # in the first response
 
 
 def _bytes(text: str) -> NDArray[Any]:
     return np.array([text.encode()], dtype=np.object_)
+
+
+LOWEST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON does not have; vLLM's API server does the same."""
+
+
+def _logprob(p: Logprob) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "logprob": max(p.logprob, LOWEST_LOGPROB),
+        "rank": p.rank,
+        "decoded_token": p.decoded_token,
+    }
+    if p.bytes is not None:
+        values["bytes"] = list(p.bytes)
+    return values
 
 
 def _logprobs_json(entries: list[list[Logprob]] | None, before: tuple[None, ...] = ()) -> str:
@@ -335,17 +373,7 @@ def _logprobs_json(entries: list[list[Logprob]] | None, before: tuple[None, ...]
     return json.dumps(
         [
             *before,
-            *(
-                {
-                    str(p.token_id): {
-                        "logprob": p.logprob,
-                        "rank": p.rank,
-                        "decoded_token": p.decoded_token,
-                    }
-                    for p in entry
-                }
-                for entry in entries
-            ),
+            *({str(p.token_id): _logprob(p) for p in entry} for entry in entries),
         ]
     )
 
@@ -371,4 +399,6 @@ def encode_response(
         tensors.append(("cumulative_logprob", np.array([chunk.cumulative_logprob], np.float32)))
     if "token_ids" in returns:
         tensors.append(("token_ids", np.array(chunk.token_ids, np.int32)))
+    if "in_reasoning" in returns and chunk.in_reasoning is not None:
+        tensors.append(("in_reasoning", np.array([chunk.in_reasoning], np.bool_)))
     return tensors

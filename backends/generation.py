@@ -24,7 +24,7 @@ from backends.contract import (
 )
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, ShuttingDown
-from backends.text import Detokenizer, StopMatcher, Tokenizer
+from backends.text import Detokenizer, StopMatcher, Tokenizer, Verbatim
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +47,17 @@ class Generation:
         tokenizer: Tokenizer,
         responder: Responder,
         sender: Any,  # noqa: ANN401
+        *,
+        in_reasoning: bool | None = None,
     ) -> None:
         self.request_id = request_id
         self._request = request
         self._tokenizer = tokenizer
         self._responder = responder
         self._sender = sender
-        self._detokenizer = Detokenizer(tokenizer, prompt_ids)
+        self._skips_special_tokens = request.sampling.skip_special_tokens
+        decoder = tokenizer if self._skips_special_tokens else Verbatim(tokenizer)
+        self._detokenizer = Detokenizer(decoder, prompt_ids)
         self._stops = StopMatcher(request.sampling.stop)
         for token_id in request.resume_token_ids:  # what was held back then is held back again
             self._stops.push(self._detokenizer.push(token_id))
@@ -64,6 +68,7 @@ class Generation:
         self._cumulative_logprob = 0.0
         self._num_input_tokens = len(prompt_ids)
         self._chunk = self._new_chunk(request.prompt if request.prepend_input else "")
+        self._chunk.in_reasoning = in_reasoning
         self.closed = False
         self.engine_request = EngineRequest(
             prompt_ids, request.sampling, self, list(request.resume_token_ids)
@@ -116,14 +121,25 @@ class Generation:
         if token.prompt:
             chunk.prompt_logprobs = [self._logprobs(part) for part in token.prompt]
         self._add_logprobs(token)
-        text, stopped = self._stops.push(self._detokenizer.push(token.id))
+        ends = token.id in self._request.sampling.stop_token_ids
+        finish_reason = "stop" if ends else finish_reason
+        text, stopped = self._stops.push(self._text_of(token, finish_reason))
         if finish_reason and not stopped:
             rest, stopped = self._stops.push(self._detokenizer.flush())
             text += rest if stopped else rest + self._stops.flush()
         chunk.text += text
-        if stopped:
+        if stopped or ends:
             self.engine_request.cancelled = True
         chunk.finish_reason = "stop" if stopped else finish_reason
+
+    def _text_of(self, token: Token, finish_reason: FinishReason | None) -> str:
+        """The token that ends an answer is no part of it, though others of its kind may be."""
+        if finish_reason == "stop" and (
+            token.id in self._request.sampling.stop_token_ids
+            or (not self._skips_special_tokens and self._tokenizer.is_special(token.id))
+        ):
+            return ""
+        return self._detokenizer.push(token.id)
 
     def _add_logprobs(self, token: Token) -> None:
         if token.logprob is None:
@@ -138,7 +154,7 @@ class Generation:
         assert token.logprob is not None
         top = [(id_, p, rank) for rank, (id_, p) in enumerate(token.top, 1) if id_ != token.id]
         return [
-            Logprob(id_, p, rank, self._tokenizer.decode([id_]))
+            Logprob(id_, p, rank, *self._tokenizer.token(id_))
             for id_, p, rank in [(token.id, token.logprob, token.rank), *top]
         ]
 

@@ -133,15 +133,23 @@ class ServedModel(ABC):
         decoded = decode_request(inputs, request.parameters())
         if decoded.stream and not self.options.enable_streaming:
             raise InvalidField("stream", "must be false: this model's answers come whole")
-        if decoded.prompt is not None:
-            prompt_ids = self.tokenizer.encode(decoded.prompt)
-        else:
-            prompt_ids = self.tokenizer.encode_chat(decoded.messages or [])
+        prompt_ids, in_reasoning = self._encode(decoded)
+        if flag(inputs, "tokenize"):
+            return answer(sender, self._tokenized(prompt_ids))
+        if flag(inputs, "detokenize"):
+            text_ = self.tokenizer.decode(prompt_ids, skip_special_tokens=False)
+            return answer(sender, text_.encode())
         self._check_fits(decoded, prompt_ids)
         if flag(inputs, "profile"):
             return self.engine.trace(prompt_ids, decoded.sampling, _answering(sender))
         generation = Generation(
-            request.request_id(), decoded, prompt_ids, self.tokenizer, self.responder, sender
+            request.request_id(),
+            decoded,
+            prompt_ids,
+            self.tokenizer,
+            self.responder,
+            sender,
+            in_reasoning=in_reasoning,
         )
         self.responder.add(generation)
         try:
@@ -150,16 +158,35 @@ class ServedModel(ABC):
             generation.abandon()
             raise
 
+    def _encode(self, request: GenerationRequest) -> tuple[list[int], bool]:
+        """The prompt's ids, and whether it ends inside of a block of reasoning."""
+        if request.prompt_token_ids is not None:
+            ids, vocabulary = request.prompt_token_ids, self.engine.vocab_size
+            if any(not 0 <= id_ < vocabulary for id_ in ids):
+                raise InvalidField(
+                    "prompt_token_ids", f"must hold token ids from 0 to {vocabulary - 1}"
+                )
+            return list(ids), False
+        if request.messages is None:
+            special = request.add_special_tokens is not False
+            return self.tokenizer.encode(request.prompt or "", add_special_tokens=special), False
+        text_ = self.tokenizer.render_chat(request.messages, request.tools, request.chat_options)
+        ids_ = self.tokenizer.encode(text_, add_special_tokens=bool(request.add_special_tokens))
+        return ids_, self.tokenizer.chat_format.in_reasoning(text_)
+
+    def _tokenized(self, ids: list[int]) -> bytes:
+        body = {"token_ids": ids, "texts": [self.tokenizer.token(id_)[0] for id_ in ids]}
+        return json.dumps(body).encode()
+
     def _attribute(self, inputs: Inputs, sender: Any) -> None:  # noqa: ANN401
         request = AttributionRequest(self.engine, self.tokenizer, _answering(sender))
         request.start(text(inputs, "text_input"), text(inputs, "target"))
 
     def _check_fits(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
         context, given = self.engine.context_length, len(prompt_ids)
-        prompt = "text_input" if request.messages is None else "messages"
         if not 0 < given < context:
             raise InvalidField(
-                prompt,
+                request.prompt_input,
                 f"must have from 1 to {context - 1} tokens, not {given}: the model's "
                 f"context is {context} tokens, and at least one is for the answer",
             )
@@ -190,6 +217,7 @@ class ServedModel(ABC):
         facts = self.engine.describe() | {
             "model_name": self.options.served_name,
             "tokenizer_loaded": True,
+            "chat": self.tokenizer.chat_format.describe(),
             "requests": len(self.responder),
         }
         answer(sender, json.dumps(facts).encode())

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from backends.contract import Message
+from backends.chat import ChatOptions, Message, Tool
+from backends.chat_format import ChatFormat
 from backends.errors import InvalidField
+from backends.spelling import Spelling
 
 REPLACEMENT = "\ufffd"
 CONTEXT_TOKENS = 6
@@ -27,30 +29,62 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(model, **options)
+        added = self._tokenizer.added_tokens_decoder.items()
+        self._special_ids = frozenset(
+            [*self._tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)]
+        )
+        self._spelling = Spelling(self._tokenizer)
+        self.chat_format = ChatFormat.of(_main_template(self._tokenizer), self._is_special)
 
-    def encode(self, prompt: str) -> list[int]:
-        ids: list[int] = self._tokenizer(prompt)["input_ids"]
+    def _is_special(self, text: str) -> bool:
+        return self._tokenizer.get_vocab().get(text) in self._special_ids
+
+    def encode(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self._tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
         return ids
 
     def encode_continuation(self, text: str) -> list[int]:
         """Tokens of a text that follows another: without a beginning-of-sequence token."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return self.encode(text, add_special_tokens=False)
 
-    def encode_chat(self, messages: list[Message]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: list[Message],
+        tools: list[Tool] | None = None,
+        options: ChatOptions | None = None,
+    ) -> list[int]:
+        return self.encode(self.render_chat(messages, tools, options), add_special_tokens=False)
+
+    def render_chat(
+        self,
+        messages: list[Message],
+        tools: list[Tool] | None = None,
+        options: ChatOptions | None = None,
+    ) -> str:
         """Apply the model's own template (transformers renders it in Jinja's immutable sandbox)."""
         from jinja2 import TemplateError
 
+        options = options or ChatOptions()
         if not self._tokenizer.chat_template:
             raise InvalidField("messages", "cannot be used: the model has no chat template")
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
+            text: str = self._tokenizer.apply_chat_template(
+                self._known_roles(messages),
+                tools=tools,
+                add_generation_prompt=options.add_generation_prompt,
+                continue_final_message=options.continue_final_message,
+                tokenize=False,
+                **{k: v for k, v in options.template_kwargs.items() if k not in _OWN_ARGUMENTS},
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise InvalidField("messages", f"do not fit the chat template: {error}") from None
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return text
+
+    def _known_roles(self, messages: list[Message]) -> list[Message]:
+        """``developer`` is OpenAI's newer name of ``system``, which few templates know."""
+        if "developer" in str(self._tokenizer.chat_template):
+            return messages
+        return [m | {"role": "system"} if m["role"] == "developer" else m for m in messages]
 
     def to_json(self) -> str:
         """As the ``tokenizers`` library writes it. Raises ValueError where it is not of that."""
@@ -60,11 +94,46 @@ class Tokenizer:
         text: str = backend.to_str()
         return text
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
         return text
+
+    def is_special(self, id_: int) -> bool:
+        return id_ in self._special_ids
+
+    def token(self, id_: int) -> tuple[str, bytes | None]:
+        """One token's text, and its bytes where they are not those of the text."""
+        return self._spelling.of(id_)
+
+
+_OWN_ARGUMENTS = frozenset(
+    [
+        *("conversation", "tools", "documents", "chat_template", "tokenize", "tokenizer_kwargs"),
+        *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
+        *("padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    ]
+)
+"""Arguments of `apply_chat_template` that are no variables of the template."""
+
+
+def _main_template(tokenizer: Any) -> str | None:  # noqa: ANN401
+    """The template for chats with tools, where there is more than one."""
+    template: str | dict[str, str] | None = tokenizer.chat_template
+    if isinstance(template, dict):
+        return template.get("tool_use") or template.get("default")
+    return template
+
+
+class Verbatim:
+    """A decoder that leaves special tokens in the text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
 
 class Detokenizer:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from control_plane.api import attributions, errors, generate, health, models, profile, stats
 from control_plane.api.metrics import metrics_router
+from control_plane.api.openai import routers as openai_routers
 from control_plane.middleware.body_limit import BodyLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
 from control_plane.middleware.response_count import ResponseCountMiddleware
@@ -33,6 +34,8 @@ def create_app(settings: ServingSettings) -> FastAPI:
     errors.install(app)
     for resource in (generate, attributions, health, stats, models):
         app.include_router(resource.router)
+    for router in openai_routers:
+        app.include_router(router)
     if settings.debug:
         app.include_router(profile.router)
     if settings.monitoring.enabled:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import vllm
-from tests.support.server import SCRIPTED, TriadServer, triad_server, wait_for_ends
+from tests.support.parallel import Scheduling, rank
+from tests.support.server import (
+    SCRIPTED,
+    SCRIPTED_CHAT,
+    WEIGHTS,
+    TriadServer,
+    triad_server,
+    wait_for_ends,
+)
 
 ServerFactory = Callable[..., TriadServer]
+
+# Operations as small as those of the tests' models take longer on several threads, above all when
+# two processes run tests. The debug server, for one, has all cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:  # noqa: ANN401
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,11 +46,25 @@ def servers_end() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
-    """A server with the demo models (PyTorch's is the default) and the scripted one. Leave it as it
-    is."""
+    """A server with the demo models and the scripted ones; PyTorch's demo is the default. Leave it
+    as it is."""
     log = tmp_path_factory.mktemp("server") / "log"
-    models = f"[{SCRIPTED}, demo_onnx]"
-    with triad_server(log, environment={"TRIAD_SERVING__MODELS": models}) as running:
+    environment = {
+        "TRIAD_SERVING__MODELS": f"[{SCRIPTED}, {SCRIPTED_CHAT}, demo_onnx]",
+        "TRIAD_SERVING__KEEP_ALIVE_INTERVAL": "0.5",
+    }
+    with triad_server(log, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def debug_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
+    """In debug mode, with the demo model as a folder of weights that is called ``my-model``."""
+    folder = tmp_path_factory.mktemp("debug-server")
+    (folder / "my-model").symlink_to(WEIGHTS)
+    arguments = ("--model", f"{folder / 'my-model'}/")
+    environment = {"TRIAD_SERVING__DEBUG": "true", "OMP_NUM_THREADS": str(os.cpu_count())}
+    with triad_server(folder / "log", *arguments, environment=environment) as running:
         yield running
 
 

@@ -9,6 +9,9 @@ fail_at                 fail instead of giving this token
 hang_at                 give nothing from this token on, until cancelled
 exit_at                 end the whole process instead of giving this token
 clock                   true: a token's text is the time of its birth, `time.monotonic_ns`
+text                    say this, in place of numbers: structure that is asked for is its matter
+conversation            say what `backends.scripted.understudy` has to say to it
+piece                   characters of ``text`` in a token (4); ``<|…|>`` is a special token
 ======================  =====================================================================
 """
 
@@ -18,34 +21,96 @@ import heapq
 import itertools
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from backends.contract import FinishReason, Message
+from backends.chat import ChatOptions, Message, Tool
+from backends.chat_format import ChatFormat
+from backends.contract import FinishReason
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, InvalidField, ShuttingDown
+from backends.scripted.understudy import answer
+
+
+class Vocabulary:
+    """Gives an id to each piece of text that a script says."""
+
+    FIRST = 1 << 21
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._ids: dict[str, int] = {}
+
+    def id(self, piece: str) -> int:
+        if piece not in self._ids:
+            self._ids[piece] = self.FIRST + len(self._pieces)
+            self._pieces.append(piece)
+        return self._ids[piece]
+
+    def piece(self, id_: int) -> str | None:
+        place = id_ - self.FIRST
+        return self._pieces[place] if 0 <= place < len(self._pieces) else None
 
 
 class ScriptTokenizer:
-    """Bytes in; numbers out."""
+    """Bytes in; numbers, or a script's text, out."""
 
-    def encode(self, prompt: str) -> list[int]:
+    def __init__(self, vocabulary: Vocabulary, chat_format: ChatFormat) -> None:
+        self._vocabulary = vocabulary
+        self.chat_format = chat_format
+
+    def encode(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(prompt.encode())
 
-    def encode_chat(self, messages: list[Message]) -> list[int]:
-        return self.encode(messages[-1]["content"])
+    def render_chat(
+        self, messages: list[Message], tools: list[Tool] | None, options: ChatOptions
+    ) -> str:
+        """The last message where that is a script, and else one that answers the conversation."""
+        content: str = messages[-1]["content"]
+        if content.startswith("{"):
+            return content
+        return json.dumps({"conversation": {"messages": messages, "tools": tools}})
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(f"{id_} " for id_ in ids)
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        skipped = self.is_special if skip_special_tokens else lambda _: False
+        return "".join(self.token(id_)[0] for id_ in ids if not skipped(id_))
+
+    def token(self, id_: int) -> tuple[str, bytes | None]:
+        piece = self._vocabulary.piece(id_)
+        return (f"{id_} " if piece is None else piece), None
+
+    def is_special(self, id_: int) -> bool:
+        return bool(_SPECIAL.fullmatch(self.token(id_)[0]))
+
+
+_SPECIAL = re.compile(r"<\|[^|]*\|>")
+
+
+def _pieces(text: str, size: int) -> list[str]:
+    pieces: list[str] = []
+    for part in re.split(f"({_SPECIAL.pattern})", text):
+        if _SPECIAL.fullmatch(part):
+            pieces.append(part)
+        else:
+            pieces += [part[at : at + size] for at in range(0, len(part), size)]
+    return pieces
 
 
 class _Script:
-    def __init__(self, request: EngineRequest) -> None:
+    def __init__(self, request: EngineRequest, vocabulary: Vocabulary) -> None:
         try:
             script = json.loads(bytes(request.prompt_ids))
-            self.tokens = min(int(script.get("tokens", 64)), request.sampling.max_tokens)
+            self.ids: list[int] | None = None
+            if "conversation" in script:
+                script["text"] = answer(script["conversation"], request.sampling.guided)
+            if "text" in script:
+                pieces = _pieces(script["text"], int(script.get("piece", 4)))
+                self.ids = [vocabulary.id(piece) for piece in pieces]
+            script.setdefault("tokens", 64 if self.ids is None else len(self.ids))
+            self.tokens = min(int(script["tokens"]), request.sampling.max_tokens)
             self.first = int(script.get("first", 0))
             self.interval = float(script.get("interval_ms", 0)) / 1000
             self.delay = float(script.get("delay_ms", 0)) / 1000
@@ -69,7 +134,7 @@ class _Script:
             return False
         if self.made == self.hang_at:
             return True
-        token = Token(time.monotonic_ns() if self.clock else self.first + self.made)
+        token = self._token()
         self.made += 1
         finish_reason: FinishReason | None = None
         if self.made == self.tokens:
@@ -77,16 +142,26 @@ class _Script:
         self.request.sink.put(token, finish_reason)
         return finish_reason is None
 
+    def _token(self) -> Token:
+        if self.ids is not None:
+            id_ = self.ids[self.made]
+        else:
+            id_ = time.monotonic_ns() if self.clock else self.first + self.made
+        if self.request.sampling.logprobs is None:
+            return Token(id_)
+        return Token(id_, -0.5, 1, ((id_, -0.5),))
+
 
 class ScriptedEngine:
     """Implements `backends.engine.Engine`."""
 
     context_length = 1 << 20
-    vocab_size = 1 << 20
+    vocab_size = 1 << 22
     attribution_length = 0
     adapters: tuple[str, ...] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self._due: list[tuple[float, int, _Script]] = []
         self._order = itertools.count()
         self._wake = threading.Condition()
@@ -95,9 +170,9 @@ class ScriptedEngine:
         self._thread.start()
 
     def submit(self, request: EngineRequest) -> None:
-        if (guided := request.sampling.guided) is not None:
+        script = _Script(request, self._vocabulary)
+        if (guided := request.sampling.guided) is not None and script.ids is None:
             raise InvalidField(guided.given_as, "is not possible with this engine")
-        script = _Script(request)
         with self._wake:
             if self._closing:
                 raise ShuttingDown("the model is being unloaded")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from backends.chat_format import ChatFormat
 from backends.engine import Engine
-from backends.scripted.engine import ScriptedEngine, ScriptTokenizer
+from backends.scripted.engine import ScriptedEngine, ScriptTokenizer, Vocabulary
 from backends.serving import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
+    """The parameter ``chat_template`` is a text from which the format of chats is recognised."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self._vocabulary = Vocabulary()
+        super().initialize(args)
+
     def create_tokenizer(self, options: ModelOptions) -> ScriptTokenizer:  # type: ignore[override]
-        return ScriptTokenizer()
+        chat_format = ChatFormat.of(
+            options.parameters.get("chat_template", "messages"), lambda text: text.startswith("<|")
+        )
+        return ScriptTokenizer(self._vocabulary, chat_format)
 
     def create_engine(self, options: ModelOptions) -> Engine:
-        return ScriptedEngine()
+        return ScriptedEngine(self._vocabulary)

@@ -82,7 +82,7 @@ async def _respond(
     )
     generation = await until_disconnect(request.receive, services.generation.start(asked))
     if body.stream:
-        return EventStream(generation, EventEncoder(asked.request_id))
+        return EventStream([generation], EventEncoder(asked.request_id))
     result = await until_disconnect(request.receive, collect(generation))
     return Response(view(result).model_dump_json(), media_type="application/json")
 

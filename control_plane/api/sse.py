@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 import orjson
 from starlette.responses import Response
@@ -25,6 +26,19 @@ _HEADERS = [
 ]
 
 
+class Events(Protocol):
+    """What a stream of one or more generations says. Each method gives whole events."""
+
+    def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
+        """``generation``: its place among those of the stream."""
+
+    def end(self) -> bytes:
+        """After the last event of all generations."""
+
+    def error(self, error: TriadError) -> bytes:
+        """The last thing that a stream says which has failed."""
+
+
 class EventEncoder:
     """Deltas to the events of ``/generate`` and ``/chat``."""
 
@@ -37,7 +51,7 @@ class EventEncoder:
         )
         self._tokens = 0
 
-    def encode(self, deltas: Sequence[Delta]) -> bytes:
+    def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
         events = b""
         for delta in deltas:
             self._tokens += delta.tokens
@@ -48,45 +62,109 @@ class EventEncoder:
                 events += self._final % delta.finish_reason.encode()
         return events
 
+    def end(self) -> bytes:
+        return b""
+
     def error(self, error: TriadError) -> bytes:
         return b"data: " + orjson.dumps(error.body(self._request_id)) + b"\n\n"
 
 
 class EventStream(Response):
-    """Streams a generation whose first response is there, and closes it."""
+    """Streams generations, and closes them.
 
-    def __init__(self, generation: Generation, encoder: EventEncoder) -> None:
+    ``starting``: the generations, or a task that has them when their first responses are there.
+    ``keep_alive``: seconds of silence after which a comment is written; None: never.
+    """
+
+    def __init__(
+        self,
+        starting: Sequence[Generation] | asyncio.Future[list[Generation]],
+        events: Events,
+        keep_alive: float | None = None,
+    ) -> None:
         self.status_code = 200
         self.background = None
-        self._generation = generation
-        self._encoder = encoder
+        self._starting = starting
+        self._generations: Sequence[Generation] = ()
+        self._events = events
+        self._keep_alive = keep_alive
+        self._writes = 0
+        self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher = asyncio.ensure_future(self._watch(receive))
+        self._send = send
+        helpers = [asyncio.ensure_future(self._watch(receive))]
+        if self._keep_alive is not None:
+            helpers.append(asyncio.ensure_future(self._ping(self._keep_alive)))
         error: BaseException | None = None
+        last = b""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-            await self._relay(send)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            self._generations = await self._started()
+            if self._left:
+                raise ClientDisconnected
+            await self._relay()
+            last = self._events.end()
         except ClientDisconnected as left:
             error = left
         except TriadError as failure:
             error = failure
-            body = self._encoder.error(failure)
-            await send({"type": "http.response.body", "body": body, "more_body": False})
+            last = self._events.error(failure)
         except BaseException as failure:
             error = failure
             raise
         finally:
-            self._generation.close(error)
-            watcher.cancel()
+            for generation in self._generations:
+                generation.close(error)
+            for helper in helpers:
+                helper.cancel()
+        if not self._left:
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _relay(self, send: Send) -> None:
-        encode = self._encoder.encode
-        async for deltas in self._generation:
-            if events := encode(deltas):
+    async def _started(self) -> Sequence[Generation]:
+        if not isinstance(self._starting, asyncio.Future):
+            return self._starting
+        try:
+            return await self._starting
+        except asyncio.CancelledError:
+            if self._left:
+                raise ClientDisconnected from None
+            self._starting.cancel()
+            raise
+
+    async def _relay(self) -> None:
+        if len(self._generations) == 1:
+            return await self._relay_one(0, self._generations[0])
+        tasks = [
+            asyncio.ensure_future(self._relay_one(number, generation))
+            for number, generation in enumerate(self._generations)
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # where one has failed, the others say nothing more
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _relay_one(self, number: int, generation: Generation) -> None:
+        encode, send = self._events.encode, self._send
+        async for deltas in generation:
+            if events := encode(deltas, number):
+                self._writes += 1
                 await send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def _ping(self, interval: float) -> None:
+        while True:
+            before = self._writes
+            await asyncio.sleep(interval)
+            if self._writes == before:
+                body = b": ping\n\n"
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _watch(self, receive: Receive) -> None:
         await disconnected(receive)
-        self._generation.abort(ClientDisconnected())
+        self._left = True
+        if isinstance(self._starting, asyncio.Future):
+            self._starting.cancel()
+        for generation in self._generations:
+            generation.abort(ClientDisconnected())

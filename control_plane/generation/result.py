@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from control_plane.generation.generation import Generation
+from control_plane.triton.codec import Delta, Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +21,26 @@ class GenerationResult:
     finish_reason: Literal["stop", "length"]
     model_name: str
     backend: str
+    # What follows comes only where the request's `returns` asked for it.
+    prompt_tokens: int = 0
+    logprobs: list[Entry] = field(default_factory=list)
+    prompt_logprobs: list[Entry | None] | None = None
+    in_reasoning: bool = False
 
 
 async def collect(generation: Generation) -> GenerationResult:
     """Reads the generation to its end, and closes it. Raises `TriadError`."""
-    text = ""
+    collected: list[Delta] = []
     try:
         async for deltas in generation:
-            text += "".join(d.text for d in deltas)
+            collected += deltas
     except BaseException as error:
         generation.close(error)
         raise
     generation.close()
     seconds = generation.seconds
     return GenerationResult(
-        text=text,
+        text="".join(d.text for d in collected),
         request_id=generation.request_id,
         tokens_generated=generation.tokens,
         generation_time=round(seconds, 4),
@@ -42,4 +48,8 @@ async def collect(generation: Generation) -> GenerationResult:
         finish_reason=cast(Literal["stop", "length"], generation.finish_reason),
         model_name=generation.model.served_name,
         backend=generation.model.backend,
+        prompt_tokens=collected[-1].prompt_tokens,
+        logprobs=[entry for d in collected for entry in d.logprobs or ()],
+        prompt_logprobs=collected[0].prompt_logprobs,
+        in_reasoning=collected[0].in_reasoning,
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from control_plane.errors import (
     ModelNotReady,
     ShuttingDown,
@@ -17,7 +19,7 @@ from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Catalog, Model
 from control_plane.triton import codec
-from control_plane.triton.client import TritonClient
+from control_plane.triton.client import TritonClient, ask
 
 GRACE_SECONDS = 10.0
 """What a request that took too long gets for ending at its model, before Triton cuts it off."""
@@ -25,18 +27,27 @@ GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate. ``prompt`` is a text, or a list of chat messages."""
+    """What to generate. ``returns``: names of the contract's outputs that `Delta` is to have."""
 
-    prompt: str | Sequence[Mapping[str, Any]]
+    prompt: codec.Prompt
     sampling: Mapping[str, Any]
     request_id: str
     model: str | None = None  # None: the default model
     stream: bool = False
+    returns: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A prompt's token ids, and the text of each."""
+
+    ids: list[int]
+    texts: list[str]
+
+
 class GenerationService:
-    """The service that ``/generate``, ``/chat`` and the Python API call."""
+    """The service that ``/generate``, ``/chat``, ``/v1`` and the Python API call."""
 
     def __init__(
         self,
@@ -84,6 +95,7 @@ class GenerationService:
             request.prompt,
             request.sampling,
             stream=request.stream,
+            returns=request.returns,
         )
         try:
             generation.attach(self._client.infer(message, timeout=self._timeout + GRACE_SECONDS))
@@ -92,6 +104,17 @@ class GenerationService:
             generation.close(error)
             raise
         return generation
+
+    async def tokenize(self, model: Model, request_id: str, prompt: codec.Prompt) -> Tokens:
+        """What the model makes of a prompt. Raises `TriadError`."""
+        message = codec.tokenize_request(model.name, codec.unique_id(request_id), prompt)
+        answer = orjson.loads(await ask(self._client, message, timeout=self._timeout))
+        return Tokens(answer["token_ids"], answer["texts"])
+
+    async def detokenize(self, model: Model, request_id: str, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens too. Raises `TriadError`."""
+        message = codec.detokenize_request(model.name, codec.unique_id(request_id), ids)
+        return (await ask(self._client, message, timeout=self._timeout)).decode()
 
     def _ended(self, generation: Generation, error: BaseException | None) -> None:
         self._running.discard(generation)

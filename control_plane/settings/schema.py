@@ -56,6 +56,8 @@ class ServingSettings(Section):
     """Restart when a source file changes."""
     request_timeout: Seconds = 600.0
     """Seconds that one request may take."""
+    keep_alive_interval: Seconds = 15.0
+    """Seconds of silence after which a stream of /v1 gets a comment, so that proxies keep it."""
     max_body_size: Bytes = ByteSize(4 * 10**6)
     """Largest request body, in bytes or as text such as 4MB."""
     shutdown_timeout: SecondsOrNone = 5.0

@@ -6,15 +6,15 @@ import json
 import secrets
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
-_TRUE = b"\x01"
+_TRUE, _FALSE = b"\x01", b"\x00"
 _UINT32 = struct.Struct("<I")
-_RETURNS = ("return_finish_reason", "return_num_output_tokens")
+_RETURNS = ("finish_reason", "num_output_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +24,61 @@ class Delta:
     text: str
     tokens: int
     finish_reason: str | None = None
+    prompt_tokens: int = 0  # this and what follows come only where they were asked for
+    logprobs: list[Entry] | None = None
+    prompt_logprobs: list[Entry | None] | None = None
+    in_reasoning: bool = False
+
+
+Entry: TypeAlias = dict[str, dict[str, Any]]
+"""One token's log probability and its alternatives', by token id: the token itself comes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A prompt that the model's chat template makes. ``options``: `backends.chat.ChatOptions`."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    add_special_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A prompt that is token ids already."""
+
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A prompt whose beginning-of-sequence token may be left out."""
+
+    text: str
+    add_special_tokens: bool = True
+
+
+Prompt: TypeAlias = str | Text | TokenIds | Chat | Sequence[Mapping[str, Any]]
+"""A text, or a list of chat messages, where no more is to be said about it."""
 
 
 def generation_request(
     model: str,
     request_id: str,
-    prompt: str | Sequence[Mapping[str, Any]],
+    prompt: Prompt,
     sampling: Mapping[str, Any],
     *,
     stream: bool,
+    returns: Sequence[str] = (),
 ) -> ModelInferRequest:
-    """``prompt``: a text, or chat messages. ``sampling``: `SamplingParameters` by name."""
+    """``sampling``: `SamplingParameters` by name. ``returns``: names of further outputs."""
     request = ModelInferRequest(model_name=model, id=request_id)
-    if isinstance(prompt, str):
-        _add_bytes(request, "text_input", prompt.encode())
-    else:
-        _add_bytes(request, "messages", orjson.dumps(prompt))
+    _add_prompt(request, prompt)
     _add_sampling(request, sampling)
     _add(request, "exclude_input_in_output", "BOOL", _TRUE)
-    for name in _RETURNS:
-        _add(request, name, "BOOL", _TRUE)
+    for name in (*_RETURNS, *returns):
+        _add(request, f"return_{name}", "BOOL", _TRUE)
     if stream:
         _add(request, "stream", "BOOL", _TRUE)
     return request
@@ -52,6 +87,50 @@ def generation_request(
 def _add_sampling(request: ModelInferRequest, sampling: Mapping[str, Any]) -> None:
     # Not orjson: a schema may have integers of any size; an infinity is the engine's to refuse.
     _add_bytes(request, "sampling_parameters", json.dumps(sampling).encode())
+
+
+def _add_prompt(request: ModelInferRequest, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        _add_bytes(request, "text_input", prompt.encode())
+    elif isinstance(prompt, Text):
+        _add_bytes(request, "text_input", prompt.text.encode())
+        if not prompt.add_special_tokens:
+            _add(request, "add_special_tokens", "BOOL", _FALSE)
+    elif isinstance(prompt, TokenIds):
+        ids = prompt.ids
+        _add(
+            *(request, "prompt_token_ids", "INT32"),
+            struct.pack(f"<{len(ids)}i", *ids),
+            shape=[len(ids)],
+        )
+    else:
+        _add_chat(request, prompt if isinstance(prompt, Chat) else Chat(prompt))
+
+
+def _add_chat(request: ModelInferRequest, chat: Chat) -> None:
+    _add_bytes(request, "messages", orjson.dumps(chat.messages))
+    if chat.tools:
+        _add_bytes(request, "tools", orjson.dumps(chat.tools))
+    if chat.options:
+        _add_bytes(request, "chat_template_options", orjson.dumps(chat.options))
+    if chat.add_special_tokens:
+        _add(request, "add_special_tokens", "BOOL", _TRUE)
+
+
+def tokenize_request(model: str, request_id: str, prompt: Prompt) -> ModelInferRequest:
+    """Answered by ``{"token_ids", "texts"}`` as JSON."""
+    request = ModelInferRequest(model_name=model, id=request_id)
+    _add_prompt(request, prompt)
+    _add(request, "tokenize", "BOOL", _TRUE)
+    return request
+
+
+def detokenize_request(model: str, request_id: str, ids: Sequence[int]) -> ModelInferRequest:
+    """Answered by the text, with its special tokens."""
+    request = ModelInferRequest(model_name=model, id=request_id)
+    _add_prompt(request, TokenIds(ids))
+    _add(request, "detokenize", "BOOL", _TRUE)
+    return request
 
 
 def describe_request(model: str) -> ModelInferRequest:
@@ -105,6 +184,7 @@ def answer(response: ModelInferResponse) -> bytes:
 
 def delta(response: ModelInferResponse) -> Delta:
     text, tokens, finish_reason = "", 0, None
+    more: dict[str, Any] = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         name = output.name
         if name == "text_output":
@@ -113,7 +193,13 @@ def delta(response: ModelInferResponse) -> Delta:
             tokens = _UINT32.unpack(raw)[0]
         elif name == "finish_reason" and (reason := _first(raw)) != b"None":
             finish_reason = reason.decode()
-    return Delta(text, tokens, finish_reason)
+        elif name == "num_input_tokens":
+            more["prompt_tokens"] = _UINT32.unpack(raw)[0]
+        elif name in ("logprobs", "prompt_logprobs"):
+            more[name] = orjson.loads(_first(raw))
+        elif name == "in_reasoning":
+            more[name] = raw == _TRUE
+    return Delta(text, tokens, finish_reason, **more)
 
 
 def _first(raw: bytes) -> bytes:
@@ -125,6 +211,8 @@ def _add_bytes(request: ModelInferRequest, name: str, value: bytes) -> None:
     _add(request, name, "BYTES", _UINT32.pack(len(value)) + value)
 
 
-def _add(request: ModelInferRequest, name: str, datatype: str, raw: bytes) -> None:
-    request.inputs.add(name=name, datatype=datatype, shape=[1])
+def _add(
+    request: ModelInferRequest, name: str, datatype: str, raw: bytes, shape: Sequence[int] = (1,)
+) -> None:
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
     request.raw_input_contents.append(raw)

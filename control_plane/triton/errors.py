@@ -24,7 +24,7 @@ from control_plane.errors import (
 
 logger = logging.getLogger(__name__)
 
-_PARAMS = {"text_input": "prompt", "stop": "stop_sequences"}
+_PARAMS = {"text_input": "prompt", "prompt_token_ids": "prompt", "stop": "stop_sequences"}
 """Tensors and sampling parameters whose field has another name in the REST API."""
 
 _FIELDS = {

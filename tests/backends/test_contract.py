@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backends.chat import ChatOptions
 from backends.contract import (
     INPUTS,
     OUTPUTS,
@@ -32,8 +33,10 @@ FLAGS_FOR_OUTPUTS = (
     "prompt_logprobs",
     "cumulative_logprob",
     "token_ids",
+    "in_reasoning",
 )
 NUMPY_TYPES = {"BYTES": np.object_, "UINT32": np.uint32, "FP32": np.float32, "INT32": np.int32}
+NUMPY_TYPES["BOOL"] = np.bool_
 
 
 def as_bytes(*values: str | bytes) -> Array:
@@ -203,8 +206,32 @@ def test_invalid_inputs_are_named(inputs: dict[str, Any], field: str) -> None:
 
 
 def test_a_wrong_message_is_named_by_its_number() -> None:
-    with pytest.raises(InvalidField, match="message 1 must have a string `content`"):
+    with pytest.raises(InvalidField, match="message 1 must have a `content`"):
         decode(messages='[{"role": "user", "content": "hi"}, {"role": "assistant"}]')
+
+
+def test_a_prompt_may_be_token_ids() -> None:
+    request = decode(prompt_token_ids=np.array([3, 5], np.int32))
+    assert (request.prompt_token_ids, request.prompt, request.prompt_input) == (
+        (3, 5),
+        None,
+        "prompt_token_ids",
+    )
+    assert not request.prepend_input
+    with pytest.raises(InvalidField, match=r"^text_input: "):
+        decode(text_input="hi", prompt_token_ids=np.array([3], np.int32))
+
+
+def test_tools_and_template_options() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    options = {"continue_final_message": True, "template_kwargs": {"x": 1}}
+    request = decode(
+        messages='[{"role": "user", "content": "hi"}]',
+        tools=json.dumps([tool]),
+        chat_template_options=json.dumps(options),
+    )
+    assert request.tools == [tool]
+    assert request.chat_options == ChatOptions(True, True, {"x": 1})
 
 
 # --- sampling parameters ------------------------------------------------------------------------
@@ -224,6 +251,8 @@ def test_a_wrong_message_is_named_by_its_number() -> None:
         ("top_k", 0, 0),
         ("top_k", 1, 1),
         ("top_k", 2**31 - 1, 2**31 - 1),
+        ("stop_token_ids", [0, 5], (0, 5)),
+        ("skip_special_tokens", False, False),
         ("min_p", 0, 0.0),
         ("min_p", 1, 1.0),
         ("repetition_penalty", 0.01, 0.01),
@@ -283,6 +312,8 @@ INVALID_VALUES: dict[str, list[object]] = {
         *({"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]}),
         *({"choice": [str(i) for i in range(8193)]}, {"choice": ["x" * 2**16, "y" * 2**17]}),
     ],
+    "stop_token_ids": [None, 5, "5", [-1], [2**31], ["5"], [True], [1.5], list(range(65))],
+    "skip_special_tokens": [None, 0, "true"],
 }
 
 
@@ -301,7 +332,7 @@ def test_refused_values(name: str, value: object) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("name", [name for name in INVALID_VALUES if name != "stop"])
+@pytest.mark.parametrize("name", [name for name in INVALID_VALUES if not name.startswith("stop")])
 def test_lists_are_no_scalars(name: str) -> None:
     with pytest.raises(InvalidField, match=f"^{name}: must "):
         decode_sampling(**{name: [1]})
@@ -471,6 +502,7 @@ def chunk(**changes: Any) -> ResponseChunk:  # noqa: ANN401
         "token_ids": [7, 8, 9],
         "finish_reason": None,
         "num_input_tokens": 5,
+        "in_reasoning": False,
     }
     return ResponseChunk(**values | changes)
 
@@ -533,6 +565,23 @@ def test_logprobs_are_json_with_an_object_a_token() -> None:
         },
         {"8": {"logprob": -2.25, "rank": 30, "decoded_token": "ße"}},
     ]
+
+
+def test_logprobs_have_bytes_where_the_text_does_not_tell_and_no_infinity() -> None:
+    entry = [Logprob(9, -float("inf"), 4, "\ufffd", b"\xe4")]
+    (sent,) = encode(chunk(logprobs=[entry]), "logprobs")["logprobs"]
+    assert json.loads(sent)[0]["9"] == {
+        "logprob": -9999.0,
+        "rank": 4,
+        "decoded_token": "\ufffd",
+        "bytes": [0xE4],
+    }
+
+
+def test_whether_the_prompt_opens_reasoning_is_said_once() -> None:
+    (said,) = encode(chunk(in_reasoning=True), "in_reasoning")["in_reasoning"].tolist()
+    assert said is True
+    assert "in_reasoning" not in encode(chunk(in_reasoning=None), "in_reasoning")
 
 
 def test_logprobs_keep_the_chosen_token_first() -> None:

@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.benchmarks import cpu, load
 from tests.benchmarks.cases import Case, Measured, Round, cases
 from tests.benchmarks.report import Report
 from tests.benchmarks.script import Script
-from tests.benchmarks.targets import TARGETS, Ports
+from tests.benchmarks.targets import TARGETS, Ports, TargetName
 from tests.support.server import SCRIPTED, TriadServer, triad_server
 
 _WARM_UP = Script(tokens=200)
@@ -32,7 +32,7 @@ def main() -> int:
     if not console.is_terminal:
         console.width = 110  # a file has no width of its own
     measured = [Measured(case) for case in cases(quick=arguments.quick)]
-    with _server() as server, _load_process() as pool:
+    with serving() as server, load_process() as pool:
         bench = Bench(server, pool)
         bench.warm_up()
         idle = bench.idle(2.0 if arguments.quick else 10.0)
@@ -67,19 +67,19 @@ class Bench:
         used = cpu.used(self._pids) - before
         return cpu.Cpu(used.gateway / seconds, used.triton / seconds, used.client / seconds)
 
-    def measure(self, case: Case, number: int) -> Round:
+    def measure(self, case: Case, number: int, targets: Sequence[TargetName] = TARGETS) -> Round:
         """The case through each target. The order moves on by one from round to round."""
-        first = number % len(TARGETS)
+        first = number % len(targets)
         return {
             target: self._pool.submit(
                 load.run, load.Job(target, self._ports, self._pids, case.streams, case.script)
             ).result()
-            for target in (*TARGETS[first:], *TARGETS[:first])
+            for target in (*targets[first:], *targets[:first])
         }
 
 
 @contextmanager
-def _server() -> Iterator[TriadServer]:
+def serving() -> Iterator[TriadServer]:
     with (
         tempfile.TemporaryDirectory() as folder,
         triad_server(Path(folder) / "log", "--model", str(SCRIPTED)) as server,
@@ -88,7 +88,7 @@ def _server() -> Iterator[TriadServer]:
 
 
 @contextmanager
-def _load_process() -> Iterator[ProcessPoolExecutor]:
+def load_process() -> Iterator[ProcessPoolExecutor]:
     """One process, so that the client's CPU time and pauses are its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield pool

@@ -50,7 +50,8 @@ class HttpStream(asyncio.Protocol):
         for arrived, data in self.body:
             *events, rest = (rest + data).split(b"\n\n")
             for event in events:
-                yield arrived, orjson.loads(event.removeprefix(b"data: "))
+                if event != b"data: [DONE]":
+                    yield arrived, orjson.loads(event.removeprefix(b"data: "))
         if rest:
             raise ValueError(f"the body ends in the middle of an event: {rest[:100]!r}")
 

@@ -1,4 +1,4 @@
-"""Three ways to the same model. All ask for text, finish reason and token counts."""
+"""Ways to the same model. All ask for text, finish reason and token counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from control_plane.triton import codec
 from tests.benchmarks.http_stream import HttpStream, post
 from tests.benchmarks.script import MODEL, Piece, Script
 
-TargetName: TypeAlias = Literal["gateway", "generate_stream", "grpc"]
+TargetName: TypeAlias = Literal["gateway", "chat", "generate_stream", "grpc"]
 TARGETS: tuple[TargetName, ...] = ("gateway", "generate_stream", "grpc")
 
 
@@ -46,6 +46,8 @@ class Target(Protocol):
 def target(name: TargetName, ports: Ports) -> Target:
     if name == "gateway":
         return Gateway(ports.gateway)
+    if name == "chat":
+        return ChatCompletions(ports.gateway)
     return GenerateStream(ports.http) if name == "generate_stream" else Grpc(ports.grpc)
 
 
@@ -124,6 +126,32 @@ class Gateway:
     def stream(self, script: Script) -> Stream:
         body = {"prompt": script.prompt, "max_tokens": script.max_tokens, "stream": True}
         return _GatewayStream(self._port, post(self._port, "/generate", body))
+
+    async def close(self) -> None: ...
+
+
+class _ChatStream(_HttpExchange):
+    def pieces(self) -> list[Piece]:
+        """Chunks do not say how many tokens they have: a scripted token ends with a space."""
+        pieces, reason = [], None
+        for arrived, event in self._stream.events():
+            choice = event["choices"][0]
+            if text := choice["delta"].get("content"):
+                pieces.append(Piece(arrived, text, text.count(" ")))
+            reason = choice.get("finish_reason") or reason
+        return _ended_well(pieces, reason)
+
+
+class ChatCompletions:
+    """The gateway's ``POST /v1/chat/completions``."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def stream(self, script: Script) -> Stream:
+        messages = [{"role": "user", "content": script.prompt}]
+        body = {"messages": messages, "max_tokens": script.max_tokens, "stream": True}
+        return _ChatStream(self._port, post(self._port, "/v1/chat/completions", body))
 
     async def close(self) -> None: ...
 

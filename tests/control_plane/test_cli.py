@@ -12,9 +12,8 @@ import pytest
 
 from tests.conftest import ServerFactory
 from tests.support.hub import hub
-from tests.support.server import ROOT, TRIAD, wait_until
+from tests.support.server import ROOT, TRIAD, WEIGHTS, TriadServer, wait_until
 
-WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
 CONFIG = ROOT / "docker" / "config"
 
 
@@ -93,12 +92,8 @@ def test_the_development_document_serves_and_reloads(start_server: ServerFactory
     assert server.stop() == 0
 
 
-def test_a_weights_folder_is_served_by_its_name(
-    start_server: ServerFactory, tmp_path: Path
-) -> None:
-    (tmp_path / "my-model").symlink_to(WEIGHTS)
-    server = start_server("--model", f"{tmp_path / 'my-model'}/")
-    answer = server.post("/generate", {"prompt": "What is the capital of France?"}).json()
+def test_a_weights_folder_is_served_by_its_name(debug_server: TriadServer) -> None:
+    answer = debug_server.post("/generate", {"prompt": "What is the capital of France?"}).json()
     assert answer["text"] == "The capital of France is Paris."
     assert answer["metadata"] == {"model_name": "my-model", "backend": "pytorch"}
 

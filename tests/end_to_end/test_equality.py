@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.contract import infer
-from tests.support.reference import MAX_TOKENS, PROMPTS, WEIGHTS, Reference
-from tests.support.server import TriadServer
+from tests.support.reference import MAX_TOKENS, PROMPTS, Reference
+from tests.support.server import WEIGHTS, TriadServer
 
 
 @pytest.fixture(scope="module")

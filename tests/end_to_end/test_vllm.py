@@ -23,8 +23,8 @@ from control_plane.settings import SettingsError
 from tests.conftest import ServerFactory
 from tests.support import vllm
 from tests.support.contract import InferenceServerException, infer
-from tests.support.reference import WEIGHTS, Reference
-from tests.support.server import TriadServer, wait_until
+from tests.support.reference import Reference
+from tests.support.server import WEIGHTS, TriadServer, wait_until
 
 PROMPT = "What is machine learning?"
 

@@ -7,9 +7,6 @@ from typing import Any
 
 import torch
 
-from tests.support.server import ROOT
-
-WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
 MAX_TOKENS = 64
 PROMPTS = [
     "What is machine learning?",

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTED = ROOT / "tests" / "model_repository" / "scripted"
+SCRIPTED_CHAT = SCRIPTED.with_name("scripted_chat")
+WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
 TRIAD = Path(sys.executable).with_name("triad")
 
 
@@ -73,11 +75,13 @@ class TriadServer:
         )
 
     def descendants(self, name: str) -> list[psutil.Process]:
-        return [
-            p
-            for p in psutil.Process(self.process.pid).children(recursive=True)
-            if name in p.name() or any(name in part for part in p.cmdline()[:1])
-        ]
+        """Those that live: not what is left of a killed one."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # also of a zombie
+                if name in process.name() or any(name in part for part in process.cmdline()[:1]):
+                    found.append(process)
+        return found
 
     def stop(self, signal_number: int = signal.SIGINT, timeout: float = 20.0) -> int:
         """The exit code. A signal goes to the whole group, as Ctrl-C in a terminal does."""

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.reference import WEIGHTS
-from tests.support.server import ROOT
+from tests.support.server import ROOT, WEIGHTS
 
 ENVIRONMENT = Path(os.environ.get("TRIAD_TEST_VLLM") or ROOT / ".venv-vllm")
 INSTALLED = (ENVIRONMENT / "bin" / "activate").is_file()

@@ -6,12 +6,11 @@ import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.conftest import ServerFactory
 from tests.support.server import TriadServer
 
 
-def test_a_trace_has_the_engines_operations(start_server: ServerFactory) -> None:
-    server = start_server("--model", "demo", TRIAD_SERVING__DEBUG="true")
+def test_a_trace_has_the_engines_operations(debug_server: TriadServer) -> None:
+    server = debug_server
     body = {"prompt": "What is machine learning?", "max_tokens": 5, "ignore_eos": True}
     response = server.post("/profile", body)
     assert response.status_code == 200, response.text
@@ -23,7 +22,7 @@ def test_a_trace_has_the_engines_operations(start_server: ServerFactory) -> None
     assert sum(name == "aten::embedding" for name in names) >= 5
 
     with ThreadPoolExecutor(4) as pool:  # one at a time, and the engine serves others meanwhile
-        longer = {**body, "max_tokens": 200}
+        longer = {**body, "max_tokens": 60}
         traces = [pool.submit(server.post, "/profile", longer) for _ in range(2)]
         plain = pool.submit(server.post, "/generate", {**body, "temperature": 0})
         assert plain.result().status_code == 200

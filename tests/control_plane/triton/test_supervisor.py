@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ import pytest
 import requests
 
 from tests.conftest import ServerFactory
-from tests.support.server import TriadServer, wait_until
+from tests.support.server import SCRIPTED, TriadServer, triad_server, wait_until
 
 LONG = json.dumps({"tokens": 2000, "interval_ms": 20})
 STUB, TRITON = "triton_python_backend_stub", "tritonserver"
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
+    """A server whose processes tests may kill, and have to see healed before they end."""
+    log = tmp_path_factory.mktemp("mortal") / "log"
+    with triad_server(log, "--model", str(SCRIPTED)) as running:
+        yield running
 
 
 def stream_to_its_end(server: TriadServer) -> dict[str, Any]:
@@ -39,10 +48,8 @@ def kill(server: TriadServer, name: str) -> None:
 
 
 @pytest.mark.parametrize("victim", [TRITON, STUB])
-def test_death_under_load_fails_what_runs_and_heals(
-    start_server: ServerFactory, victim: str
-) -> None:
-    server = start_server()
+def test_death_under_load_fails_what_runs_and_heals(mortal: TriadServer, victim: str) -> None:
+    server = mortal
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         streams = [pool.submit(stream_to_its_end, server) for _ in range(4)]
         wholes = [pool.submit(whole, server) for _ in range(4)]
@@ -65,9 +72,9 @@ def test_death_under_load_fails_what_runs_and_heals(
     assert server.gauge("triad_requests_running") == 0
 
 
-def test_death_of_the_model_is_noticed(start_server: ServerFactory) -> None:
+def test_death_of_the_model_is_noticed(mortal: TriadServer) -> None:
     """Triton's own health stays at 200; ours does not."""
-    server = start_server()
+    server = mortal
     kill(server, STUB)
     wait_until(lambda: server.get("/health/ready").status_code == 503, timeout=10)
     triton = requests.get(f"http://127.0.0.1:{server.http_port}/v2/health/ready", timeout=5)
@@ -79,8 +86,8 @@ def test_death_of_the_model_is_noticed(start_server: ServerFactory) -> None:
     wait_until(server.is_ready, timeout=30)
 
 
-def test_an_engine_that_ends_its_process_is_started_again(start_server: ServerFactory) -> None:
-    server = start_server()
+def test_an_engine_that_ends_its_process_is_started_again(mortal: TriadServer) -> None:
+    server = mortal
     response = server.post("/generate", {"prompt": '{"exit_at": 5, "interval_ms": 10}'})
     assert response.status_code == 503
     wait_until(server.is_ready, timeout=30)
@@ -113,8 +120,8 @@ def test_kill_of_the_control_plane_leaves_no_triton(start_server: ServerFactory)
     assert not alive
 
 
-def test_models_are_loaded_only_by_who_knows_the_secret(start_server: ServerFactory) -> None:
-    server = start_server()
+def test_models_are_loaded_only_by_who_knows_the_secret(mortal: TriadServer) -> None:
+    server = mortal
     url = f"http://127.0.0.1:{server.http_port}/v2/repository/models/scripted/unload"
     assert requests.post(url, timeout=10).status_code == 403
     assert server.post("/generate", {"prompt": '{"tokens": 1}'}).ok

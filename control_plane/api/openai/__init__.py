@@ -1,0 +1,5 @@
+"""OpenAI's API, ``/v1``: a view of the generation service that ``/generate`` shows too."""
+
+from control_plane.api.openai import chat, completions, models, tokenize
+
+routers = (chat.router, completions.router, models.router, tokenize.router)

@@ -1,0 +1,113 @@
+"""Answers to one chat request: what the engine is asked for, and how its text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from control_plane.api.openai import logprobs
+from control_plane.api.openai.parts import (
+    AnswerParser,
+    CallArguments,
+    CallStart,
+    Content,
+    Part,
+    Reasoning,
+)
+from control_plane.api.openai.tools import ToolChoice
+from control_plane.errors import InvalidRequest
+from control_plane.generation.result import GenerationResult
+
+
+class Asking(Protocol):
+    """What matters here of a chat request."""
+
+    skip_special_tokens: bool | None
+
+    @property
+    def alternatives(self) -> int | None: ...
+
+    @property
+    def structure_field(self) -> str | None: ...
+
+
+class AnswerReader:
+    """``chat``: how the model writes calls and reasoning, `backends.chat_format`."""
+
+    def __init__(self, body: Asking, tools: ToolChoice, chat: Mapping[str, Any]) -> None:
+        """Raises `InvalidRequest`."""
+        if tools.mode == "auto" and chat.get("tools") is None:
+            raise InvalidRequest(
+                "tools: cannot be left to the model: its chat template writes no tool calls, or "
+                "none in a form that is known here; `tool_choice` may be none, required, or named",
+                param="tools",
+            )
+        self.top_logprobs = body.alternatives
+        self._tools = tools
+        self._chat = chat
+        self._structured = body.structure_field is not None
+        self._keeps_special_tokens = body.skip_special_tokens is not None
+
+    @property
+    def _parses(self) -> bool:
+        return self.parser(False) is not None
+
+    def sampling(self) -> dict[str, Any]:
+        """Sampling parameters beside the request's own."""
+        values: dict[str, Any] = {}
+        if self.top_logprobs is not None:
+            values["logprobs"] = self.top_logprobs
+        if (guided := self._tools.guided()) is not None:
+            values["guided"] = guided
+        elif self._chat.get("special_tokens") and self._parses and not self._keeps_special_tokens:
+            values["skip_special_tokens"] = False  # markers are among them
+        return values
+
+    def returns(self) -> list[str]:
+        """Outputs that are needed."""
+        names = [] if self.top_logprobs is None else ["logprobs"]
+        return [*names, "in_reasoning"] if self._chat.get("reasoning") else names
+
+    def parser(self, in_reasoning: bool) -> AnswerParser | None:
+        """For one answer; None where it is text alone."""
+        return self._tools.parser(self._chat, in_reasoning, self._structured)
+
+    def finish_reason(self, reason: str, called: bool) -> str:
+        return self._tools.finish_reason(reason, called)
+
+    def whole(self, index: int, result: GenerationResult) -> dict[str, Any]:
+        """An entry of ``choices``."""
+        parser = self.parser(result.in_reasoning)
+        message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
+        if parser is not None:
+            message |= _message([*parser.push(result.text), *parser.finish()])
+        called = "tool_calls" in message
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs(result),
+            "finish_reason": self.finish_reason(result.finish_reason, called),
+        }
+
+    def _logprobs(self, result: GenerationResult) -> dict[str, Any] | None:
+        if self.top_logprobs is None:
+            return None
+        kept = logprobs.EndCutter().push(result.logprobs, result.text, result.finish_reason)
+        return {"content": logprobs.chat(kept, self.top_logprobs), "refusal": None}
+
+
+def _message(parts: Sequence[Part]) -> dict[str, Any]:
+    """``reasoning`` is vLLM's name, ``reasoning_content`` its older one and DeepSeek's."""
+    content = "".join(part.text for part in parts if isinstance(part, Content))
+    reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
+    calls = [_call(part, parts) for part in parts if isinstance(part, CallStart)]
+    message: dict[str, Any] = {"content": content if content or not calls else None}
+    if reasoning:
+        message |= {"reasoning": reasoning, "reasoning_content": reasoning}
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _call(start: CallStart, parts: Sequence[Part]) -> dict[str, Any]:
+    pieces = (p.text for p in parts if isinstance(p, CallArguments) and p.index == start.index)
+    function = {"name": start.name, "arguments": "".join(pieces)}
+    return {"id": start.id, "type": "function", "function": function}

@@ -1,0 +1,65 @@
+"""Several generations for one request: begun together, and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from control_plane.errors import InvalidRequest
+from control_plane.generation.generation import Generation
+from control_plane.generation.result import GenerationResult, collect
+from control_plane.generation.service import GenerationRequest, GenerationService
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+MOST = 128
+"""Answers to one request."""
+
+
+async def start(
+    service: GenerationService,
+    requests: Sequence[GenerationRequest],
+    renamed: Mapping[str, str],
+) -> list[Generation]:
+    """All of them, their first responses there. The caller closes them. Raises `TriadError`.
+
+    ``renamed``: what the client calls the fields that errors name.
+    """
+    try:
+        return await _all(service.start, requests, lambda generation: generation.close())
+    except InvalidRequest as error:
+        name = renamed.get(error.param or "")
+        if name is None:
+            raise
+        problem = error.message.removeprefix(f"{error.param}: ")
+        raise InvalidRequest(f"{name}: {problem}", param=name) from None
+
+
+async def collect_all(generations: Sequence[Generation]) -> list[GenerationResult]:
+    """Reads all to their ends, and closes them. Raises `TriadError`."""
+    try:
+        return await _all(collect, generations, lambda _: None)
+    except BaseException as error:
+        for generation in generations:
+            generation.close(error)
+        raise
+
+
+async def _all(
+    work: Callable[[S], Awaitable[T]], items: Sequence[S], undo: Callable[[T], None]
+) -> list[T]:
+    """The results of all. Where one fails, the others are cancelled or undone."""
+    if len(items) == 1:
+        return [await work(items[0])]
+    tasks = [asyncio.ensure_future(work(item)) for item in items]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(result, BaseException):
+                undo(result)
+        raise

@@ -1,0 +1,94 @@
+"""Messages and tools of a chat request, checked as far as the gateway can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+
+from control_plane.api.openai.fields import V1Model, only
+
+
+def _content(value: object) -> str | list[dict[str, str]] | None:
+    """A text, or a list of text parts. Raises `ValueError`."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a string or a non-empty list of parts of type `text`")
+    for number, part in enumerate(value):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            raise ValueError(
+                f"part {number} must be an object of type `text`: "
+                f"models here read text, and not `{str(kind)[:32]}`"
+            )
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"part {number} must have a string `text`")
+    return value
+
+
+class FunctionCall(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    arguments: str = Field(description="JSON")
+
+
+class ToolCall(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(BaseModel):
+    """Keys that are not known are the chat template's: it gets them as they are."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str | list[dict[str, Any]] | None, PlainValidator(_content)] = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    audio: Annotated[Any, only(None)] = None
+    function_call: Annotated[Any, only(None)] = None
+
+    def for_template(self) -> dict[str, Any]:
+        message = self.model_dump(exclude_none=True)
+        for name in ("refusal", "annotations", "audio", "function_call"):
+            message.pop(name, None)
+        if self.role == "assistant" and (thought := self.reasoning_content or self.reasoning):
+            message |= {"reasoning": thought, "reasoning_content": thought}
+        if self.content is None and self.refusal is not None:
+            message["content"] = self.refusal
+        return message
+
+
+def _name(value: str) -> str:
+    if not (
+        0 < len(value) <= 64 and all(c.isascii() and (c.isalnum() or c in "_-.") for c in value)
+    ):
+        raise ValueError("must have 1 to 64 letters, digits, `_`, `-` or `.`")
+    return value
+
+
+class FunctionDefinition(V1Model):
+    name: Annotated[str, AfterValidator(_name)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="A JSON schema")
+    strict: bool | None = None
+
+
+class Tool(V1Model):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+def for_templates(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    return [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools]

@@ -1,0 +1,55 @@
+"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from control_plane.api.dependencies import ServicesDep
+from control_plane.errors import ModelNotFound
+from control_plane.registry.catalog import Model
+
+router = APIRouter(tags=["OpenAI"])
+
+_STARTED = int(time.time())
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: str = "model"
+    created: int  # when this control plane started: models do not say when they were made
+    owned_by: str = "triad"
+    root: str
+    parent: str | None = None
+    max_model_len: int | None  # tokens
+
+
+class ModelList(BaseModel):
+    object: str = "list"
+    data: list[ModelCard]
+
+
+@router.get("/v1/models")
+async def models(services: ServicesDep) -> ModelList:
+    """The models that a request may name: those that are loaded."""
+    return ModelList(data=[_card(model) for model in services.catalog if model.loaded])
+
+
+@router.get("/v1/models/{model_id:path}")
+async def model(model_id: str, services: ServicesDep) -> ModelCard:
+    """One of them. Its id may hold slashes."""
+    found = services.catalog.find(model_id)
+    if not found.loaded:
+        raise ModelNotFound(model_id, (m.served_name for m in services.catalog if m.loaded))
+    return _card(found)
+
+
+def _card(model: Model) -> ModelCard:
+    return ModelCard(
+        id=model.served_name,
+        created=_STARTED,
+        root=model.name,
+        max_model_len=model.facts.get("context_length"),
+    )

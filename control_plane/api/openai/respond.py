@@ -1,0 +1,139 @@
+"""From a checked request to its response: the way that both routes share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+
+from control_plane.api.disconnect import until_disconnect
+from control_plane.api.openai import choices
+from control_plane.api.openai.fields import V1Request
+from control_plane.api.openai.streams import ChunkFrame, Head
+from control_plane.api.openai.usage import Usage
+from control_plane.api.sse import Events, EventStream
+from control_plane.errors import InvalidRequest
+from control_plane.generation.generation import Generation
+from control_plane.generation.result import GenerationResult
+from control_plane.generation.service import GenerationRequest
+from control_plane.registry.catalog import Model
+from control_plane.services import Services
+from control_plane.triton.codec import Prompt
+from control_plane.validation import check_request
+
+_RENAMED = {"stop_sequences": "stop"}
+
+
+class Asked:
+    """One request of ``/v1`` on its way to the generation service."""
+
+    def __init__(self, body: V1Request, request: Request, services: Services) -> None:
+        body.check()
+        self.body = body
+        self.request_id: str = request.state.request_id
+        self.model: Model = services.catalog.language_model(body.model)
+        self._receive = request.receive
+        self._services = services
+        self.answers = body.n or 1  # to each prompt
+
+    @property
+    def chat(self) -> Mapping[str, Any]:
+        """How the model writes tool calls and reasoning: `backends.chat_format`."""
+        chat: dict[str, Any] = self.model.facts.get("chat") or {}
+        return chat
+
+    def max_tokens(self, asked: int | None) -> int:
+        """What is asked for, or else all that fits."""
+        if asked is not None:
+            return asked
+        context: int = self.model.facts["context_length"]
+        return min(context, self._services.settings.validation.max_tokens or context)
+
+    def head(self, prefix: str, kind: str) -> Head:
+        id_ = f"{prefix}-{self.request_id.removeprefix('req_')}"
+        return Head(id_, kind, int(time.time()), self.model.served_name)
+
+    def requests(
+        self, prompts: Sequence[Prompt], sampling: Mapping[str, Any], returns: Sequence[str]
+    ) -> list[GenerationRequest]:
+        """`answers` for each prompt, one after the other. Raises `InvalidRequest`."""
+        count = len(prompts) * self.answers
+        if count > choices.MOST:
+            raise InvalidRequest(f"n: must ask for at most {choices.MOST} answers", param="n")
+        for prompt in prompts:
+            check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
+        if not self.body.streams or self.body.usage_in_stream:
+            returns = [*returns, "num_input_tokens"]
+        seeds = self.body.seeds(count)
+        return [
+            GenerationRequest(
+                prompt=prompts[number // self.answers],
+                sampling=sampling if seed is None else {**sampling, "seed": seed},
+                request_id=self.request_id,
+                model=self.model.served_name,
+                stream=self.body.streams,
+                returns=returns,
+                metadata=self.body.metadata or {},
+            )
+            for number, seed in enumerate(seeds)
+        ]
+
+    async def stream(
+        self,
+        requests: Sequence[GenerationRequest],
+        head: Head,
+        events: Callable[[ChunkFrame, Usage], Events],
+    ) -> Response:
+        """Until the first responses are there, a failure keeps its status, and for no longer than
+        the client may be left without a sign."""
+        usage = self._usage(requests)
+        frame = ChunkFrame(head, self.body, usage, self.request_id)
+        patience = self._services.settings.keep_alive_interval
+        starting = asyncio.ensure_future(self._start(requests))
+        try:
+            await until_disconnect(self._receive, asyncio.wait({starting}, timeout=patience))
+            generations = await starting if starting.done() else starting
+        except BaseException:
+            await _give_up(starting)
+            raise
+        return EventStream(generations, events(frame, usage), patience)
+
+    async def collect(
+        self,
+        requests: Sequence[GenerationRequest],
+        head: Head,
+        choice: Callable[[int, GenerationResult], Mapping[str, Any]],
+    ) -> Response:
+        results = await until_disconnect(self._receive, self._results(requests))
+        usage = self._usage(requests)
+        for number, result in enumerate(results):
+            usage.add(number, result.prompt_tokens, result.tokens_generated)
+        body = head.values() | {
+            "choices": [choice(number, result) for number, result in enumerate(results)],
+            "usage": usage.body(),
+        }
+        return Response(orjson.dumps(body), media_type="application/json")
+
+    def _usage(self, requests: Sequence[GenerationRequest]) -> Usage:
+        return Usage(len(requests), self.answers, counts_answers=self.body.shows_answers)
+
+    async def _results(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
+        return await choices.collect_all(await self._start(requests))
+
+    async def _start(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        renamed = _RENAMED | self.body.renamed
+        if (field := self.body.structure_field) is not None:
+            renamed["guided"] = field
+        return await choices.start(self._services.generation, requests, renamed)
+
+
+async def _give_up(starting: asyncio.Future[list[Generation]]) -> None:
+    starting.cancel()
+    (result,) = await asyncio.gather(starting, return_exceptions=True)
+    if isinstance(result, list):
+        for generation in result:
+            generation.close()

@@ -1,0 +1,68 @@
+"""Streams of ``/v1``: what is common to both routes' chunks.
+
+As in `control_plane.api.sse`, no object is made per chunk but its bytes: everything that all chunks
+of a choice have in common is put together once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from control_plane.api.openai.fields import V1Request
+from control_plane.api.openai.usage import Usage
+from control_plane.errors import TriadError
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every object of one response begins with."""
+
+    id: str
+    kind: str
+    created: int  # seconds since the epoch
+    model: str
+
+    def values(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "object": self.kind,
+            "created": self.created,
+            "model": self.model,
+        }
+
+
+class ChunkFrame:
+    """What stands around the ``choices`` of chunks."""
+
+    def __init__(self, head: Head, body: V1Request, usage: Usage, request_id: str) -> None:
+        opened = orjson.dumps(head.values())[:-1]
+        self._head = b"data: " + opened + b',"choices":['
+        self._usage = usage
+        self._in_chunks = body.usage_in_chunks
+        self._at_end = body.usage_in_stream
+        self._request_id = request_id
+        self._plain_tail = b'],"usage":null}\n\n' if self._at_end else b"]}\n\n"
+
+    def choice(self, index: int, key: bytes) -> bytes:
+        """A chunk up to the value of ``key``, which differs from chunk to chunk."""
+        return self._head + b'{"index":%d,"%b":' % (index, key)
+
+    @property
+    def tail(self) -> bytes:
+        """From the end of a choice to that of the chunk."""
+        if not self._in_chunks:
+            return self._plain_tail
+        return b'],"usage":' + orjson.dumps(self._usage.body()) + b"}\n\n"
+
+    def end(self) -> bytes:
+        if not self._at_end:
+            return DONE
+        usage = orjson.dumps(self._usage.body())
+        return self._head + b'],"usage":' + usage + b"}\n\n" + DONE
+
+    def error(self, error: TriadError) -> bytes:
+        return b"data: " + orjson.dumps(error.body(self._request_id)) + b"\n\n" + DONE

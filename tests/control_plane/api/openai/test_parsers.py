@@ -1,0 +1,200 @@
+"""Tool calls and reasoning in an answer's text: however it is cut, the same parts come out."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from control_plane.api.openai.call_parsers import (
+    ForcedParser,
+    HermesParser,
+    Llama3Parser,
+    MistralParser,
+)
+from control_plane.api.openai.parts import (
+    AnswerParser,
+    CallArguments,
+    CallStart,
+    Content,
+    Part,
+    Reasoning,
+)
+from control_plane.api.openai.reasoning import ReasoningParser, TextParser
+
+NAMES = ("weather", "clock")
+WEATHER = '{"name": "weather", "arguments": {"city": "Paris", "days": [1, {"a": "}]\\"{"}]}}'
+ARGUMENTS = '{"city": "Paris", "days": [1, {"a": "}]\\"{"}]}'
+THINK = ("<think>", "</think>")
+
+Summary = tuple[str, str, list[tuple[str, str]]]
+
+
+def hermes() -> AnswerParser:
+    return HermesParser(NAMES)
+
+
+def llama3() -> AnswerParser:
+    return Llama3Parser(NAMES)
+
+
+def mistral() -> AnswerParser:
+    return MistralParser(NAMES)
+
+
+def thinking(inside: bool = False) -> Callable[[], AnswerParser]:
+    return lambda: ReasoningParser(THINK, inside, HermesParser(NAMES))
+
+
+CASES: list[tuple[Callable[[], AnswerParser], str, Summary]] = [
+    # What is no call stays as it is.
+    (hermes, "", ("", "", [])),
+    (hermes, "plain < text <tool\n ", ("plain < text <tool\n ", "", [])),
+    (hermes, "a <tool_call> that is none", ("a<tool_call>that is none", "", [])),
+    (llama3, "plain {", ("plain {", "", [])),
+    (llama3, '{"answer": 42}', ('{"answer": 42}', "", [])),
+    (
+        llama3,
+        '{"name": "nobody", "parameters": {}} x',
+        ('{"name": "nobody", "parameters": {}} x', "", []),
+    ),
+    (mistral, "[1, 2] plain", ("[1, 2] plain", "", [])),
+    # Calls.
+    (hermes, f"<tool_call>\n{WEATHER}\n</tool_call>", ("", "", [("weather", ARGUMENTS)])),
+    (
+        hermes,
+        f"Let me see.\n<tool_call>\n{WEATHER}\n</tool_call>\n"
+        '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>\n',
+        ("Let me see.", "", [("weather", ARGUMENTS), ("clock", "{}")]),
+    ),
+    (
+        hermes,
+        '<tool_call>{"arguments": {"x": 1}, "name": "f"}</tool_call>',
+        ("", "", [("f", '{"x": 1}')]),
+    ),
+    (hermes, '<tool_call>{"name": "f"}</tool_call>', ("", "", [("f", "{}")])),
+    (
+        hermes,
+        '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>',
+        ("", "", [("f", '{"x": 1}')]),
+    ),
+    (
+        llama3,
+        '{"name": "weather", "parameters": {"city": "Rome"}}',
+        ("", "", [("weather", '{"city": "Rome"}')]),
+    ),
+    (
+        llama3,
+        '<|python_tag|>{"name": "weather", "parameters": {}}; '
+        '{"name": "clock", "parameters": {"z": 0}}',
+        ("", "", [("weather", "{}"), ("clock", '{"z": 0}')]),
+    ),
+    (mistral, f"[TOOL_CALLS][{WEATHER}]", ("", "", [("weather", ARGUMENTS)])),
+    (
+        mistral,
+        f'Sure.[TOOL_CALLS] [{WEATHER}, {{"name": "clock", "arguments": {{}}}}]',
+        ("Sure.", "", [("weather", ARGUMENTS), ("clock", "{}")]),
+    ),
+    (
+        mistral,
+        f"[TOOL_CALLS]weather[ARGS]{ARGUMENTS}[TOOL_CALLS]clock[CALL_ID]a1b2c3d4e[ARGS]{{}}",
+        ("", "", [("weather", ARGUMENTS), ("clock", "{}")]),
+    ),
+    (mistral, f"[TOOL_CALLS]weather{ARGUMENTS}", ("", "", [("weather", ARGUMENTS)])),
+    # What was cut off: a call once its name is known, and else text.
+    (hermes, '<tool_call>{"name": "weather", "arguments": {"ci', ("", "", [("weather", '{"ci')])),
+    (hermes, '<tool_call>{"na', ('<tool_call>{"na', "", [])),
+    (hermes, "text <tool_", ("text <tool_", "", [])),
+    # Reasoning.
+    (thinking(), "<think>\nhm, <b>\n</think>\n\nYes.", ("Yes.", "hm, <b>", [])),
+    (thinking(), "Yes. <think>", ("Yes. <think>", "", [])),
+    (thinking(), "\n<think>hm", ("", "hm", [])),
+    (thinking(True), "hm </thin\n</think>Yes.", ("Yes.", "hm </thin", [])),
+    (
+        thinking(),
+        f"<think>hm</think>\n<tool_call>{WEATHER}</tool_call>",
+        ("", "hm", [("weather", ARGUMENTS)]),
+    ),
+    (thinking(), "<think>\n\n</think>\n\nYes.", ("Yes.", "", [])),
+]
+
+
+def cuts(text: str) -> Iterator[list[str]]:
+    """Whole, by the character, and at random."""
+    yield [text]
+    yield list(text)
+    chance = random.Random(text)
+    for _ in range(20):
+        at = sorted(chance.randrange(len(text) + 1) for _ in range(chance.randrange(6)))
+        yield [text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)]
+
+
+def run(parser: AnswerParser, pieces: list[str]) -> list[Part]:
+    parts = [part for piece in pieces for part in parser.push(piece)]
+    return parts + parser.finish()
+
+
+def summary(parts: list[Part]) -> Summary:
+    calls: list[tuple[str, str]] = []
+    for part in parts:
+        if isinstance(part, CallStart):
+            assert part.index == len(calls)
+            calls.append((part.name, ""))
+        elif isinstance(part, CallArguments):
+            name, arguments = calls[part.index]
+            calls[part.index] = (name, arguments + part.text)
+    content = "".join(part.text for part in parts if isinstance(part, Content))
+    reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
+    return content, reasoning, calls
+
+
+@pytest.mark.parametrize(("parser", "text", "expected"), CASES)
+def test_however_it_is_cut(
+    parser: Callable[[], AnswerParser], text: str, expected: Summary
+) -> None:
+    for pieces in cuts(text):
+        assert summary(run(parser(), pieces)) == expected, pieces
+
+
+def test_arguments_come_before_their_end() -> None:
+    parser = HermesParser(NAMES)
+    assert parser.push('<tool_call>{"name": "weath') == []
+    (start,) = parser.push('er", ')
+    assert isinstance(start, CallStart)
+    assert (start.name, start.id[:5]) == ("weather", "call_")
+    assert parser.push('"arguments": {"city": "Pa') == [CallArguments(0, '{"city": "Pa')]
+    assert parser.push('ris"') == [CallArguments(0, 'ris"')]
+
+
+def test_text_is_not_held_back_for_long() -> None:
+    parser = ReasoningParser(THINK, False, HermesParser(NAMES))
+    assert parser.push("Hello") == [Content("Hello")]
+    assert parser.push(" wor") == [Content(" wor")]
+    assert TextParser().push("x") == [Content("x")]
+
+
+def test_one_call_where_several_are_not_wanted() -> None:
+    text = f"<tool_call>{WEATHER}</tool_call><tool_call>{WEATHER}</tool_call>"
+    for pieces in cuts(text):
+        parts = run(HermesParser(NAMES, most=1), pieces)
+        assert summary(parts) == ("", "", [("weather", ARGUMENTS)])
+
+
+def test_mistrals_ids_are_those_that_its_templates_take() -> None:
+    (start, _) = run(MistralParser(NAMES), [f"[TOOL_CALLS]weather{ARGUMENTS}"])
+    assert isinstance(start, CallStart)
+    assert len(start.id) == 9
+    assert start.id.isalnum()
+
+
+def test_forced_calls() -> None:
+    text = json.dumps([{"name": "a", "parameters": {"x": [1]}}, {"name": "b", "parameters": {}}])
+    for pieces in cuts(text):
+        parts = run(ForcedParser(lambda: "id"), pieces)
+        assert summary(parts) == ("", "", [("a", '{"x": [1]}'), ("b", "{}")])
+    for pieces in cuts(ARGUMENTS):
+        parts = run(ForcedParser(lambda: "id", "weather"), pieces)
+        assert summary(parts) == ("", "", [("weather", ARGUMENTS)])
+    assert run(ForcedParser(lambda: "id"), ['[{"na']) == []

@@ -1,0 +1,38 @@
+"""LangChain's own standard tests of a chat model, on `ChatOpenAI` at our server.
+
+Run by `test_openai_clients.py` in a pytest of its own: the suite brings plugins and warnings that
+are not ours. https://docs.langchain.com/oss/python/contributing/standard-tests-langchain
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from langchain_openai import ChatOpenAI
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+
+
+class TestChatOpenAI(ChatModelIntegrationTests):  # type: ignore[misc]
+    """The scripted model's understudy calls tools and fills schemas."""
+
+    @property
+    def chat_model_class(self) -> type[ChatOpenAI]:
+        return ChatOpenAI
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {
+            "model": "scripted_chat",
+            "base_url": os.environ["TRIAD_V1"],
+            "api_key": "none",
+            "stream_usage": True,
+        }
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def model_override_value(self) -> str:
+        return "demo"

@@ -1,0 +1,1 @@
+from backends.scripted.model import TritonPythonModel  # noqa: F401

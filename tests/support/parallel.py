@@ -1,0 +1,51 @@
+"""``pytest -n 2``: which tests run in one process, and in which order.
+
+pytest-xdist's own ways to group tests need a mark that pytest 9.2 no longer carries to it
+(``loadgroup``), or would start the same server in each process (``loadfile``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+TESTS = Path(__file__).resolve().parents[1]
+
+# What shares a fixture that takes long to make, by the beginning of its path in `tests`. What takes
+# longest starts first, so that the processes end together.
+TOGETHER = {
+    "end_to_end/test_vllm.py": "vLLM",
+    "end_to_end/test_equality.py": "vLLM",
+    "control_plane/api/": "the shared server",
+    "end_to_end/": "the shared server",
+    "control_plane/test_model_server.py": "the shared server",
+    "converters/": "the exports",
+    "control_plane/triton/": "a server that is killed",
+    "backends/onnxruntime/": "a Triton with ONNX models",
+    "backends/encoder/": "a Triton with encoders",
+}
+_ORDER = list(dict.fromkeys(TOGETHER.values()))
+
+
+def group(path: str) -> str:
+    """``path``: of a file in `tests`."""
+    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
+
+
+def rank(item: pytest.Item) -> int:
+    name = group(item.path.relative_to(TESTS).as_posix())
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands a group to a process at a time, in the order of collection."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:  # noqa: ANN401
+        config.option.loadscopereorder = False
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid.partition("::")[0].removeprefix(f"{TESTS.name}/"))
