@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from vllm import SamplingParams
@@ -15,15 +17,6 @@ from backends.errors import EngineError, InvalidField
 from backends.guidance.grammar import guided_schema
 from backends.guidance.json_schema import OPTIONS
 from backends.structured import StructuredOutput
-
-# vLLM's llguidance, 1.7, repeats a whitespace pattern, and lacks the last option.
-_JSON_OPTIONS = {
-    **OPTIONS,
-    "whitespace_flexible": False,
-    "item_separator": "[ ]?,[ ]?",
-    "key_separator": "[ ]?:[ ]?",
-}
-del _JSON_OPTIONS["whitespace_pattern"], _JSON_OPTIONS["json_allow_general_unicode_escapes"]
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -70,11 +63,22 @@ def _structured_outputs(
         return None
     if guided.kind in ("json", "json_object") and backend == "guidance":
         # With the other engines' options, and what they would refuse is refused here too.
-        return StructuredOutputsParams(json=guided_schema(guided, _JSON_OPTIONS))
+        return StructuredOutputsParams(json=guided_schema(guided, _json_options()))
     if guided.kind == "json_object":
         return StructuredOutputsParams(json_object=True)
     value = list(guided.value) if guided.kind == "choice" else guided.value
     return StructuredOutputsParams(**{guided.kind: value})
+
+
+@cache
+def _json_options() -> Mapping[str, Any]:
+    """The other engines', as far as vLLM's llguidance has them: before 1.9 it lacks the last one,
+    and repeats a whitespace pattern."""
+    major, minor = (int(part) for part in version("llguidance").split(".")[:2])
+    if (major, minor) >= (1, 9):
+        return OPTIONS
+    known = {key: OPTIONS[key] for key in ("json_allowed_escapes", "lenient", "coerce_one_of")}
+    return known | {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 def tokens(

@@ -10,26 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-import jsonschema
 import pytest
 
 from tests.support.contract import InferenceServerException, infer
-from tests.support.schemas import Schema, generated_schemas
+from tests.support.schemas import Schema
 from tests.support.server import TriadServer
+from tests.support.structured import PROMPT, SCHEMAS, answers_validate, generate
 
 ENGINES = ("demo", "demo_onnx")
-PROMPT = "Tell me about the capital of France."
-SCHEMAS = generated_schemas(200)
 
 every_engine = pytest.mark.parametrize("model", ENGINES)
-
-
-def generate(server: TriadServer, model: str, **body: Any) -> dict[str, Any]:  # noqa: ANN401
-    defaults = {"model": model, "prompt": PROMPT, "max_tokens": 300, "temperature": 1.0}
-    response = server.post("/generate", defaults | body)
-    assert response.ok, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 def refusal(server: TriadServer, model: str, **body: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -41,26 +31,7 @@ def refusal(server: TriadServer, model: str, **body: Any) -> dict[str, Any]:  # 
 
 @every_engine
 def test_every_completed_answer_validates(server: TriadServer, model: str) -> None:
-    def ask(number: int) -> dict[str, Any]:
-        schema: Schema = SCHEMAS[number]
-        if number % 2:
-            return generate(server, model, seed=number, guided={"json": schema})
-        return generate(
-            server,
-            model,
-            seed=number,
-            **({"top_p": 0.95, "top_k": 50} if number % 4 else {}),
-            response_format={"type": "json_schema", "json_schema": {"schema": schema}},
-        )
-
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, range(len(SCHEMAS))))
-    completed = 0
-    for schema, answer in zip(SCHEMAS, answers, strict=True):
-        if answer["finish_reason"] == "stop":
-            completed += 1
-            jsonschema.validate(json.loads(answer["text"]), schema, jsonschema.Draft202012Validator)
-    assert completed >= 0.95 * len(SCHEMAS)
+    answers_validate(server, model)
 
 
 @every_engine

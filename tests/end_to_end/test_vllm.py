@@ -25,6 +25,7 @@ from tests.support import vllm
 from tests.support.contract import InferenceServerException, infer
 from tests.support.reference import Reference
 from tests.support.server import WEIGHTS, TriadServer, wait_until
+from tests.support.structured import answers_validate
 
 PROMPT = "What is machine learning?"
 
@@ -153,6 +154,10 @@ def test_structured_output(vllm_server: TriadServer) -> None:
     assert refused["error"]["param"] == "guided"
     # What the engine is asked next is not hurt by what it refused.
     assert generate(vllm_server)["text"].startswith("Machine learning")
+
+
+def test_every_completed_answer_validates(vllm_server: TriadServer) -> None:
+    answers_validate(vllm_server, "demo_vllm")
 
 
 def test_an_adapter_by_name(vllm_server: TriadServer, vllm_folder: Path) -> None:
