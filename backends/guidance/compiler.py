@@ -132,9 +132,13 @@ class GrammarCompiler:
             ) from None
         grammar = llguidance_grammar(guided)
         matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
-        matcher.compute_bitmask()  # shows what is too large to keep to, or has no text at all
-        if matcher.is_error():
-            raise InvalidField(guided.given_as, f"cannot be kept to: {short(matcher.get_error())}")
+        matcher.compute_bitmask()
+        # The first tokens show what is too large to keep to, or has no text at all.
+        first = matcher.deep_copy()
+        if first.consume_tokens(first.compute_ff_tokens()) and not first.is_stopped():
+            first.compute_bitmask()
+        if first.is_error():
+            raise InvalidField(guided.given_as, f"cannot be kept to: {short(first.get_error())}")
         return matcher
 
     def close(self) -> None:

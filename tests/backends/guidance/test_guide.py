@@ -170,8 +170,8 @@ def test_every_way_to_sample_keeps_to_it(
     """Even where nothing that is allowed would have been among the candidates."""
     torch.manual_seed(0)
     one = sampler(guide(regex="[0-9]{8}"), **parameters)
-    ids = []
-    while not one.ended:
+    ids: list[int] = []
+    while not one.ended and len(ids) < 9:
         logits = torch.randn(PADDED)
         logits[tokenizer.encode_continuation("0123456789")] -= 50
         ids.append(one.sample(logits).id)
