@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from control_plane.api.schemas import ChatRequest, ErrorBody, GenerateRequest
+from control_plane.api.schemas import ErrorBody
 from control_plane.errors import InvalidRequest, TriadError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return error_response(_invalid_request(error), request.state.request_id)
+        return error_response(_invalid_request(error, request), request.state.request_id)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -63,7 +63,7 @@ def install(app: FastAPI) -> None:
         return response
 
 
-def _invalid_request(error: RequestValidationError) -> InvalidRequest:
+def _invalid_request(error: RequestValidationError, request: Request) -> InvalidRequest:
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
         detail = problem["ctx"]["error"]
@@ -74,7 +74,7 @@ def _invalid_request(error: RequestValidationError) -> InvalidRequest:
     if not path:
         return InvalidRequest("the body must be a JSON object, sent as application/json")
     if problem["type"] == "extra_forbidden":
-        return InvalidRequest(f"{path}: is not a known field{_nearest(path)}", param=path)
+        return InvalidRequest(f"{path}: is not a known field{_nearest(path, request)}", param=path)
     return InvalidRequest(f"{path}: {_sentence(problem)}", param=path)
 
 
@@ -86,8 +86,11 @@ def _path(loc: Sequence[int | str]) -> str:
     return path[:100]
 
 
-def _nearest(field: str) -> str:
-    known = GenerateRequest.model_fields | ChatRequest.model_fields
+def _nearest(field: str, request: Request) -> str:
+    """Of the fields that the route's body has."""
+    known: set[str] = set()
+    for parameter in request.scope["route"].dependant.body_params:
+        known |= getattr(parameter.field_info.annotation, "model_fields", {}).keys()
     near = difflib.get_close_matches(field, known, n=1)
     return f"; did you mean `{near[0]}`?" if near else ""
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from backends.chat import ChatOptions
 from backends.errors import InvalidField
 from backends.text import (
     CONTEXT_TOKENS,
@@ -20,6 +21,7 @@ from backends.text import (
     Detokenizer,
     StopMatcher,
     Tokenizer,
+    Verbatim,
 )
 
 CORPUS = [
@@ -310,12 +312,52 @@ def test_resuming_in_a_run_of_byte_tokens(sentencepiece: Tokenizer, at: int) -> 
     assert before + after == "😀😀 dog"
 
 
+# --- single tokens ------------------------------------------------------------------------------
+
+TEXT = "the dog, 日本 😀 Grüße"
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "single_bytes", "sentencepiece"])
+def test_the_bytes_of_tokens_are_those_of_the_text(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(kind)
+    spelled = [tokenizer.token(id_) for id_ in tokenizer.encode(TEXT)]
+    whole = b"".join(text.encode() if raw is None else raw for text, raw in spelled)
+    assert whole.decode().lstrip() == TEXT
+    assert any(raw is not None for _, raw in spelled)
+
+
+def test_a_token_keeps_its_leading_space(metaspace: Tokenizer) -> None:
+    texts = [metaspace.token(id_)[0] for id_ in metaspace.encode("the dog and the dog")]
+    assert "".join(texts) == " the dog and the dog"
+
+
+def test_a_special_token_has_its_own_text(byte_level: Tokenizer) -> None:
+    (id_,) = byte_level.encode("<s>")
+    assert byte_level.token(id_) == ("<s>", None)
+    assert byte_level.is_special(id_)
+    assert byte_level.decode([id_]) == ""
+    assert Verbatim(byte_level).decode([id_]) == "<s>"
+
+
 # --- chat ---------------------------------------------------------------------------------------
 
 
 def test_the_models_own_template_makes_the_prompt(byte_level: Tokenizer) -> None:
     ids = byte_level.encode_chat([{"role": "user", "content": "a dog"}])
     assert ids == byte_level.encode("<s>user: a dog\n<s>assistant:")
+
+
+def test_a_developer_is_the_system_to_templates_that_know_none(byte_level: Tokenizer) -> None:
+    text = byte_level.render_chat([{"role": "developer", "content": "a dog"}])
+    assert text == "<s>system: a dog\n<s>assistant:"
+
+
+def test_an_answer_can_be_begun(byte_level: Tokenizer) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the"}]
+    options = ChatOptions(add_generation_prompt=False, continue_final_message=True)
+    assert byte_level.render_chat(messages, None, options) == "<s>user: a\n<s>assistant: the"
 
 
 def test_a_model_without_a_template_refuses_messages(metaspace: Tokenizer) -> None:

@@ -97,7 +97,10 @@ class AnswerReader:
 
 
 def _message(parts: Sequence[Part]) -> dict[str, Any]:
-    """``reasoning`` is vLLM's name, ``reasoning_content`` its older one and DeepSeek's."""
+    """``reasoning`` is vLLM's name, ``reasoning_content`` its older one and DeepSeek's.
+
+    https://docs.vllm.ai/en/stable/features/reasoning_outputs/
+    """
     content = "".join(part.text for part in parts if isinstance(part, Content))
     reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
     calls = [_call(part, parts) for part in parts if isinstance(part, CallStart)]

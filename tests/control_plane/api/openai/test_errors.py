@@ -73,6 +73,7 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     ("chat", "store", True, "store", "cannot be honoured"),
     ("chat", "web_search_options", {}, "web_search_options", "cannot be honoured"),
     ("chat", "temprature", 1, "temprature", "did you mean `temperature`"),
+    ("chat", "max_completion_token", 1, "max_completion_token", "`max_completion_tokens`"),
     ("text", "prompt", "", "prompt", "non-empty string"),
     ("text", "prompt", [], "prompt", "must not be empty"),
     ("text", "prompt", [[]], "prompt", "token ids"),
