@@ -59,9 +59,7 @@ INPUTS = (
     TensorSpec("attributions", "BOOL"),  # ours: answer with what each prompt token adds, as JSON
     TensorSpec("target", "BYTES"),  # ours: the text that is attributed; else what is generated
     TensorSpec("profile", "BOOL"),  # ours: answer with a profiler's trace of the request, gzipped
-    TensorSpec(
-        "metrics", "BOOL"
-    ),  # * ours: answer with the engine's own Prometheus metrics, as text
+    TensorSpec("metrics", "BOOL"),  # * ours: answer with the engine's own, in Prometheus' format
     TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
     TensorSpec("tokenize", "BOOL"),  # ours: answer with the prompt's token ids and texts, as JSON
     TensorSpec("detokenize", "BOOL"),  # ours: answer with the text of prompt_token_ids

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import requests
 import torch
+from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from control_plane import ConfigManager, VLLMRequest, VLLMServer
@@ -158,6 +159,36 @@ def test_structured_output(vllm_server: TriadServer) -> None:
 
 def test_every_completed_answer_validates(vllm_server: TriadServer) -> None:
     answers_validate(vllm_server, "demo_vllm")
+
+
+def test_openai_s_client(vllm_server: TriadServer) -> None:
+    with OpenAI(base_url=f"{vllm_server.url}/v1", api_key="none") as client:
+        chat = client.chat.completions.create(
+            model="demo_vllm",
+            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            temperature=0,
+            n=2,
+            logprobs=True,
+            top_logprobs=2,
+        )
+        assert [c.message.content for c in chat.choices] == ["The capital of France is Paris."] * 2
+        assert chat.choices[0].finish_reason == "stop"
+        logprobs = chat.choices[0].logprobs
+        assert logprobs is not None and logprobs.content is not None
+        assert len(logprobs.content[0].top_logprobs) == 2
+        stream = client.completions.create(
+            model="demo_vllm", prompt=PROMPT, temperature=0, max_tokens=24, stream=True
+        )
+        text = "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
+        assert text == generate(vllm_server)["text"]
+        noisy = client.completions.create(
+            model="demo_vllm",
+            prompt=PROMPT,
+            temperature=0,
+            max_tokens=24,
+            extra_body={"lora_name": "noise"},
+        )
+        assert noisy.choices[0].text == generate(vllm_server, lora_name="noise")["text"] != text
 
 
 def test_an_adapter_by_name(vllm_server: TriadServer, vllm_folder: Path) -> None:

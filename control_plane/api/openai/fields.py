@@ -85,6 +85,7 @@ class V1Request(V1Model):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
 
     # What changes nothing in the answer.
     user: Given = None
@@ -169,7 +170,7 @@ class V1Request(V1Model):
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"),
     *("frequency_penalty", "stop", "ignore_eos", "logit_bias", "stop_token_ids"),
-    "skip_special_tokens",
+    *("skip_special_tokens", "lora_name"),
 )
 
 
