@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from control_plane.background import running
+from control_plane.embedding.service import EmbeddingService
 from control_plane.generation.service import GenerationService
 from control_plane.observability.metrics import EngineGauges, Metrics
 from control_plane.observability.stats import Stats
@@ -25,6 +26,7 @@ class Services:
     client: TritonClient
     catalog: Catalog
     generation: GenerationService
+    embedding: EmbeddingService
     metrics: Metrics
     stats: Stats
 
@@ -56,9 +58,10 @@ async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
     generation = GenerationService(
         client, catalog, metrics, stats, timeout=settings.request_timeout
     )
+    embedding = EmbeddingService(client, timeout=settings.request_timeout)
     await catalog.refresh()
     try:
         async with running(catalog.watch(triton.health_check_interval)):
-            yield Services(settings, client, catalog, generation, metrics, stats)
+            yield Services(settings, client, catalog, generation, embedding, metrics, stats)
     finally:
         await client.close()

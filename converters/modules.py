@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from converters.encoder.pooling import SentenceVector
-
-_EPSILON = 1e-12
+from backends.encoder.pooling import SentenceVector
+from backends.pytorch.pooling import pooled
 
 
 class SentenceEncoder(nn.Module):
@@ -31,14 +29,7 @@ class SentenceEncoder(nn.Module):
         hidden = self._model(**named).last_hidden_state.float()
         if self._vector.method == "none":
             return (hidden,)
-        if self._vector.method == "cls":
-            pooled = hidden[:, 0]
-        else:
-            weights = named["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
-        if self._vector.normalize:
-            pooled = normalize(pooled, dim=-1, eps=_EPSILON)
-        return hidden, pooled
+        return hidden, pooled(hidden, named["attention_mask"], self._vector)
 
 
 class WholeModel(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfig
 
+from backends.pytorch.pooling import positions
 from converters.build import Made, Plan, build, build_bare, require_dynamo
 from converters.destination import staging
 from converters.encoder.entry import write_config
@@ -22,7 +23,7 @@ from converters.options import ExportOptions
 from converters.parity import COSINE, OVERLAP, Inputs
 from converters.report import Progress, Report
 from converters.samples import example_texts, padded, random_rows
-from converters.source import architecture, positions, read_config, read_model, read_tokenizer
+from converters.source import architecture, read_config, read_model, read_tokenizer
 from converters.tracing import OPSET
 
 INPUTS = ("input_ids", "attention_mask")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -64,31 +62,6 @@ def read_tokenizer(name: str) -> Any:  # noqa: ANN401
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise OptionError("model", f"has no tokenizer: {_first_line(error)}") from error
-
-
-def input_names(model: PreTrainedModel, wanted: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``wanted`` that the model's ``forward`` takes and computes with."""
-    taken = inspect.signature(model.forward).parameters
-    types = getattr(model.config, "type_vocab_size", 0)
-    return tuple(n for n in wanted if n in taken and (n != "token_type_ids" or types > 1))
-
-
-def positions(model: PreTrainedModel) -> int | None:
-    """The longest sequence in tokens, or None where the configuration does not say.
-
-    RoBERTa and its kin number positions from ``padding_idx + 1`` on, and so have fewer than their
-    table has rows.
-    """
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if longest is None:
-        return None
-    for name, module in model.named_modules():
-        if (
-            name.endswith("position_embeddings")
-            and getattr(module, "padding_idx", None) is not None
-        ):
-            return int(longest) - int(module.padding_idx) - 1
-    return int(longest)
 
 
 def _first_line(error: Exception) -> str:

@@ -90,6 +90,36 @@ def vllm_server(vllm_folder: Path) -> Iterator[TriadServer]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Weights by the name of the model that has them: of ``bert`` the mean of a text's tokens is
+    its vector, of ``mpnet`` that of the first. ``embedder`` is ``bert``'s, on ONNX."""
+    from tests.support.encoders import save_encoder, say_pooling  # late: they import PyTorch
+
+    folder = tmp_path_factory.mktemp("encoders")
+    bert, mpnet = (save_encoder(name, folder / name) for name in ("bert", "mpnet"))
+    say_pooling(mpnet, "cls_token", normalize=True)
+    return {"bert": bert, "mpnet": mpnet, "embedder": bert}
+
+
+@pytest.fixture(scope="session")
+def others_server(
+    tmp_path_factory: pytest.TempPathFactory, encoders: dict[str, Path]
+) -> Iterator[TriadServer]:
+    """Encoders and a plain ONNX model, ``double``, beside a language model, the scripted one."""
+    from tests.support.encoders import export
+    from tests.support.onnx_models import double, entry
+
+    folder = tmp_path_factory.mktemp("others")
+    export(encoders["embedder"], folder, "embedder")
+    entry(folder, "double", double(), "")
+    models = [folder / "embedder", folder / "double", encoders["bert"], encoders["mpnet"]]
+    environment = {"TRIAD_SERVING__MODELS": f"[{', '.join(map(str, models))}]"}
+    arguments = ("--model", str(SCRIPTED))
+    with triad_server(folder / "log", *arguments, environment=environment) as running:
+        yield running
+
+
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[ServerFactory]:
     """Starts servers of a test's own: with the scripted model unless told otherwise."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 from backends.contract import TensorSpec
 
 INPUTS = (
-    TensorSpec("text_input", "BYTES", (-1,)),  # the texts; required unless `describe` is given
+    TensorSpec("text_input", "BYTES", (-1,)),  # the texts; required unless another is marked *
+    TensorSpec("input_ids", "INT32", (-1,)),  # * token ids, those of all rows one after the other
+    TensorSpec("input_lengths", "INT32", (-1,)),  # of each row of `input_ids`; else it is one row
     TensorSpec("truncate", "BOOL"),  # cut texts at the model's context, which else are refused
-    TensorSpec("describe", "BOOL"),  # answer with the model's facts, as JSON, in `text_output`
+    TensorSpec("truncate_tokens", "INT32"),  # cut texts at so many tokens
+    TensorSpec("describe", "BOOL"),  # * answer with the model's facts, as JSON, in `text_output`
 )
 NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "UINT32", (-1,))  # of each text
 TEXT_OUTPUT = TensorSpec("text_output", "BYTES", (-1,))

@@ -68,7 +68,8 @@ def _scores(logits: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
 
 
 def head(parameters: Mapping[str, str]) -> Head:
-    """``parameters``: as `backends.encoder.model` documents them."""
+    """``parameters``: as `backends.encoder.model` documents them. Where they do not say the
+    dimension, it is found out when the model is loaded."""
     if "labels" in parameters:
         return LabelHead(json.loads(parameters["labels"]), parameters["score"])
-    return EmbeddingHead(int(parameters["embedding_dimension"]))
+    return EmbeddingHead(int(parameters.get("embedding_dimension", "-1")))

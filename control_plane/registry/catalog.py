@@ -108,6 +108,18 @@ class Catalog:
             )
         return model
 
+    def embedding_model(self, name: str | None) -> Model:
+        """As `ready`; raises `InvalidRequest` for any other kind of model."""
+        model = self.ready(name)
+        if model.type != "embedding":
+            others = sorted(m.served_name for m in self if m.type == "embedding")
+            raise InvalidRequest(
+                f"model: `{model.served_name}` ({model.type}) makes no embeddings; "
+                f"those that do: {', '.join(others) or 'none'}",
+                param="model",
+            )
+        return model
+
     def doubt(self) -> None:
         """A request could not reach its model: check now, not at the next interval."""
         self._doubt.set()

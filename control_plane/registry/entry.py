@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from control_plane.registry.architecture import WeightsKind, weights_kind
 from control_plane.registry.converter import ConversionFailed, convert
 from control_plane.registry.engine_settings import apply_onnx, apply_pytorch, apply_vllm
 from control_plane.settings import OnnxSettings, ServingSettings
@@ -23,6 +24,9 @@ DEFAULT_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 CONFIG = "config.pbtxt"
 PART_PARAMETERS = ("decoder", "encoder")
 """Parameters of a Python model that name the Triton model, beside it, which it calls."""
+
+_MODULES = {"causal_lm": "model", "encoder": "encoder_model"}
+"""Of `backends.pytorch`."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -127,16 +131,27 @@ class Repository:
             )
 
     def _of_weights(self, weights: str, served_name: str, settings: ServingSettings) -> ModelEntry:
+        kind = weights_kind(weights)
         if settings.backend_type == "onnx":
-            folder = self._convert(weights, served_name, settings.onnx)
+            folder = self._convert(weights, served_name, kind, settings.onnx)
             return self._entry(folder, settings, served_name)
-        engine = settings.backend_type
-        return self._entry(self._generate(weights, served_name, engine), settings)
+        if kind == "classifier":
+            raise ModelError(
+                f"model: {served_name} is a classifier, which only ONNX serves: convert it with "
+                f"`triad convert --kind encoder`"
+            )
+        # vLLM is for language models here.
+        engine = settings.backend_type if kind == "causal_lm" else "pytorch"
+        module = f"{engine}.{_MODULES[kind]}"
+        return self._entry(self._generate(weights, served_name, engine, module), settings)
 
-    def _convert(self, weights: str, served_name: str, settings: OnnxSettings) -> Path:
+    def _convert(
+        self, weights: str, served_name: str, kind: WeightsKind, settings: OnnxSettings
+    ) -> Path:
         target = self._target(served_name)
         if not target.exists():
             options = {
+                "--kind": "decoder" if kind == "causal_lm" else "encoder",
                 "--output": str(self._scratch),
                 "--name": target.name,
                 "--precision": settings.precision,
@@ -151,7 +166,7 @@ class Repository:
                 raise ModelError(f"model: {served_name} cannot be converted: {error}") from None
         return target
 
-    def _generate(self, weights: str, served_name: str, engine: str) -> Path:
+    def _generate(self, weights: str, served_name: str, engine: str, module: str) -> Path:
         """A new entry, made aside and renamed into place, so that no half of one is ever seen."""
         target = self._target(served_name)
         config = ModelConfig(backend="python")
@@ -166,8 +181,9 @@ class Repository:
             return target
         aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._scratch))
         (aside / "1").mkdir()
-        module = f"from backends.{engine}.model import TritonPythonModel  # noqa: F401\n"
-        (aside / "1" / "model.py").write_text(module)
+        (aside / "1" / "model.py").write_text(
+            f"from backends.{module} import TritonPythonModel  # noqa: F401\n"
+        )
         (aside / CONFIG).write_text(text)
         return aside.rename(target)
 

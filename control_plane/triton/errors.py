@@ -10,6 +10,7 @@ from dataclasses import fields
 import grpc
 
 from backends.contract import INPUTS, SamplingParameters
+from backends.encoder.contract import INPUTS as ENCODER_INPUTS
 from control_plane.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -28,7 +29,7 @@ _PARAMS = {"text_input": "prompt", "prompt_token_ids": "prompt", "stop": "stop_s
 """Tensors and sampling parameters whose field has another name in the REST API."""
 
 _FIELDS = {
-    *(spec.name for spec in INPUTS),
+    *(spec.name for spec in (*INPUTS, *ENCODER_INPUTS)),
     *(f.name for f in fields(SamplingParameters)),
     "response_format",  # another spelling of `guided`
 }

@@ -1,82 +1,19 @@
-"""How an encoder's token vectors become one vector a text, as the model's folder says it.
-
-sentence-transformers lists a model's parts in ``modules.json``, with a folder for each:
-https://sbert.net/docs/sentence_transformer/usage/custom_models.html
-"""
+"""Pooling as it is asked for, and for the rest as `backends.encoder.pooling` reads it."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
-
-from transformers.utils import cached_file
-
+from backends.encoder import pooling
+from backends.encoder.pooling import Method, SentenceVector
+from backends.errors import InvalidField
 from converters.errors import OptionError
 from converters.options import Pooling
 
-Method: TypeAlias = Literal["mean", "cls", "none"]
-
-_OLD_KEYS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+__all__ = ["Method", "SentenceVector", "sentence_vector"]
 
 
-@dataclass(frozen=True, slots=True)
-class SentenceVector:
-    method: Method
-    normalize: bool
-    max_length: int | None = None
-    """Tokens after which the model's own library cuts a text."""
-
-
-def sentence_vector(model: str, pooling: Pooling, normalize: bool | None) -> SentenceVector:
-    """What was asked for, and for the rest what the folder says. Raises `OptionError`."""
-    modules = _modules(model)
-    if pooling != "auto":
-        method = pooling
-    elif "Pooling" in modules:
-        method = _method(_read(model, f"{modules['Pooling']}/config.json"))
-    else:
-        method = "mean"
-    length = (_read(model, "sentence_bert_config.json") or {}).get("max_seq_length")
-    if normalize is None:
-        normalize = "Normalize" in modules or "Transformer" not in modules
-    return SentenceVector(method, normalize, length)
-
-
-def _modules(model: str) -> dict[str, str]:
-    """The folder of each part, by the class's name."""
-    listed = _read(model, "modules.json")
-    if listed is None:
-        pooling = _read(model, "1_Pooling/config.json")
-        return {} if pooling is None else {"Pooling": "1_Pooling"}
-    modules = {str(part["type"]).rpartition(".")[2]: str(part["path"]) for part in listed}
-    if unknown := modules.keys() - {"Transformer", "Pooling", "Normalize"}:
-        raise OptionError("model", f"has a module `{min(unknown)}`, which cannot be exported")
-    return modules
-
-
-def _method(config: dict[str, Any] | None) -> Method:
-    config = config or {}
-    asked = config.get("pooling_mode") or [
-        _OLD_KEYS.get(key, key.removeprefix("pooling_mode_"))
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
-    methods = [asked] if isinstance(asked, str) else list(asked)
-    if methods == ["mean"]:
-        return "mean"
-    if methods == ["cls"]:
-        return "cls"
-    raise OptionError(
-        "pooling", f"the model's is {' + '.join(methods) or 'unknown'}; must be mean, cls or none"
-    )
-
-
-def _read(model: str, name: str) -> Any:  # noqa: ANN401
-    """A JSON file of the model's, or None where it has no such file."""
+def sentence_vector(model: str, asked: Pooling, normalize: bool | None) -> SentenceVector:
+    """Raises `OptionError`."""
     try:
-        path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        raise OptionError("model", str(error).partition("\n")[0]) from error
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+        return pooling.sentence_vector(model, asked, normalize)
+    except InvalidField as error:
+        raise OptionError(error.field, str(error).partition(": ")[2]) from error

@@ -7,13 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from backends.pytorch.pooling import input_names, positions
 from converters.encoder.pooling import SentenceVector, sentence_vector
 from converters.errors import OptionError
 from converters.options import ExportOptions
 from converters.source import (
     architecture,
-    input_names,
-    positions,
     read_config,
     read_model,
     read_tokenizer,

@@ -17,6 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from converters.encoder.export import export_encoder
+from converters.options import ExportOptions
+
 CONTEXT = 128
 DIMENSION = 48
 
@@ -67,6 +70,12 @@ def save_encoder(family: str, folder: Path, *, seed: int = 0, **changes: Any) ->
     return folder
 
 
+def export(folder: Path, repository: Path, name: str) -> None:
+    """Writes the ONNX encoder ``name`` of the model in ``folder``."""
+    options = ExportOptions(str(folder), repository, name=name, kind="encoder", max_num_seqs=4)
+    export_encoder(options, lambda _: None)
+
+
 def say_pooling(folder: Path, mode: str, *, normalize: bool) -> None:
     """Adds what sentence-transformers writes beside a model."""
     parts = [("", "Transformer"), ("1_Pooling", "Pooling")]
@@ -101,13 +110,17 @@ def tokenizer(*, with_types: bool) -> PreTrainedTokenizerFast:
     )
 
 
-def embed(folder: Path, texts: list[str], *, normalize: bool = True) -> torch.Tensor:
-    """Mean pooling as sentence-transformers documents it for transformers, a text at a time."""
+def embed(
+    folder: Path, texts: list[str], *, normalize: bool = True, method: str = "mean"
+) -> torch.Tensor:
+    """Pooling as sentence-transformers documents it for transformers, a text at a time, so that
+    there is no padding. ``method``: ``mean`` or ``cls``."""
     model, tokens = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     rows = []
     with torch.no_grad():
         for text in texts:
             encoded = tokens(text, return_tensors="pt")
-            rows.append(model(**encoded).last_hidden_state.mean(1))
+            hidden = model(**encoded).last_hidden_state
+            rows.append(hidden.mean(1) if method == "mean" else hidden[:, 0])
     vectors = torch.cat(rows)
     return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors

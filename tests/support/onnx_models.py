@@ -47,6 +47,13 @@ def entry(repository: Path, name: str, graph: ModelProto, config: str, embedded:
         (folder / "configs" / "embedded.pbtxt").write_text(f'backend: "onnxruntime"\n{embedded}')
 
 
+def double() -> ModelProto:
+    """y [B, 3] = 2 x."""
+    shape: Shape = ("batch", 3)
+    x, y = {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)}
+    return model([node("Add", "x x", "y")], x, y)
+
+
 def matmul() -> tuple[ModelProto, Array]:
     """y [B, 3] = x [B, 4] times the second result."""
     weights = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -6,9 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-
 from tests.support.server import ROOT, WEIGHTS
 
 ENVIRONMENT = Path(os.environ.get("TRIAD_TEST_VLLM") or ROOT / ".venv-vllm")
@@ -20,6 +17,9 @@ TARGETS = ("q_proj", "v_proj")
 
 def make_adapter(adapter: Path, merged: Path) -> None:
     """A random adapter as PEFT stores it, and the demo weights with it added in."""
+    import torch  # late: all tests import this module
+    from safetensors.torch import load_file, save_file
+
     for folder in (adapter, merged):
         folder.mkdir()
     weights = load_file(WEIGHTS / "model.safetensors")

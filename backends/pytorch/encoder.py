@@ -1,0 +1,143 @@
+"""A text encoder of transformers, with rows of all waiting requests in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from backends.encoder.heads import EmbeddingHead
+from backends.encoder.pooling import SentenceVector, sentence_vector
+from backends.encoder.queue import BatchQueue
+from backends.encoder.runner import LoadedEncoder
+from backends.encoder.tokens import TextTokenizer
+from backends.pytorch.device import choose_device
+from backends.pytorch.pooling import input_names, pooled, positions
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_UNKNOWN = 10**9
+"""A tokenizer that knows no limit says 10^30."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOptions:
+    """``parameters`` of ``config.pbtxt``, as `backends.pytorch.encoder_model` documents them."""
+
+    model: str
+    device: str = "auto"
+    torch_dtype: str = "auto"
+    max_num_seqs: int = 16
+    max_model_len: int | None = None
+    num_threads: int = 0
+
+    @classmethod
+    def of(cls, model: str, parameters: Mapping[str, str]) -> EncoderOptions:
+        """Raises ValueError, which names the parameter."""
+        for name, accepted in _ACCEPTED.items():
+            value = parameters.get(name, accepted[0])
+            if value not in accepted and value.lower() not in accepted:
+                raise ValueError(
+                    f"{name}: must be {' or '.join(accepted)} for an encoder, not {value}"
+                )
+        dtype = parameters.get("torch_dtype", "auto")
+        if dtype not in ("auto", *DTYPES):
+            raise ValueError(f"torch_dtype: must be one of auto, {', '.join(DTYPES)}, not {dtype}")
+        length = parameters.get("max_model_len")
+        options = cls(
+            model,
+            parameters.get("device", "auto"),
+            dtype,
+            int(parameters.get("max_num_seqs", "16")),
+            None if length is None else int(length),
+            int(parameters.get("num_threads", "0")),
+        )
+        for name, least in (("max_num_seqs", 1), ("max_model_len", LEAST_CONTEXT)):
+            number = getattr(options, name)
+            if number is not None and number < least:
+                raise ValueError(f"{name}: must be at least {least}, not {number}")
+        return options
+
+
+LEAST_CONTEXT = 3  # tokens: two of them are special ones in most models
+
+_ACCEPTED = {
+    "optimization_level": ("auto", "O0"),
+    "quantization": ("none",),
+    "compile_model": ("false",),
+    "cuda_graphs": ("auto", "false"),
+}
+"""What language models have a choice of."""
+
+
+def load(options: EncoderOptions) -> LoadedEncoder:
+    """Raises ValueError for what cannot be, OSError where there are no weights, `InvalidField`."""
+    device = choose_device(options.device)
+    vector = sentence_vector(options.model)
+    model = _read(options, device)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    makes_types = "token_type_ids" in tokenizer.model_input_names
+    names = input_names(model, _INPUTS if makes_types else _INPUTS[:2])
+    context = _context_length(model, tokenizer, vector, options.max_model_len)
+    pad = tokenizer.pad_token_id
+    texts = TextTokenizer(
+        options.model, names, context, pad if pad is not None else (model.config.pad_token_id or 0)
+    )
+
+    @torch.inference_mode()
+    def compute(tensors: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        given = {name: torch.from_numpy(value).to(device) for name, value in tensors.items()}
+        hidden = model(**given).last_hidden_state
+        made: NDArray[np.float32] = pooled(hidden, given["attention_mask"], vector).cpu().numpy()
+        return made
+
+    def begin() -> None:
+        if options.num_threads:
+            torch.set_num_threads(options.num_threads)
+
+    runner = BatchQueue(compute, texts, options.max_num_seqs, begin=begin)
+    facts = {
+        "backend": "pytorch",
+        "max_batch_size": options.max_num_seqs,
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(device),
+    }
+    return LoadedEncoder(texts, EmbeddingHead(int(model.config.hidden_size)), runner, facts)
+
+
+def _read(options: EncoderOptions, device: torch.device) -> PreTrainedModel:
+    dtype = DTYPES.get(options.torch_dtype)
+    if dtype is None:
+        own = AutoConfig.from_pretrained(options.model).dtype
+        # A CPU gains little from less precision here, and vectors lose by it.
+        dtype = own if device.type == "cuda" and isinstance(own, torch.dtype) else torch.float32
+    model, info = AutoModel.from_pretrained(options.model, dtype=dtype, output_loading_info=True)
+    # Encoders come without the pooler of their pre-training, which nothing here computes with.
+    if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key.split(".")):
+        raise ValueError(
+            f"model: the checkpoint has no weights for {len(missing)} parameters of "
+            f"{type(model).__name__}, such as `{missing[0]}`"
+        )
+    made: PreTrainedModel = model.to(device).eval()
+    return made
+
+
+def _context_length(
+    model: PreTrainedModel,
+    tokenizer: Any,  # noqa: ANN401
+    vector: SentenceVector,
+    asked: int | None,
+) -> int:
+    """The shortest of what the model, its tokenizer and its library take, and what was asked for:
+    one setting is for language models and encoders."""
+    known = [positions(model), tokenizer.model_max_length, vector.max_length, asked]
+    shortest = min(length for length in known if length)
+    if shortest > _UNKNOWN:
+        raise ValueError("max_model_len: must be given: the model's files do not say it")
+    return int(shortest)

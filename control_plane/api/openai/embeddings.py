@@ -1,0 +1,148 @@
+"""``POST /v1/embeddings``, of text encoders.
+
+https://platform.openai.com/docs/api-reference/embeddings; ``truncate_prompt_tokens`` is vLLM's.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
+
+from control_plane.api.dependencies import ServicesDep
+from control_plane.api.disconnect import until_disconnect
+from control_plane.api.errors import documented_errors
+from control_plane.api.openai.fields import Given, V1Model, only
+from control_plane.errors import InvalidRequest
+from control_plane.triton.codec import TokenIds
+from control_plane.validation import check_request
+
+router = APIRouter(tags=["OpenAI"])
+
+MAX_ROWS = 2048
+Rows: TypeAlias = list[str] | list[list[int]]
+
+
+def _rows(value: object) -> Rows:
+    """Raises `ValueError`."""
+    rows: list[Any] = value if isinstance(value, list) else [value]
+    if rows and all(_is_token_id(item) for item in rows):
+        rows = [rows]
+    if not 1 <= len(rows) <= MAX_ROWS:
+        raise ValueError(f"must hold from 1 to {MAX_ROWS} elements, not {len(rows)}")
+    if all(isinstance(row, str) for row in rows) or all(_is_ids(row) for row in rows):
+        return rows
+    raise ValueError(
+        "must be a string, a list of strings, a list of token ids, or a list of such lists, with "
+        "token ids from 0 to 2147483647"
+    )
+
+
+def _is_ids(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_token_id, value))
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+_LIST = {"type": "array", "items": {}}
+Input = Annotated[
+    Rows, PlainValidator(_rows), WithJsonSchema({"anyOf": [{"type": "string"}, _LIST]})
+]
+
+
+class EmbeddingRequest(V1Model):
+    model: str | None = Field(None, description="The default model where absent")
+    input: Input = Field(
+        description="A text, or several; or the token ids of one or several, which are taken as "
+        "they are"
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(
+        None, description="So many of a vector's first numbers, scaled to length 1"
+    )
+    truncate_prompt_tokens: int | None = Field(
+        None, description="Cut texts at so many tokens; -1: at as many as the model takes"
+    )
+    user: Given = None
+    priority: Given = None
+    request_id: Given = None
+    add_special_tokens: Annotated[Any, only(None, True)] = None
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+_RENAMED = {
+    "prompt": "input",
+    "input_ids": "input",
+    "truncate_tokens": "truncate_prompt_tokens",
+}
+"""Fields of the contract that have another name here."""
+
+
+@router.post("/v1/embeddings", response_model=EmbeddingResponse, responses=documented_errors())
+async def embeddings(body: EmbeddingRequest, request: Request, services: ServicesDep) -> Response:
+    """A vector for each text."""
+    model = services.catalog.embedding_model(body.model)
+    try:
+        for row in body.input:
+            prompt = row if isinstance(row, str) else TokenIds(row)
+            check_request(services.settings.validation, prompt, max_tokens=0)
+        work = services.embedding.embed(
+            *(model, request.state.request_id, body.input),
+            truncate=body.truncate_prompt_tokens,
+            dimensions=body.dimensions,
+        )
+        made = await until_disconnect(request.receive, work)
+    except InvalidRequest as error:
+        raise _renamed(error) from None
+    written = _WRITTEN[body.encoding_format]
+    answer = {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": written(vector)}
+            for index, vector in enumerate(made.vectors)
+        ],
+        "model": model.served_name,
+        "usage": {"prompt_tokens": made.tokens, "total_tokens": made.tokens},
+    }
+    return Response(
+        orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
+    )
+
+
+_WRITTEN: dict[str, Callable[[NDArray[np.float32]], object]] = {
+    "float": lambda vector: vector,
+    # Little-endian FP32, as OpenAI's own client reads it.
+    "base64": lambda vector: base64.b64encode(vector.astype("<f4").tobytes()).decode(),
+}
+
+
+def _renamed(error: InvalidRequest) -> InvalidRequest:
+    name = _RENAMED.get(error.param or "")
+    if name is None:
+        return error
+    return InvalidRequest(f"{name}{error.message.removeprefix(error.param or '')}", param=name)

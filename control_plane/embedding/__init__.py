@@ -1,0 +1,1 @@
+"""Texts and token ids to vectors: the service that ``/v1/embeddings`` calls."""

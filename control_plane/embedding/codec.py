@@ -1,0 +1,59 @@
+"""Embedding requests to tensors, responses to vectors. Names: `backends.encoder.contract`'s."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """``vectors``: FP32 [rows, dimension]. ``tokens``: of all rows together."""
+
+    vectors: NDArray[np.float32]
+    tokens: int
+
+
+def embedding_request(
+    model: str,
+    request_id: str,
+    rows: Sequence[str] | Sequence[Sequence[int]],
+    truncate: int | None,
+) -> ModelInferRequest:
+    """``rows``: texts, or each row's token ids. ``truncate``: tokens after which rows are cut, -1
+    for as many as the model takes; None: such rows are refused."""
+    request = ModelInferRequest(model_name=model, id=request_id)
+    if isinstance(rows[0], str):
+        texts = [str(row).encode() for row in rows]
+        raw = b"".join(_LENGTH.pack(len(text)) + text for text in texts)
+        _add(request, "text_input", "BYTES", len(texts), raw)
+    else:
+        ids = [int(id_) for row in rows for id_ in row]
+        _add(request, "input_ids", "INT32", len(ids), struct.pack(f"<{len(ids)}i", *ids))
+        lengths = struct.pack(f"<{len(rows)}i", *map(len, rows))
+        _add(request, "input_lengths", "INT32", len(rows), lengths)
+    if truncate == -1:
+        _add(request, "truncate", "BOOL", 1, b"\x01")
+    elif truncate is not None:
+        _add(request, "truncate_tokens", "INT32", 1, struct.pack("<i", truncate))
+    return request
+
+
+def embeddings(response: ModelInferResponse) -> Embeddings:
+    names = [output.name for output in response.outputs]
+    raw = dict(zip(names, response.raw_output_contents, strict=True))
+    shape = response.outputs[names.index("embedding")].shape
+    vectors = np.frombuffer(raw["embedding"], "<f4").reshape(shape)
+    return Embeddings(vectors, int(np.frombuffer(raw["num_input_tokens"], "<u4").sum()))
+
+
+def _add(request: ModelInferRequest, name: str, datatype: str, elements: int, raw: bytes) -> None:
+    request.inputs.add(name=name, datatype=datatype, shape=[elements])
+    request.raw_input_contents.append(raw)
