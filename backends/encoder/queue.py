@@ -17,6 +17,9 @@ from backends.errors import EngineError, ShuttingDown
 Compute: TypeAlias = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 """From a model's inputs, INT64 [rows, tokens] each, to FP32 [rows, …]."""
 
+WINDOW = 16
+"""Batches' worth of waiting rows that a batch is chosen from."""
+
 
 class _Call:
     """The rows of one request, and what has been made of them."""
@@ -90,30 +93,35 @@ class BatchQueue:
                 rows = [call.rows[number] for call, number in members]
                 made = self._compute(self._tokenizer.batch(rows, length))
             except Exception as error:
-                reason = EngineError(f"{type(error).__name__}: {error}")
-                for call, _ in members:
-                    call.fail(reason)
+                self._fail({call for call, _ in members}, f"{type(error).__name__}: {error}")
             else:
                 for (call, number), row in zip(members, made, strict=True):
                     call.put(number, row)
         for call, _ in self._waiting:
             call.fail(ShuttingDown("the model is being unloaded"))
 
+    def _fail(self, calls: set[_Call], reason: str) -> None:
+        for call in calls:
+            call.fail(EngineError(reason))
+        with self._wake:
+            self._waiting = [entry for entry in self._waiting if entry[0] not in calls]
+
     def _next(self) -> tuple[list[tuple[_Call, int]], int] | None:
         """Rows and the length that they are padded to; None when it is closed."""
         with self._wake:
-            while not self._closed:
-                self._waiting = [entry for entry in self._waiting if not entry[0].result.done()]
-                if self._waiting:
-                    batch = self._batch_of_the_oldest()
-                    chosen = set(batch.texts)
-                    members = [self._waiting[place] for place in batch.texts]
-                    self._waiting = [e for i, e in enumerate(self._waiting) if i not in chosen]
-                    return members, batch.length
+            while not self._waiting and not self._closed:
                 self._wake.wait()
-        return None
+            if self._closed:
+                return None
+            candidates = self._waiting[: WINDOW * self._max_batch_size]
+            batch = self._batch_of_the_oldest(candidates)
+            chosen = set(batch.texts)
+            self._waiting[: len(candidates)] = (
+                entry for place, entry in enumerate(candidates) if place not in chosen
+            )
+            return [candidates[place] for place in batch.texts], batch.length
 
-    def _batch_of_the_oldest(self) -> Batch:
-        lengths = [len(call.rows[number]["input_ids"]) for call, number in self._waiting]
+    def _batch_of_the_oldest(self, candidates: Sequence[tuple[_Call, int]]) -> Batch:
+        lengths = [len(call.rows[number]["input_ids"]) for call, number in candidates]
         batches = plan(lengths, self._max_batch_size, self._tokenizer.context_length)
         return next(batch for batch in batches if 0 in batch.texts)

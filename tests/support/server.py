@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,10 +26,13 @@ TRIAD = Path(sys.executable).with_name("triad")
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """Below the ports that the system gives to outgoing connections: of these, a crowd of clients
+    could take one before its server does."""
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
