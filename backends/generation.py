@@ -103,6 +103,8 @@ class Generation:
                 return
             item = self._inbox.popleft()
             if isinstance(item, EngineError):
+                if self._request.stream and self._chunk.text:
+                    self._send(final=False)  # what came before the error is the client's
                 return self.close(item)
             self._add(*item)
         if self.closed:

@@ -314,6 +314,7 @@ INVALID_VALUES: dict[str, list[object]] = {
     ],
     "stop_token_ids": [None, 5, "5", [-1], [2**31], ["5"], [True], [1.5], list(range(65))],
     "skip_special_tokens": [None, 0, "true"],
+    "lora_name": [1, True, [], {}],
 }
 
 

@@ -37,8 +37,8 @@ def test_a_taken_port_is_said_before_anything_starts() -> None:
 @pytest.mark.parametrize(
     ("document", "keys"),
     [
-        ("production", ["backend_type", "workers", "auth.enabled", "rate_limiting.enabled"]),
-        ("high-availability", ["backend_type", "load_balancing.enabled", "health_check.enabled"]),
+        ("production", ["workers", "auth.enabled", "rate_limiting.enabled"]),
+        ("high-availability", ["load_balancing.enabled", "health_check.enabled"]),
     ],
 )
 def test_a_feature_that_does_not_exist_yet_is_refused_by_name(
@@ -64,7 +64,8 @@ def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
     refused = triad("serve", "--model", str(tmp_path), TRIAD_SERVING__PORT="18765")
     assert refused.returncode == 1
     assert (
-        "neither a model in the repository (demo, demo_onnx, demo_onnx_decoder)" in refused.stderr
+        "neither a model in the repository (demo, demo_onnx, demo_onnx_decoder, demo_vllm)"
+        in refused.stderr
     )
 
 

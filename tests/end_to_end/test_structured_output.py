@@ -160,7 +160,7 @@ def test_an_engine_without_it_refuses(server: TriadServer) -> None:
         ("guided", {"regex": "a"}),
         ("response_format", {"type": "json_object"}),
     ):
-        error = refusal(server, "scripted", **{name: value})
+        error = refusal(server, "scripted", prompt="{}", **{name: value})
         assert error["param"] == name
         assert "not possible with this engine" in error["message"]
 

@@ -182,7 +182,7 @@ def test_the_model_is_chosen_by_name(server: TriadServer) -> None:
 
 
 def test_a_request_that_takes_too_long(start_server: Any) -> None:  # noqa: ANN401
-    server = start_server(TRIAD_SERVING__REQUEST_TIMEOUT="1")
+    server = start_server(TRIAD_SERVING__REQUEST_TIMEOUT="2")
     script = {"prompt": json.dumps({"hang_at": 2, "interval_ms": 5})}
     response = server.post("/generate", script)
     assert (response.status_code, response.json()["error"]["type"]) == (504, "deadline_exceeded")

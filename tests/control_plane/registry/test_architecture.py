@@ -71,6 +71,7 @@ def test_an_encoder_gets_the_entry_of_one(tmp_path: Path) -> None:
     assert source.startswith("from backends.pytorch.encoder_model import TritonPythonModel")
     values = {key: value["string_value"] for key, value in entry.config["parameters"].items()}
     assert values == {
+        "backend_type": "pytorch",
         "model": str(weights),
         "served_model_name": "embedder",
         "max_num_seqs": "3",

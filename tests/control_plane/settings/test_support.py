@@ -34,10 +34,10 @@ def test_defaults_and_the_development_document_are_supported() -> None:
 @pytest.mark.parametrize(
     ("document", "keys"),
     [
-        ("production", ["backend_type", "workers", "auth.enabled", "rate_limiting.enabled"]),
+        ("production", ["workers", "auth.enabled", "rate_limiting.enabled"]),
         (
             "high-availability",
-            ["backend_type", "load_balancing.enabled", "health_check.enabled"],
+            ["load_balancing.enabled", "health_check.enabled"],
         ),
     ],
 )
@@ -52,7 +52,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("backend_type: vllm", "backend_type"),
         ("workers: 2", "workers"),
         ("batching: {enabled: true}", "batching.enabled"),
         ("caching: {enabled: true}", "caching.enabled"),
@@ -84,6 +83,7 @@ def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:
         "caching: {enabled: false, cache_type: memory}",
         "vllm: {max_num_seqs: 4}",
         "backend_type: onnx",
+        "backend_type: vllm",
         "onnx: {optimization_level: basic}",
         "validation: {max_prompt_length: 4, max_tokens: 4}",
         "monitoring: {enabled: true, metrics_endpoint: /m, health_check_interval: 30}",
