@@ -84,6 +84,7 @@ def vllm_server(vllm_folder: Path) -> Iterator[TriadServer]:
     environment = {
         "TRIAD_SERVING__BACKEND_TYPE": "vllm",
         "TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT": str(vllm.ENVIRONMENT),
+        "TRIAD_SERVING__VLLM__MAX_NUM_SEQS": "8",
         "TRIAD_SERVING__VLLM__LORA_MODULES": f"{{noise: {vllm_folder / 'adapter'}}}",
     }
     with triad_server(vllm_folder / "log", environment=environment) as running:
