@@ -45,6 +45,7 @@ check: $(TEST_READY)
 
 bench: $(BENCH_READY) $(VLLM_READY)
 	@$(BIN)/python -m tests.benchmarks.gateway $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.openai_route $(filter --quick,$(ARGS))
 	@$(BIN)/python -m tests.benchmarks.pytorch $(ARGS)
 	@$(BIN)/python -m tests.benchmarks.onnx $(ARGS)
 	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m tests.benchmarks.vllm $(ARGS)
