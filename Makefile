@@ -45,10 +45,10 @@ check: $(TEST_READY)
 
 bench: $(BENCH_READY) $(VLLM_READY)
 	@$(BIN)/python -m tests.benchmarks.gateway $(ARGS)
-	@$(BIN)/python -m tests.benchmarks.openai_route $(filter --quick,$(ARGS))
 	@$(BIN)/python -m tests.benchmarks.pytorch $(ARGS)
 	@$(BIN)/python -m tests.benchmarks.onnx $(ARGS)
 	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m tests.benchmarks.vllm $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.openai_route $(filter --quick,$(ARGS))
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
