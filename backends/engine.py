@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backends.contract import FinishReason, SamplingParameters
-from backends.errors import EngineError
+from backends.errors import EngineError, InvalidField
 
 if TYPE_CHECKING:
     from backends.guidance.guide import Guide
@@ -94,3 +94,29 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Fail what is left with `ShuttingDown` and stop."""
+
+
+class GenerationOnly:
+    """The rest of `Engine` for one that generates and no more: what it has not, it refuses."""
+
+    attribution_length = 0
+    adapters: tuple[str, ...] = ()
+
+    def attribute(
+        self,
+        prompt_ids: Sequence[int],
+        target_ids: Sequence[int],
+        done: Callable[[Attribution | EngineError], None],
+    ) -> None:
+        raise InvalidField("attributions", "are not possible: this engine has no gradients")
+
+    def trace(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParameters,
+        done: Callable[[bytes | EngineError], None],
+    ) -> None:
+        raise InvalidField("profile", "is not possible: this engine has no profiler")
+
+    def metrics(self) -> str:
+        return ""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from backends.batching.runner import Runner, Segment
 from backends.batching.sequence import RunningSequence, common_prefix
-from backends.contract import FinishReason, SamplingParameters
-from backends.engine import Attribution, EngineRequest, Token
+from backends.contract import FinishReason
+from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
@@ -63,11 +63,8 @@ class LoadedModel:
 ModelT = TypeVar("ModelT", bound=LoadedModel)
 
 
-class BatchingEngine(Generic[ModelT]):
+class BatchingEngine(GenerationOnly, Generic[ModelT]):
     """Implements `backends.engine.Engine`, without gradients and profiles."""
-
-    attribution_length = 0
-    adapters: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -161,22 +158,6 @@ class BatchingEngine(Generic[ModelT]):
             _fail(request, error)
         self._left(request)
 
-    def attribute(
-        self,
-        prompt_ids: Sequence[int],
-        target_ids: Sequence[int],
-        done: Callable[[Attribution | EngineError], None],
-    ) -> None:
-        raise InvalidField("attributions", "are not possible: this engine has no gradients")
-
-    def trace(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParameters,
-        done: Callable[[bytes | EngineError], None],
-    ) -> None:
-        raise InvalidField("profile", "is not possible: this engine has no profiler")
-
     def describe(self) -> dict[str, Any]:
         if not self._thread.is_alive():
             raise EngineError("the engine's thread has died")
@@ -186,9 +167,6 @@ class BatchingEngine(Generic[ModelT]):
             "reused_tokens": self._reused_tokens,
             "gpus": [],
         }
-
-    def metrics(self) -> str:
-        return ""
 
     def close(self) -> None:
         with self._wake:

@@ -30,7 +30,7 @@ from typing import Any
 from backends.chat import ChatOptions, Message, Tool
 from backends.chat_format import ChatFormat
 from backends.contract import FinishReason
-from backends.engine import EngineRequest, Token
+from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.errors import EngineError, InvalidField, ShuttingDown
 from backends.scripted.understudy import answer
 
@@ -152,13 +152,11 @@ class _Script:
         return Token(id_, -0.5, 1, ((id_, -0.5),))
 
 
-class ScriptedEngine:
+class ScriptedEngine(GenerationOnly):
     """Implements `backends.engine.Engine`."""
 
     context_length = 1 << 20
     vocab_size = 1 << 22
-    attribution_length = 0
-    adapters: tuple[str, ...] = ()
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -182,12 +180,6 @@ class ScriptedEngine:
     def _push(self, when: float, script: _Script) -> None:
         heapq.heappush(self._due, (when, next(self._order), script))
 
-    def attribute(self, *_: object) -> None:
-        raise NotImplementedError
-
-    def trace(self, *_: object) -> None:
-        raise InvalidField("profile", "is not possible: this engine has no profiler")
-
     def describe(self) -> dict[str, Any]:
         return {
             "backend": "scripted",
@@ -201,9 +193,6 @@ class ScriptedEngine:
             "waiting": 0,
             "gpus": [],
         }
-
-    def metrics(self) -> str:
-        return ""
 
     def close(self) -> None:
         with self._wake:

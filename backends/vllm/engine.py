@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -21,8 +20,7 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from backends.contract import SamplingParameters
-from backends.engine import Attribution, EngineRequest
+from backends.engine import EngineRequest, GenerationOnly
 from backends.errors import EngineDead, EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
@@ -37,13 +35,11 @@ CANCEL_SECONDS = 0.02
 """Running requests are looked at this often, to see whether they were cancelled."""
 
 
-class VllmEngine:
+class VllmEngine(GenerationOnly):
     """Implements `backends.engine.Engine`, without gradients and profiles.
 
     Raises what vLLM raises where the model cannot be loaded.
     """
-
-    attribution_length = 0
 
     def __init__(self, arguments: EngineArguments) -> None:
         self._gauges = Gauges()
@@ -81,22 +77,6 @@ class VllmEngine:
         params, name = sampling_params(request, self._grammars), request.sampling.lora_name
         adapter = self._adapters[name] if name is not None else None
         self._loop.call_soon_threadsafe(self._begin, request, params, adapter)
-
-    def attribute(
-        self,
-        prompt_ids: Sequence[int],
-        target_ids: Sequence[int],
-        done: Callable[[Attribution | EngineError], None],
-    ) -> None:
-        raise InvalidField("attributions", "are not possible: this engine has no gradients")
-
-    def trace(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParameters,
-        done: Callable[[bytes | EngineError], None],
-    ) -> None:
-        raise InvalidField("profile", "is not possible: this engine has no profiler")
 
     def describe(self) -> dict[str, Any]:
         if self._llm.errored:
