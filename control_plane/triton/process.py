@@ -27,6 +27,7 @@ _HARMLESS = (
     "CudaDriverHelper has not been initialized",  # there is no GPU
     "HandleCancellation called even when the context was not cancelled",  # a dead model was asked
 )
+_CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 _LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 
 
@@ -67,6 +68,11 @@ class TritonProcess:
     def exit_code(self) -> int | None:
         """None as long as it runs; the negative signal number if one ended it."""
         return self._process.poll()
+
+    @property
+    def crashed(self) -> bool:
+        """It has ended by a fault of its own, and nobody's command."""
+        return self.exit_code in _CRASHES
 
     def stop(self, timeout: float) -> None:
         """TERM, then KILL after ``timeout`` seconds; leaves nothing behind."""

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0  # seconds between restarts; doubled each time
 STABLE_AFTER = 60.0  # a server that ran this long starts again at the first backoff
+START_ATTEMPTS = 3  # for a first start, of a server that crashes
 TIMEOUTS_TO_DEATH = 3  # missed checks in a row
 IMPAIRED_STOP_TIMEOUT = 2.0  # seconds; a server with a dead model waits for it to its very end
 
@@ -66,6 +67,7 @@ class Supervisor:
         self._impaired = False  # a model's process has died in this server
         self._stopping = threading.Event()
         self._started: Future[None] = Future()
+        self._starts = 0
         self._thread = threading.Thread(target=self._run, name="triton-supervisor", daemon=True)
 
     @property
@@ -116,6 +118,8 @@ class Supervisor:
     def _run_once(self) -> None:
         """One life of the server, from its start to its death or our stopping."""
         self._impaired = False
+        self._starts += 1
+        failure: StartFailed | None = None
         self._process = TritonProcess(
             self._installation.binary, self._arguments(), self._installation.environment
         )
@@ -126,12 +130,16 @@ class Supervisor:
             self._watch(self._process)
         except (StartFailed, TriadError) as error:
             logger.error("%s", error)
-            if not self._started.done():
-                self._started.set_exception(StartFailed(str(error)))
-                self._stopping.set()
+            failure = StartFailed(str(error))
         finally:
             timeout = self._settings.stop_timeout
             self._process.stop(min(timeout, IMPAIRED_STOP_TIMEOUT) if self._impaired else timeout)
+        if failure is None or self._started.done():
+            return
+        if self._process.crashed and self._starts < START_ATTEMPTS:
+            return  # Triton 24.10 does so now and then, and not for anything in its models
+        self._started.set_exception(failure)
+        self._stopping.set()
 
     def _arguments(self) -> list[str]:
         control = f"{self._settings.model_control_header}={self.control_value}"

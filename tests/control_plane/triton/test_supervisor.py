@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import psutil
 import pytest
 import requests
 
+from control_plane.settings import TritonSettings
+from control_plane.triton import installation
+from control_plane.triton.supervisor import StartFailed, Supervisor
 from tests.conftest import ServerFactory
 from tests.support.server import SCRIPTED, TriadServer, triad_server, wait_until
 
@@ -125,3 +129,32 @@ def test_models_are_loaded_only_by_who_knows_the_secret(mortal: TriadServer) -> 
     url = f"http://127.0.0.1:{server.http_port}/v2/repository/models/scripted/unload"
     assert requests.post(url, timeout=10).status_code == 403
     assert server.post("/generate", {"prompt": '{"tokens": 1}'}).ok
+
+
+def crashing(folder: Path, times: int) -> Supervisor:
+    """An embedded server without models, whose process aborts as often as that before it serves."""
+    found = installation.find(folder / "runtime")
+    binary = folder / "tritonserver"
+    binary.write_text(
+        f"""#!/bin/sh
+        echo start >> {folder}/starts
+        [ $(wc -l < {folder}/starts) -gt {times} ] || kill -ABRT $$
+        exec {found.binary} "$@"
+        """
+    )
+    binary.chmod(0o755)
+    (folder / "repository").mkdir()
+    repositories = [folder / "repository"]
+    return Supervisor(replace(found, binary=binary), TritonSettings(), repositories, {})
+
+
+def test_a_crash_at_the_start_is_not_the_end(tmp_path: Path) -> None:
+    supervisor = crashing(tmp_path, 2)
+    supervisor.start()
+    supervisor.stop()
+
+
+def test_a_server_that_always_crashes_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(StartFailed, match="ended at start, with exit code -6"):
+        crashing(tmp_path, 1000).start()
+    assert (tmp_path / "starts").read_text().count("start") == 3
