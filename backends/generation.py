@@ -28,10 +28,13 @@ from backends.text import Detokenizer, StopMatcher, Tokenizer, Verbatim
 
 logger = logging.getLogger(__name__)
 
-CANCEL_CHECK_SECONDS = 0.02
+CANCEL_CHECK_SECONDS = 0.05
 """A request is asked this often at most whether its client left: the question costs 85 us."""
 CANCEL_SCAN_SECONDS = 0.05
-"""Requests that get no tokens (queued, in prefill) are asked this often, ..."""
+"""Requests that send no tokens (queued, in prefill, not streamed) are asked this often, ..."""
+UNSENT_TOKENS = 32
+"""Nobody waits for a token of an answer that is sent whole: this many are looked at at once. (With
+stop strings or ids each one is, as it may be the last.)"""
 CANCEL_SCAN_REQUESTS = 16
 """... this many of them at a time, in turn: a crowd's questions must not hold up its tokens."""
 
@@ -61,6 +64,8 @@ class Generation:
         self._stops = StopMatcher(request.sampling.stop)
         for token_id in request.resume_token_ids:  # what was held back then is held back again
             self._stops.push(self._detokenizer.push(token_id))
+        sampling = request.sampling
+        self._waits = not (request.stream or sampling.stop or sampling.stop_token_ids)
         self._inbox: deque[tuple[Token, FinishReason | None] | EngineError] = deque()
         self._queued = False
         self._cancelled = False
@@ -76,7 +81,8 @@ class Generation:
 
     def put(self, token: Token, finish_reason: FinishReason | None) -> None:
         self._inbox.append((token, finish_reason))
-        self._wake()
+        if not self._waits or finish_reason or len(self._inbox) >= UNSENT_TOKENS:
+            self._wake()
 
     def fail(self, error: EngineError) -> None:
         self._inbox.append(error)

@@ -1,24 +1,29 @@
-"""The batching engine over a decoder on Triton's onnxruntime backend."""
+"""The batching engine over a decoder: on Triton's onnxruntime backend, or in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from backends.batching.engine import BatchingEngine, LoadedModel
 from backends.gpu import gpu_memory
 from backends.onnx.decoder import Decoder
+from backends.onnx.in_process import InProcessRunner, open_graph
 from backends.onnx.runner import DecoderRunner
+
+VERSION = "1"  # of the decoder, as exports have it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedDecoder(LoadedModel):
-    runner: DecoderRunner
+    runner: DecoderRunner | InProcessRunner
 
     @classmethod
-    def of(cls, parameters: Mapping[str, str]) -> LoadedDecoder:
-        """``parameters`` of ``config.pbtxt``, as `backends.onnx.model` documents them.
+    def of(cls, parameters: Mapping[str, str], folder: Path) -> LoadedDecoder:
+        """``parameters`` of ``config.pbtxt``, as `backends.onnx.model` documents them; ``folder``:
+        of the model, beside which the decoder's is.
 
         Raises ValueError, which names the parameter.
         """
@@ -34,13 +39,17 @@ class LoadedDecoder(LoadedModel):
                 raise ValueError(f"{name}: must be a positive integer, not {value}")
             return int(value)
 
-        context_length = integer("context_length")
+        context_length, slots = integer("context_length"), integer("max_num_seqs")
+        splits_prompts = parameters.get("chunked_prefill") == "true"
+        runner: DecoderRunner | InProcessRunner
+        if config := parameters.get("decoder_config"):
+            graph = open_graph(config, folder.resolve().parent / needed("decoder") / VERSION)
+            runner = InProcessRunner(graph, slots, splits_prompts=splits_prompts)
+        else:
+            decoder = Decoder(needed("decoder"), context_length)
+            runner = DecoderRunner(decoder, slots, splits_prompts=splits_prompts)
         return cls(
-            runner=DecoderRunner(
-                Decoder(needed("decoder"), context_length),
-                integer("max_num_seqs"),
-                splits_prompts=parameters.get("chunked_prefill") == "true",
-            ),
+            runner=runner,
             context_length=context_length,
             vocab_size=integer("vocab_size"),
             eos_token_ids=frozenset(

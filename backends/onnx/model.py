@@ -5,6 +5,8 @@
 ====================  ==========================================================================
 model                 the tokenizer: a folder beside ``model.py``, or a folder (``weights``)
 decoder               the Triton model that holds the graph
+decoder_config        its configuration as JSON: the graph is run in this process, on the CPU,
+                      and the Triton model `decoder` need not be loaded
 context_length        tokens that fit into the decoder's state
 vocab_size            how many logits it gives
 max_num_seqs          sequences that run at once: the decoder's ``max_batch_size``
@@ -31,7 +33,7 @@ class TritonPythonModel(ServedModel):
 
         parameters = options.parameters
         return OnnxEngine(
-            lambda: LoadedDecoder.of(parameters),
+            lambda: LoadedDecoder.of(parameters, options.version_folder.parent),
             max_queue_size=int(parameters.get("max_queue_size", "256")),
             prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
             num_threads=1,  # for sampling alone: the cores are the decoder's

@@ -53,11 +53,11 @@ class KVCache:
             binding.bind_input(buffer.past, "cpu", 0, *memory)
             binding.bind_output(buffer.present, "cpu", 0, *memory)
 
-    def clear(self, slot: int) -> None:
-        """Nothing of a sequence is left for the next: not even a NaN, which a mask lets through."""
+    def clear(self, slot: int, start: int) -> None:
+        """Nothing is left from position ``start`` on: not even a NaN, which a mask lets through."""
         for buffer in self._buffers:
-            buffer.array[slot, :, : self._written[slot]] = 0
-        self._written[slot] = 0
+            buffer.array[slot, :, start : self._written[slot]] = 0
+        self._written[slot] = min(self._written[slot], start)
 
     def wrote(self, slot: int, length: int) -> None:
         """The graph may have written positions below ``length``."""
@@ -68,6 +68,12 @@ class KVCache:
         for buffer in self._buffers:
             buffer.array[target, :, :length] = buffer.array[source, :, :length]
         self.wrote(target, length)
+
+    def swap(self, slot: int, other: int) -> None:
+        length = max(self._written[slot], self._written[other])
+        for buffer in self._buffers:
+            buffer.array[[slot, other], :, :length] = buffer.array[[other, slot], :, :length]
+        self._written[slot], self._written[other] = self._written[other], self._written[slot]
 
 
 def _context(states: Sequence[StateSpec]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import tempfile
@@ -194,10 +195,15 @@ class Repository:
         if served_name is not None:
             config.parameters["served_model_name"].string_value = served_name
         configs = {}
+        alone = not any(key in config.parameters for key in PART_PARAMETERS)
         for key in PART_PARAMETERS:
             if part := config.parameters[key].string_value if key in config.parameters else "":
-                configs[part] = self._finished(self._read(self._part(folder, key, part)), settings)
-        configs[folder.name] = self._finished(config, settings, alone=not configs)
+                called = self._finished(self._read(self._part(folder, key, part)), settings)
+                if key == "decoder" and _runs_in_front(called):
+                    config.parameters["decoder_config"].string_value = json.dumps(called)
+                else:
+                    configs[part] = called
+        configs[folder.name] = self._finished(config, settings, alone=alone)
         served = config.parameters["served_model_name"].string_value or folder.name
         return ModelEntry(folder.name, served, configs)
 
@@ -235,3 +241,13 @@ class Repository:
             raise ModelError(f"serving.{error}") from None
         values: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
         return values
+
+
+def _runs_in_front(decoder: Mapping[str, Any]) -> bool:
+    """Whether the model that calls a decoder may run its graph itself, without a process between.
+
+    ``kv_cache`` is of our stand-in for Triton's onnxruntime backend alone, which is a Python
+    process as well.
+    """
+    kinds = {group.get("kind") for group in decoder.get("instance_group", [])}
+    return "kv_cache" in decoder.get("parameters", {}) and "KIND_GPU" not in kinds

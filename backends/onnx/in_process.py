@@ -1,0 +1,108 @@
+"""A decoder graph that the batching engine's own thread runs: no step leaves the process.
+
+Every slot of the engine has a row of the graph. The rows of a step lie side by side: what is in
+between is exchanged with the highest ones, which costs less, once, than computing it in each step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.batching.runner import Segment
+from backends.onnxruntime.config import ModelConfig
+from backends.onnxruntime.graph import Graph
+from backends.onnxruntime.rows import DecoderRows
+
+
+def open_graph(config: str, version_folder: Path) -> Graph:
+    """``config``: the decoder's model configuration as JSON. ``version_folder``: its own.
+
+    Raises `backends.onnxruntime.config.ConfigError`, or onnxruntime's own errors.
+    """
+    values = {"name": version_folder.parent.name, **json.loads(config)}  # as Triton fills it in
+    return Graph(ModelConfig(values, version_folder), "CPU", 0)
+
+
+class InProcessRunner:
+    """Implements `backends.batching.runner.Runner`."""
+
+    name = "in process"
+    max_segments = 1 << 30
+    gives_all_logits = False
+
+    def __init__(self, graph: Graph, slots: int, *, splits_prompts: bool) -> None:
+        """Raises `backends.onnxruntime.config.ConfigError`."""
+        self.slots = slots
+        self.device = torch.device("cpu")
+        self.splits_prompts = self.shares_prefixes = splits_prompts
+        self._rows = DecoderRows(graph, slots)
+        self._row = list(range(slots))  # of each slot
+        self._slot = list(range(slots))  # of each row
+        self._held = [0] * slots  # by slot, the positions that hold its tokens
+
+    def compute(
+        self,
+        segments: Sequence[Segment],
+        ids: Sequence[Sequence[int]],
+        last: Sequence[int] | None = None,
+    ) -> Tensor:
+        for segment in segments:
+            if segment.start < self._held[segment.slot]:  # a sequence that begins
+                self._rows.clear(self._row[segment.slot], segment.start)
+        tokens = [part for part in zip(segments, ids, strict=True) if part[0].length == 1]
+        if tokens:
+            self._run_tokens(tokens)
+        for segment, new in list(zip(segments, ids, strict=True))[len(tokens) :]:
+            self._run_prompt(segment, new)
+        for segment in segments:
+            self._held[segment.slot] = segment.end
+        return self._logits([self._row[segment.slot] for segment in segments])
+
+    def _run_tokens(self, parts: Sequence[tuple[Segment, Sequence[int]]]) -> None:
+        self._close_gaps(sorted(self._row[segment.slot] for segment, _ in parts))
+        self._rows.run_tokens(
+            {self._row[segment.slot]: (new[0], segment.end) for segment, new in parts}, {}
+        )
+
+    def _run_prompt(self, segment: Segment, new: Sequence[int]) -> None:
+        inputs = {
+            "input_ids": np.array([new], np.int64),
+            "attention_mask": np.ones((1, segment.end), np.int64),
+        }
+        self._rows.run_prompt(self._row[segment.slot], inputs, segment.end)
+
+    def _close_gaps(self, rows: Sequence[int]) -> None:
+        end = rows[0] + len(rows)
+        gaps = iter(set(range(rows[0], end)) - set(rows))
+        for row in rows:
+            if row >= end:
+                self._swap(row, next(gaps))
+
+    def _swap(self, row: int, other: int) -> None:
+        self._rows.swap(row, other)
+        self._slot[row], self._slot[other] = self._slot[other], self._slot[row]
+        self._row[self._slot[row]], self._row[self._slot[other]] = row, other
+
+    def _logits(self, rows: Sequence[int]) -> Tensor:
+        outputs, row = self._rows.outputs["logits"][:, 0], rows[0]
+        part = outputs[row : row + 1] if len(rows) == 1 else outputs[rows]
+        return torch.from_numpy(part.astype(np.float32, copy=False))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._rows.copy(self._row[source], self._row[target], length)
+        self._held[target] = length
+
+    def release(self, slot: int) -> None:
+        """What it holds stays."""
+
+    def check(self) -> None:
+        """It lives as long as its process."""
+
+    def close(self) -> None:
+        """Nothing runs on."""
