@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,9 +13,17 @@ from control_plane.observability.metrics import EngineGauges, Metrics
 from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Catalog, Model
 from control_plane.settings import ServingSettings
+from control_plane.triton.base import Metadata
 from control_plane.triton.client import TritonClient
 from control_plane.triton.control import control_metadata
 from control_plane.triton.grpc_aio import GrpcAioClient
+from control_plane.triton.http2.client import Http2Client
+
+CLIENTS: Mapping[str, Callable[[str, Metadata], TritonClient]] = {
+    "http2": Http2Client,
+    "grpc_aio": GrpcAioClient,
+}
+"""By the setting `triton.grpc_client`."""
 
 
 @dataclass(slots=True)
@@ -36,12 +44,10 @@ async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
     """Connects to ``triton.endpoints[0]`` and watches its models."""
     triton = settings.triton
     control = triton.model_control_value
-    client = GrpcAioClient(
-        triton.endpoints[0],
-        control_metadata(triton.model_control_header, control.get_secret_value())
-        if control
-        else (),
+    metadata = (
+        control_metadata(triton.model_control_header, control.get_secret_value()) if control else ()
     )
+    client = CLIENTS[triton.grpc_client](triton.endpoints[0], metadata)
 
     def on_death(model: Model) -> None:
         generation.abort_model(model)

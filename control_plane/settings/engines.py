@@ -112,6 +112,8 @@ class TritonSettings(Section):
     """HTTP port of the embedded server; 0: a free one."""
     metrics_port: PortOrFree = 0
     """Prometheus port of the embedded server; 0: a free one."""
+    grpc_client: Literal["http2", "grpc_aio"] = "http2"
+    """How the control plane speaks gRPC: our own client on HTTP/2, or grpc.aio, the reference."""
     model_control_header: HeaderName = "triton-model-control"
     """Header that opens the model-repository protocol where a server restricts it."""
     model_control_value: SecretStr | None = None

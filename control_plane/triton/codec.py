@@ -14,10 +14,11 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 _TRUE, _FALSE = b"\x01", b"\x00"
 _UINT32 = struct.Struct("<I")
+_NO_REASON = b"\4\0\0\0None"
 _RETURNS = ("finish_reason", "num_output_tokens")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would triple the time it takes to make one
 class Delta:
     """What one response adds: its text, how many tokens that is, and why it is the last."""
 
@@ -183,23 +184,22 @@ def answer(response: ModelInferResponse) -> bytes:
 
 
 def delta(response: ModelInferResponse) -> Delta:
-    text, tokens, finish_reason = "", 0, None
-    more: dict[str, Any] = {}
+    found = Delta("", 0)
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         name = output.name
         if name == "text_output":
-            text = _first(raw).decode()
+            found.text = raw[4:].decode()
         elif name == "num_output_tokens":
-            tokens = _UINT32.unpack(raw)[0]
-        elif name == "finish_reason" and (reason := _first(raw)) != b"None":
-            finish_reason = reason.decode()
+            found.tokens = int.from_bytes(raw, "little")
+        elif name == "finish_reason":
+            found.finish_reason = None if raw == _NO_REASON else raw[4:].decode()
         elif name == "num_input_tokens":
-            more["prompt_tokens"] = _UINT32.unpack(raw)[0]
+            found.prompt_tokens = int.from_bytes(raw, "little")
         elif name in ("logprobs", "prompt_logprobs"):
-            more[name] = orjson.loads(_first(raw))
+            setattr(found, name, orjson.loads(_first(raw)))
         elif name == "in_reasoning":
-            more[name] = raw == _TRUE
-    return Delta(text, tokens, finish_reason, **more)
+            found.in_reasoning = raw == _TRUE
+    return found
 
 
 def _first(raw: bytes) -> bytes:

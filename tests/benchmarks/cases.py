@@ -97,7 +97,9 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def cases(*, quick: bool) -> list[Case]:
     paced = 60 if quick else 150
     burst = 1_000 if quick else 3_000
+    lone = 600 if quick else 2_000
     return [
+        Case("lone", "1 stream at 10 ms a token", 1, Script(lone, 10), rates, relative_cost),
         Case("paced", "64 streams at 33 ms a token", 64, Script(paced, 33), rates, relative_cost),
         Case(
             "transit",

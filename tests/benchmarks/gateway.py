@@ -96,7 +96,9 @@ def load_process() -> Iterator[ProcessPoolExecutor]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What the gateway costs, beside Triton alone.")
-    parser.add_argument("--quick", action="store_true", help="less of everything: about a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="less of everything: about 30 s a round"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser.parse_args()

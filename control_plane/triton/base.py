@@ -1,0 +1,161 @@
+"""What both clients of Triton share: the consumer's end of a stream, and how a request is ended."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc.service_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
+
+from control_plane.errors import TriadError
+from control_plane.triton import codec
+from control_plane.triton.errors import from_text
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+M = TypeVar("M", bound=Message)
+
+# A request that its client has left is ended by asking its model to. Cancelling the call would end
+# it too, but Triton 24.10 crashed now and then when calls are cancelled while they complete.
+_CANCEL_ATTEMPTS = 3  # the request may still be on its way to the model
+_CANCEL_TIMEOUT = 5.0  # seconds for asking
+_CANCEL_PAUSE = 0.5  # seconds for ending, before it is asked again
+_CLOSE_TIMEOUT = 2.0  # seconds for what is still being cancelled
+
+
+class ResponseStream(ABC):
+    """Implements `InferStream`. The call gives it what arrives by `put`, and its end by `finish`.
+
+    ``closed`` is done when the call has ended.
+    """
+
+    def __init__(self, client: BaseClient, request: ModelInferRequest) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._client = client
+        self._request = request
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self._waiting: list[ModelInferResponse] = []
+        self._consumer: asyncio.Future[None] | None = None
+        self._error: TriadError | None = None
+        self._cancellation: asyncio.Future[None] | None = None
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """Cancel the call itself. Its end is told by `finish`."""
+
+    @abstractmethod
+    def _taken(self) -> None:
+        """The consumer has all that has arrived, or wants no more of it."""
+
+    def put(self, message: ModelStreamInferResponse) -> None:
+        if message.error_message:
+            self._error = from_text(message.error_message)
+        elif self._cancellation is None:
+            self._waiting.append(message.infer_response)
+            self._wake()
+
+    def finish(self, error: TriadError | None = None) -> None:
+        """``error``: why the call failed."""
+        if not self.closed.done():
+            self._error = error or self._error
+            self.closed.set_result(None)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._consumer is not None and not self._consumer.done():
+            self._consumer.set_result(None)
+
+    def __aiter__(self) -> AsyncIterator[Sequence[ModelInferResponse]]:
+        return self
+
+    async def __anext__(self) -> Sequence[ModelInferResponse]:
+        while not self._waiting and self._cancellation is None and not self.closed.done():
+            self._consumer = self._loop.create_future()
+            await self._consumer
+        if self._cancellation is not None:
+            raise StopAsyncIteration
+        if self._waiting:
+            responses, self._waiting = self._waiting, []
+            self._taken()
+            return responses
+        if self._error:
+            raise self._error
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        if self._cancellation is None and not self.closed.done():
+            self._cancellation = asyncio.ensure_future(self._end())
+            self._waiting.clear()
+            self._taken()
+            self._wake()
+
+    async def _end(self) -> None:
+        for _ in range(_CANCEL_ATTEMPTS):
+            with suppress(TriadError):
+                await self._client.ask_to_end(self._request)
+            ended, _ = await asyncio.wait({self.closed}, timeout=_CANCEL_PAUSE)
+            if ended:
+                return
+        self._cut()
+
+
+class BaseClient(ABC):
+    """Knows the streams that have not ended, and ends requests. Its subclasses do the calls."""
+
+    def __init__(self, control_metadata: Metadata) -> None:
+        self._control_metadata = control_metadata
+        self._streams: set[ResponseStream] = set()
+
+    @abstractmethod
+    def infer(self, request: ModelInferRequest, *, timeout: float) -> ResponseStream:
+        # Not with the header `triton_grpc_error`, which gives errors a status: under load, Triton
+        # 24.10 crashed in one of about 3,000 requests that failed so. `from_text` does without.
+        ...
+
+    @abstractmethod
+    async def _ask(
+        self, method: str, request: Message, answer: type[M], timeout: float, metadata: Metadata
+    ) -> M:
+        """A call with one answer. Raises `TriadError`."""
+
+    async def repository_index(self, *, timeout: float) -> dict[str, bool]:
+        response = await self._ask(
+            "RepositoryIndex",
+            service_pb2.RepositoryIndexRequest(),
+            service_pb2.RepositoryIndexResponse,
+            timeout,
+            self._control_metadata,
+        )
+        return {model.name: model.state == "READY" for model in response.models}
+
+    async def model_config(self, name: str, *, timeout: float) -> dict[str, Any]:
+        request = service_pb2.ModelConfigRequest(name=name)
+        response = await self._ask(
+            "ModelConfig", request, service_pb2.ModelConfigResponse, timeout, ()
+        )
+        config: dict[str, Any] = MessageToDict(response.config, preserving_proto_field_name=True)
+        return config
+
+    async def ask_to_end(self, request: ModelInferRequest) -> None:
+        """Ask its model to end a request. Raises `TriadError`."""
+        message = codec.cancel_request(request.model_name, request.id)
+        async for _ in self.infer(message, timeout=_CANCEL_TIMEOUT):
+            pass
+
+    def _track(self, stream: ResponseStream) -> None:
+        self._streams.add(stream)
+        stream.closed.add_done_callback(lambda _: self._streams.discard(stream))
+
+    async def _settle(self) -> None:
+        """Wait for requests that were cancelled a moment ago."""
+        if self._streams:
+            await asyncio.wait({s.closed for s in self._streams}, timeout=_CLOSE_TIMEOUT)
