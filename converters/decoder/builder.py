@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from converters.decoder.source import Source
 from converters.errors import ConversionError
@@ -58,21 +57,23 @@ def chunked_prefill(compat: OrtCompat) -> bool:
     return compat != "1.19"
 
 
+def extra_options(precision: str, compat: OrtCompat) -> dict[str, str]:
+    """The builder's ``--extra_options``."""
+    extra = {"hf_token": "false", "prune_lm_head": "true", "windowed_kv_cache": "false"}
+    if precision == "int4":
+        # More than four bits for the weights that errors hurt most. 1.19 has four bits alone.
+        extra["algo_config"] = "k_quant" if compat == "1.19" else "k_quant_mixed"
+        if compat != "latest":
+            extra["shared_embeddings"] = "false"  # they need a newer GatherBlockQuantized
+    elif precision == "int8":
+        extra["algo_config"] = "k_quant"
+    return extra
+
+
 def export(source: Source, folder: Path, options: ExportOptions) -> Path:
     """Returns the graph, in ``folder``. Raises `ConversionError` when the builder fails, or makes a
     graph of other inputs than a decoder's."""
-    extra: dict[str, Any] = {
-        "hf_token": "false",
-        "prune_lm_head": "true",
-        "windowed_kv_cache": "false",
-    }
-    if options.precision == "int4":
-        # More than four bits for the weights that errors hurt most. 1.19 has four bits alone.
-        extra["algo_config"] = "k_quant" if options.ort_compat == "1.19" else "k_quant_mixed"
-    elif options.precision == "int8":
-        extra["algo_config"] = "k_quant"
-    if options.precision == "int4" and options.ort_compat != "latest":
-        extra["shared_embeddings"] = "false"  # they need a newer GatherBlockQuantized
+    extra = extra_options(options.precision, options.ort_compat)
     command = [
         *(sys.executable, "-m", "onnxruntime_genai.models.builder"),
         *("--input", str(source.folder), "--output", str(folder)),

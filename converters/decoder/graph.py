@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from converters.decoder.last_token import select_early
 from converters.decoder.session import PAST, PRESENT
 from converters.decoder.source import LayerShape
 from converters.errors import ConversionError
@@ -27,6 +28,7 @@ def finish(
     """
     model = onnx.load(str(graph), load_external_data=False)
     _check_inputs(model, len(layers))
+    select_early(model)
     _fix_context(model, layers, context)
     _float_logits(model)
     if compat != "latest":

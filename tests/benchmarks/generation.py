@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -110,6 +110,10 @@ class Server(Target):
         connection.request("POST", self.path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         assert response.status == 200, response.read()
+        if not self.body["stream"]:
+            whole = json.loads(response.read())
+            assert whole["tokens_generated"] == NEW_TOKENS, whole
+            return Answer(None, [], time.perf_counter() - began)
         times, ended_well = [], False
         for line in response:
             ended_well |= b'"finish_reason":"length"' in line
@@ -121,6 +125,10 @@ class Server(Target):
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         # A random model may say nothing but halves of characters, which have no text.
         return Answer(times[0] - began if times else None, gaps, ended - began)
+
+    def whole(self) -> Server:
+        """The same server, asked for whole answers."""
+        return replace(self, name=f"{self.name}, whole", body=self.body | {"stream": False})
 
     def _prompt(self, prompt: str) -> dict[str, Any]:
         if self.path in ("/generate", "/v1/completions"):
@@ -258,7 +266,7 @@ def listens(port: int) -> bool:
 @contextmanager
 def our_server(
     name: str, log: Path, *arguments: str, path: str = "/chat", **settings: str
-) -> Iterator[Target]:
+) -> Iterator[Server]:
     environment = {f"TRIAD_SERVING__{key}": value for key, value in settings.items()}
     with triad_server(log, *arguments, environment=environment) as server:
         body = {"max_tokens": NEW_TOKENS, "temperature": 0, "stream": True, "ignore_eos": True}

@@ -3,16 +3,15 @@
 ``python -m tests.benchmarks.onnx [--quick] [--rounds N] [--precision fp32,int4]``
 
 A random Qwen2 of 100 million parameters, prompts of 32 to 256 tokens, 64 new tokens, greedy.
-Triad is asked through REST/SSE, and runs the graph through Triton; onnxruntime-genai runs the same
-graph in a process of its own, one request after the other, as does ``generate`` in float32. At 8,
-requests arrive at random times. Both use one thread for an operator, as onnxruntime-genai was seen
-to do by itself.
+Triad is asked through REST, for a stream of events and for whole answers, and runs the graph in
+Triton; onnxruntime-genai runs its model builder's graph, of the same weights, in a process of its
+own, one request after the other, as does ``generate`` in float32. At 8, requests arrive at random
+times. Both use one thread for an operator, as onnxruntime-genai was seen to do by itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from converters.decoder.builder import extra_options
 from tests.benchmarks.generation import (
     Load,
     Target,
@@ -62,18 +62,15 @@ for line in sys.stdin:
 
 
 def _export(model: Path, folder: Path, precision: str) -> tuple[Path, Path]:
-    """A Triton model's folder, and one as onnxruntime-genai wants it, with the same graph."""
+    """A Triton model's folder, and one as onnxruntime-genai wants it, of the same weights."""
     repository, genai = folder / precision, folder / f"genai-{precision}"
     export = [sys.executable, "-m", "converters.export_onnx", str(model), "--name", "random"]
     options = ["--precision", precision, "--max-context", str(CONTEXT), "--exporter", "builder"]
     subprocess.run([*export, "--output", str(repository), *options], check=True)
     build = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(model)]
     built = [*build, "-o", str(genai), "-p", precision, "-e", "cpu"]
-    subprocess.run(built, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    version = repository / "random_decoder" / "1"
-    (genai / "model.onnx.data").unlink(missing_ok=True)
-    for file in version.iterdir():
-        shutil.copyfile(file, genai / file.name)
+    same = [f"{key}={value}" for key, value in extra_options(precision, "latest").items()]
+    subprocess.run([*built, "--extra_options", *same], check=True, capture_output=True)
     return repository / "random", genai
 
 
@@ -93,33 +90,33 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         model = make_model(folder)
-        targets: list[Target] = []
+        streams: list[Target] = []
+        wholes: list[Target] = []
         for precision in precisions:
             ours, theirs = _export(model, folder, precision)
-            log = folder / f"triad-{precision}.log"
-            targets += [
-                stack.enter_context(
-                    our_server(
-                        f"Triad {precision}",
-                        log,
-                        *("--model", str(ours)),
-                        path="/generate",  # the bare prompt, as the others get it
-                        ONNX__INTRA_OP_NUM_THREADS=THREADS,
-                    )
-                ),
-                stack.enter_context(one_by_one(f"genai {precision}", _GENAI, str(theirs))),
-            ]
+            server = stack.enter_context(
+                our_server(
+                    f"Triad {precision}",
+                    folder / f"triad-{precision}.log",
+                    *("--model", str(ours)),
+                    path="/generate",  # the bare prompt, as the others get it
+                    ONNX__INTRA_OP_NUM_THREADS=THREADS,
+                )
+            )
+            genai = stack.enter_context(one_by_one(f"genai {precision}", _GENAI, str(theirs)))
+            streams += [server, genai]
+            wholes.append(server.whole())
         generate = stack.enter_context(generate_process(model, "float32"))
-        loads = {alone: [*targets, generate], crowd: targets}
+        loads = {alone: [*streams, *wholes, generate], crowd: streams}
         results = take_turns(console, loads, arguments.rounds)
     print_results(console, "64 new tokens, prompts of 32 to 256, greedy", results)
     for precision in precisions:
-        for load in (alone, crowd):
+        for load, way in ((alone, ""), (alone, ", whole"), (crowd, "")):
             print_ratio(
                 console,
-                results[load][f"Triad {precision}"],
+                results[load][f"Triad {precision}{way}"],
                 results[load][f"genai {precision}"],
-                f"Triad / genai, {precision}, at {load}",
+                f"Triad / genai, {precision}{way}, at {load}",
                 BARS[load.concurrency],
             )
         print_ratio(
