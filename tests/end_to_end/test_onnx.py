@@ -1,4 +1,4 @@
-"""ONNX language models: many sequences over one decoder, and what happens when it dies."""
+"""ONNX language models: many sequences over one graph, and what happens when it dies."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import ServerFactory
 from tests.support.contract import Answer, InferenceServerException, describe, infer
 from tests.support.server import ROOT, TriadServer, triad_server, wait_until
+from tests.support.triton import Triton
 
 FRANCE = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
@@ -25,7 +26,12 @@ WORDS = ["what", "is", "the", "capital", "of", "Paris", "machine", "learning", "
 SLOTS = 16
 
 
-def ask(server: TriadServer, prompt: str, model: str = "demo_onnx", **options: Any) -> Answer:  # noqa: ANN401
+def ask(
+    server: TriadServer | Triton,
+    prompt: str,
+    model: str = "demo_onnx",
+    **options: Any,  # noqa: ANN401
+) -> Answer:
     sampling = {"temperature": 0, "max_tokens": 32, **options.pop("sampling", {})}
     return infer(
         server.grpc,
@@ -191,18 +197,18 @@ def test_the_onnx_backend_serves_the_onnx_demo_model(onnx_server: TriadServer) -
     assert server.post("/generate", {"prompt": FRANCE, "temperature": 0}).json()["text"] == ANSWER
 
 
-def test_a_decoder_that_dies_fails_what_runs_and_heals(onnx_server: TriadServer) -> None:
+def test_a_death_fails_what_runs_and_heals(onnx_server: TriadServer) -> None:
     server = onnx_server
     body = {"prompt": FRANCE, "max_tokens": 1900, "ignore_eos": True}
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(server.post, "/generate", body) for _ in range(4)]
         wait_until(lambda: server.gauge("triad_requests_running") == 4)
-        (decoder,) = [
+        (process,) = [
             process
             for process in server.descendants("triton_python_backend_stub")
-            if any("demo_onnx_decoder" in part for part in process.cmdline())
+            if any("demo_onnx" in part for part in process.cmdline())
         ]
-        decoder.kill()
+        process.kill()
         killed = time.monotonic()
         responses = [request.result(timeout=30) for request in running]
         assert time.monotonic() - killed < 15

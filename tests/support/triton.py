@@ -26,8 +26,11 @@ class Triton:
 
 
 @contextmanager
-def triton_server(folder: Path, repository: Path, *models: str) -> Iterator[Triton]:
-    """``folder``: for the server's own files; ``models``: those to load at start."""
+def triton_server(
+    folder: Path, repository: Path, *models: str, loses_a_model: bool = False
+) -> Iterator[Triton]:
+    """``folder``: for the server's own files; ``models``: those to load at start;
+    ``loses_a_model``: it will not end well, as one of their processes is killed."""
     found = installation.find(folder)
     grpc_port, http_port = free_port(), free_port()
     log = folder / "log"
@@ -54,8 +57,12 @@ def triton_server(folder: Path, repository: Path, *models: str) -> Iterator[Trit
         assert server.poll() is None, triton.log_text()
         yield triton
     finally:
-        server.terminate()
-        ends_meanwhile(server)
+        if loses_a_model:
+            server.kill()
+            server.wait()
+        else:
+            server.terminate()
+            ends_meanwhile(server)
 
 
 def _is_ready(triton: Triton) -> bool:
