@@ -157,6 +157,8 @@ def sample(samplers: Sequence[Sampler], logits: Tensor) -> list[Token]:
     token_ids = _choose(samplers, scores)
     for sampler, token_id in zip(samplers, token_ids, strict=True):
         sampler.take(token_id)
+    if all(s.parameters.logprobs is None for s in samplers):
+        return [Token(token_id) for token_id in token_ids]
     return [
         Token(token_id)
         if s.parameters.logprobs is None

@@ -2,7 +2,8 @@
 
 The graph is stateful: Triton's sequence batcher keeps the KV cache of each sequence and puts the
 decode steps of different sequences into one execution. Where the ``onnxruntime`` backend is our
-stand-in, ``configs/embedded.pbtxt`` leaves the state to it, and no KV cache is ever copied.
+stand-in, ``configs/embedded.pbtxt`` leaves the state to it, or to the model in front of it, which
+then runs the graph itself: no KV cache is ever copied.
 Source: https://github.com/triton-inference-server/server/blob/main/docs/user_guide/implicit_state_management.md
 """
 

@@ -1,1 +1,1 @@
-"""Language models as ONNX graphs on Triton's onnxruntime backend."""
+"""Language models as ONNX graphs: on Triton's onnxruntime backend, or in this process."""

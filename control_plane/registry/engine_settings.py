@@ -66,6 +66,11 @@ def apply_onnx(config: ModelConfig, settings: OnnxSettings) -> None:
         _apply_providers(config, settings.providers)
 
 
+def wants_gpu(settings: OnnxSettings) -> bool:
+    """Whether the user has named a GPU's execution provider first."""
+    return "providers" in settings.model_fields_set and settings.providers[0] in _ON_GPU
+
+
 def _apply_providers(config: ModelConfig, providers: list[str]) -> None:
     """CUDA and the CPU are kinds of instances in Triton; the others are its accelerators."""
     known = (*_ON_GPU, *_ON_CPU)

@@ -16,7 +16,12 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from control_plane.registry.architecture import WeightsKind, weights_kind
 from control_plane.registry.converter import ConversionFailed, convert
-from control_plane.registry.engine_settings import apply_onnx, apply_pytorch, apply_vllm
+from control_plane.registry.engine_settings import (
+    apply_onnx,
+    apply_pytorch,
+    apply_vllm,
+    wants_gpu,
+)
 from control_plane.settings import OnnxSettings, ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -28,6 +33,11 @@ PART_PARAMETERS = ("decoder", "encoder")
 
 _MODULES = {"causal_lm": "model", "encoder": "encoder_model"}
 """Of `backends.pytorch`."""
+
+_ON_THE_CPU = (
+    "onnx.providers: %s runs on the CPU, as language models on this server do: for a GPU they need "
+    "Triton's own onnxruntime backend"
+)
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -195,15 +205,17 @@ class Repository:
         if served_name is not None:
             config.parameters["served_model_name"].string_value = served_name
         configs = {}
-        alone = not any(key in config.parameters for key in PART_PARAMETERS)
-        for key in PART_PARAMETERS:
-            if part := config.parameters[key].string_value if key in config.parameters else "":
-                called = self._finished(self._read(self._part(folder, key, part)), settings)
-                if key == "decoder" and _runs_in_front(called):
-                    config.parameters["decoder_config"].string_value = json.dumps(called)
-                else:
-                    configs[part] = called
-        configs[folder.name] = self._finished(config, settings, alone=alone)
+        parts = [key for key in PART_PARAMETERS if key in config.parameters]
+        for key in parts:
+            name = config.parameters[key].string_value
+            called = self._finished(self._read(self._part(folder, key, name)), settings)
+            if key == "decoder" and _runs_in_front(called):
+                if wants_gpu(settings.onnx):
+                    logger.warning(_ON_THE_CPU, folder.name)
+                config.parameters["decoder_config"].string_value = json.dumps(called)
+            else:
+                configs[name] = called
+        configs[folder.name] = self._finished(config, settings, alone=not parts)
         served = config.parameters["served_model_name"].string_value or folder.name
         return ModelEntry(folder.name, served, configs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,42 @@ def test_a_named_configuration_where_a_model_has_one(tmp_path: Path) -> None:
     repository = Repository(DEFAULT_REPOSITORY, tmp_path / "scratch", embedded.config_file)
     entry = repository.resolve(str(decoder_model(tmp_path)), DEFAULTS)
     assert entry.configs["answers_decoder"]["max_batch_size"] == 4
+
+
+@pytest.fixture
+def in_front(tmp_path: Path) -> Path:
+    """The model of a decoder that the embedded server's stand-in would keep in place."""
+    model = decoder_model(tmp_path)
+    file = tmp_path / "answers_decoder" / "config.pbtxt"
+    kv_cache = 'parameters { key: "kv_cache" value { string_value: "in_place" } }'
+    file.write_text(f"{file.read_text()} {kv_cache} instance_group {{ kind: KIND_AUTO }}")
+    return model
+
+
+def test_a_decoder_of_the_stand_in_is_run_by_the_model_in_front(
+    repository: Repository, in_front: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ServingSettings(onnx=OnnxSettings(intra_op_num_threads=1))
+    entry = repository.resolve(str(in_front), settings)
+    assert list(entry.configs) == ["answers"]
+    config = json.loads(parameter(entry.config, "decoder_config"))
+    assert parameter(config, "intra_op_thread_count") == "1"
+    assert not caplog.records
+    gpu_or_cpu = OnnxSettings(providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert list(repository.resolve(str(in_front), ServingSettings(onnx=gpu_or_cpu)).configs) == [
+        "answers"
+    ]
+    assert "onnx.providers: answers runs on the CPU" in caplog.text
+
+
+def test_a_decoder_that_needs_a_gpu_is_a_model_of_its_own(
+    repository: Repository, in_front: Path
+) -> None:
+    settings = ServingSettings(onnx=OnnxSettings(providers=["CUDAExecutionProvider"]))
+    assert list(repository.resolve(str(in_front), settings).configs) == [
+        "answers_decoder",
+        "answers",
+    ]
 
 
 def test_a_part_that_is_not_there(repository: Repository, tmp_path: Path) -> None:
