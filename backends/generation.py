@@ -65,7 +65,7 @@ class Generation:
         for token_id in request.resume_token_ids:  # what was held back then is held back again
             self._stops.push(self._detokenizer.push(token_id))
         sampling = request.sampling
-        self._waits = not (request.stream or sampling.stop or sampling.stop_token_ids)
+        self._may_wait = not (request.stream or sampling.stop or sampling.stop_token_ids)
         self._inbox: deque[tuple[Token, FinishReason | None] | EngineError] = deque()
         self._queued = False
         self._cancelled = False
@@ -81,7 +81,7 @@ class Generation:
 
     def put(self, token: Token, finish_reason: FinishReason | None) -> None:
         self._inbox.append((token, finish_reason))
-        if not self._waits or finish_reason or len(self._inbox) >= UNSENT_TOKENS:
+        if not self._may_wait or finish_reason or len(self._inbox) >= UNSENT_TOKENS:
             self._wake()
 
     def fail(self, error: EngineError) -> None:
