@@ -44,7 +44,6 @@ class InProcessRunner:
         self._rows = DecoderRows(graph, slots)
         self._row = list(range(slots))  # of each slot
         self._slot = list(range(slots))  # of each row
-        self._held = [0] * slots  # by slot, the positions that hold its tokens
 
     def compute(
         self,
@@ -52,16 +51,13 @@ class InProcessRunner:
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
     ) -> Tensor:
-        for segment in segments:
-            if segment.start < self._held[segment.slot]:  # a sequence that begins
-                self._rows.clear(self._row[segment.slot], segment.start)
-        tokens = [part for part in zip(segments, ids, strict=True) if part[0].length == 1]
-        if tokens:
+        for segment in segments:  # of a sequence that goes on, there is nothing to clear
+            self._rows.clear(self._row[segment.slot], segment.start)
+        parts = list(zip(segments, ids, strict=True))
+        if tokens := [part for part in parts if part[0].length == 1]:
             self._run_tokens(tokens)
-        for segment, new in list(zip(segments, ids, strict=True))[len(tokens) :]:
+        for segment, new in parts[len(tokens) :]:
             self._run_prompt(segment, new)
-        for segment in segments:
-            self._held[segment.slot] = segment.end
         return self._logits([self._row[segment.slot] for segment in segments])
 
     def _run_tokens(self, parts: Sequence[tuple[Segment, Sequence[int]]]) -> None:
@@ -96,7 +92,6 @@ class InProcessRunner:
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._rows.copy(self._row[source], self._row[target], length)
-        self._held[target] = length
 
     def release(self, slot: int) -> None:
         """What it holds stays."""

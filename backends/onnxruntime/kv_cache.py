@@ -55,9 +55,11 @@ class KVCache:
 
     def clear(self, slot: int, start: int) -> None:
         """Nothing is left from position ``start`` on: not even a NaN, which a mask lets through."""
+        if self._written[slot] <= start:
+            return
         for buffer in self._buffers:
             buffer.array[slot, :, start : self._written[slot]] = 0
-        self._written[slot] = min(self._written[slot], start)
+        self._written[slot] = start
 
     def wrote(self, slot: int, length: int) -> None:
         """The graph may have written positions below ``length``."""
