@@ -19,8 +19,10 @@ from tests.support.server import (
     TriadServer,
     triad_server,
     wait_for_ends,
+    wait_until,
 )
 
+SHARED_MODELS = {"demo", "demo_onnx", "scripted", "scripted_chat"}
 ServerFactory = Callable[..., TriadServer]
 
 # Operations as small as those of the tests' models take longer on several threads, above all when
@@ -55,6 +57,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
     }
     with triad_server(log, environment=environment) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def server_is_ready(request: pytest.FixtureRequest) -> None:
+    """On a machine that stands still for seconds, Triton takes its models for dead and crashes.
+    What runs then fails, and is tried again when the supervisor has brought everything back."""
+    if "server" in request.fixturenames:
+        shared: TriadServer = request.getfixturevalue("server")
+        wait_until(lambda: shared.has_loaded(SHARED_MODELS), timeout=120)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,13 @@ class TriadServer:
             return self.get("/health/ready").ok
         except requests.RequestException:
             return False
+
+    def has_loaded(self, names: Set[str]) -> bool:
+        """Whether it is ready, and so are the models of these names."""
+        if not self.is_ready():
+            return False
+        models = self.get("/models").json()["models"]
+        return names <= {model["name"] for model in models if model["loaded"]}
 
     def gauge(self, name: str) -> float:
         """The sum of a metric over its labels, or of one series of it."""

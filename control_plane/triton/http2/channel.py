@@ -74,6 +74,7 @@ class Channel:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 _, connection = await loop.create_connection(self._new, self._host, self._port)
+                self._all.add(connection)
                 await connection.settled
         except (OSError, TimeoutError) as error:
             why = str(error) or "it took too long"
@@ -90,9 +91,8 @@ class Channel:
         self._fail(why)
 
     def _new(self) -> Connection:
-        connection = Connection(self._changed, self._calls_per_connection)
-        self._all.add(connection)
-        return connection
+        # uvloop makes it before it connects, and drops it where it cannot.
+        return Connection(self._changed, self._calls_per_connection)
 
     def _changed(self, connection: Connection) -> None:
         if connection.is_closed:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+import uvloop
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from control_plane.errors import DeadlineExceeded, EngineFailed, TriadError, Unavailable
@@ -17,6 +18,7 @@ from control_plane.triton.http2.client import Http2Client
 from control_plane.triton.http2.headers import encode
 from tests.support.clients import connected, read
 from tests.support.h2_peer import Behaviour, ServedCall, answer, h2_peer, hang, response
+from tests.support.server import free_port
 
 REQUEST = ModelInferRequest(model_name="model", id="1")
 STARTED = encode([(":status", "200"), ("content-type", "application/grpc")])
@@ -265,3 +267,15 @@ async def test_whatever_happens_every_call_ends(seed: int) -> None:
         await client._settle()  # what was cancelled
         assert all(not connection._calls for connection in client._channel._all)
         await client.close()
+
+
+def test_closing_after_a_server_that_was_never_there() -> None:
+    """On uvloop, which makes a protocol before it connects."""
+
+    async def ask() -> None:
+        client = Http2Client(f"127.0.0.1:{free_port()}")
+        with pytest.raises(Unavailable):
+            await client.repository_index(timeout=5)
+        await client.close()
+
+    uvloop.run(ask())
