@@ -216,6 +216,7 @@ def take_turns(console: Console, loads: Mapping[Load, Sequence[Target]], rounds:
     results: Results = {load: {} for load in loads}
     everyone = {id(target): target for targets in loads.values() for target in targets}.values()
     for target in everyone:
+        target.pause(signal.SIGCONT)  # two may be one server
         measure(target, make_prompts(0, 1), Load(1, 1))  # warm up
         target.pause(signal.SIGSTOP)
     try:
