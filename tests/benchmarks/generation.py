@@ -102,9 +102,10 @@ class Server(Target):
     port: int
     path: str
     body: dict[str, Any]
+    begins: str = ""  # of each prompt
 
     def ask(self, prompt: str) -> Answer:
-        body = json.dumps({**self.body, **self._prompt(prompt)})
+        body = json.dumps({**self.body, **self._prompt(self.begins + prompt)})
         began = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request("POST", self.path, body, {"Content-Type": "application/json"})
@@ -127,8 +128,10 @@ class Server(Target):
         return Answer(times[0] - began if times else None, gaps, ended - began)
 
     def whole(self) -> Server:
-        """The same server, asked for whole answers."""
-        return replace(self, name=f"{self.name}, whole", body=self.body | {"stream": False})
+        """The same server, asked for whole answers. The prompts begin in another way: it may still
+        have the keys and values of those that it was asked before."""
+        body = self.body | {"stream": False}
+        return replace(self, name=f"{self.name}, whole", body=body, begins="Question: ")
 
     def _prompt(self, prompt: str) -> dict[str, Any]:
         if self.path in ("/generate", "/v1/completions"):
