@@ -114,6 +114,8 @@ class Supervisor:
             if not self._stopping.wait(backoff):
                 logger.warning("starting tritonserver again after %g s", backoff)
             backoff = min(2 * backoff, LAST_BACKOFF)
+        if not self._started.done():  # stopped between two attempts
+            self._started.set_exception(StartFailed("stopped while tritonserver was starting"))
 
     def _run_once(self) -> None:
         """One life of the server, from its start to its death or our stopping."""

@@ -152,6 +152,18 @@ def test_a_crash_at_the_start_is_not_the_end(tmp_path: Path) -> None:
     supervisor = crashing(tmp_path, 2)
     supervisor.start()
     supervisor.stop()
+    assert (tmp_path / "starts").read_text().count("start") == 3
+
+
+def test_stopping_between_two_attempts_ends_the_start(tmp_path: Path) -> None:
+    supervisor = crashing(tmp_path, 1000)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        start = pool.submit(supervisor.start)
+        wait_until((tmp_path / "starts").exists)
+        time.sleep(0.3)  # the backoff is 0.5
+        supervisor.stop()
+        with pytest.raises(StartFailed):
+            start.result(timeout=20)
 
 
 def test_a_server_that_always_crashes_is_given_up(tmp_path: Path) -> None:
