@@ -1,16 +1,19 @@
 """A request in flight: tokens come in from the engine's thread, responses go out from one of ours.
 
-While a response is being sent, further tokens pile up, and the next response carries them all, so
-the cost of a response (200 to 300 us) never holds up the engine.
+A response wakes three processes up, and costs 1 ms of CPU where a model's weights have gone through
+their caches meanwhile. So a stream gets one an interval at most, and tokens that come in between
+share it; the first token and the end do not wait. Tokens that come while a response is being sent
+share the next one as well, so that responses never hold up the engine.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -74,6 +77,7 @@ class Generation:
         self._num_input_tokens = len(prompt_ids)
         self._chunk = self._new_chunk(request.prompt if request.prepend_input else "")
         self._chunk.in_reasoning = in_reasoning
+        self.ends = False  # the next response is the last one
         self.closed = False
         self.engine_request = EngineRequest(
             prompt_ids, request.sampling, self, list(request.resume_token_ids)
@@ -81,16 +85,18 @@ class Generation:
 
     def put(self, token: Token, finish_reason: FinishReason | None) -> None:
         self._inbox.append((token, finish_reason))
-        if not self._may_wait or finish_reason or len(self._inbox) >= UNSENT_TOKENS:
+        if finish_reason is not None:
+            self._wake_to_end()
+        elif not self._may_wait or len(self._inbox) >= UNSENT_TOKENS:
             self._wake()
 
     def fail(self, error: EngineError) -> None:
         self._inbox.append(error)
-        self._wake()
+        self._wake_to_end()
 
     def cancel(self) -> None:
         self._cancelled = True
-        self._wake()
+        self._wake_to_end()
 
     def _wake(self) -> None:
         # Without a lock: `flush` clears the mark before it empties the inbox, so an item put
@@ -98,6 +104,10 @@ class Generation:
         if not self._queued:
             self._queued = True
             self._responder.enqueue(self)
+
+    def _wake_to_end(self) -> None:
+        self.ends = True
+        self._responder.enqueue(self)
 
     def flush(self) -> None:
         """Take what has come and send it as one response. Called by the responder alone."""
@@ -119,6 +129,8 @@ class Generation:
             return self._send(final=True)
         if self._request.stream and self._chunk.text:
             self._send(final=False)
+            if self._responder.enqueue_later(self):
+                self._queued = True
         self.check_cancelled(CANCEL_CHECK_SECONDS)
 
     def _add(self, token: Token, finish_reason: FinishReason | None) -> None:
@@ -224,10 +236,12 @@ def triton_error(error: EngineError) -> Any:  # noqa: ANN401
 
 
 class Responder:
-    """The one thread that sends responses."""
+    """The one thread that sends responses. ``interval``: seconds between two of a stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
         self._queue: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._later: OrderedDict[Generation, float] = OrderedDict()  # the times of their turns
         self._active: dict[Generation, None] = {}  # in the order in which they are asked
         self._thread = threading.Thread(target=self._run, name="responder", daemon=True)
 
@@ -235,13 +249,22 @@ class Responder:
         self._thread.start()
 
     def enqueue(self, generation: Generation) -> None:
+        """It is flushed as soon as its interval allows, or at once where it ends."""
         self._queue.put(generation)
+
+    def enqueue_later(self, generation: Generation) -> bool:
+        """After a response of a stream: it is flushed when its interval is over. False: there is
+        no interval. Called by the responder's thread."""
+        if self._interval:
+            self._later[generation] = time.monotonic() + self._interval
+        return self._interval > 0
 
     def add(self, generation: Generation) -> None:
         self._active[generation] = None
 
     def forget(self, generation: Generation) -> None:
         self._active.pop(generation, None)
+        self._later.pop(generation, None)
 
     def __len__(self) -> int:
         return len(self._active)
@@ -259,24 +282,33 @@ class Responder:
         self._thread.join()
 
     def _run(self) -> None:
-        next_scan = 0.0
+        now = next_scan = time.monotonic()
         while True:
             try:
-                generation = self._queue.get(timeout=CANCEL_SCAN_SECONDS)
+                generation = self._queue.get(timeout=max(min(self._next_turn, next_scan) - now, 0))
                 if generation is None:
                     break
-                self._guard(generation, generation.flush)
+                if generation.ends or generation not in self._later:
+                    self._guard(generation, generation.flush)
             except queue.Empty:
                 pass
-            if (now := time.monotonic()) >= next_scan:
+            now = time.monotonic()
+            while self._next_turn <= now:
+                generation, _ = self._later.popitem(last=False)
+                self._guard(generation, generation.flush)
+            if now >= next_scan:
                 next_scan = now + CANCEL_SCAN_SECONDS
                 self._scan()
         for generation in list(self._active):
             self._guard(generation, generation.close, ShuttingDown("the model is being unloaded"))
 
+    @property
+    def _next_turn(self) -> float:
+        return next(iter(self._later.values()), math.inf)
+
     def _scan(self) -> None:
         for generation in list(self._active)[:CANCEL_SCAN_REQUESTS]:
-            self.forget(generation)
+            self._active.pop(generation, None)
             if generation.closed:
                 continue
             self.add(generation)

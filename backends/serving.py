@@ -36,6 +36,9 @@ from backends.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_STREAM_INTERVAL_MS = 20
+"""50 events a second: nobody reads faster."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
@@ -65,6 +68,11 @@ class ModelOptions:
     @property
     def enable_streaming(self) -> bool:
         return self.parameters.get("enable_streaming", "true") != "false"
+
+    @property
+    def stream_interval(self) -> float:
+        """Seconds."""
+        return int(self.parameters.get("stream_interval_ms", DEFAULT_STREAM_INTERVAL_MS)) / 1e3
 
     @property
     def served_name(self) -> str:
@@ -110,7 +118,7 @@ class ServedModel(ABC):
         self.options = ModelOptions.of(args)
         self.tokenizer = self.create_tokenizer(self.options)
         self.engine = self.create_engine(self.options)
-        self.responder = Responder()
+        self.responder = Responder(self.options.stream_interval)
         self.responder.start()
         freeze_loaded()
 

@@ -22,7 +22,6 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from backends.batching.runner import Runner, Segment
 from backends.batching.sequence import RunningSequence, common_prefix
@@ -31,7 +30,7 @@ from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
-from backends.sampling import Sampler, sample
+from backends.sampling import Logits, Sampler, sample
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +204,8 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
 
     def _wait(self) -> bool:
         """Until there is work. False: the engine is closing."""
+        if self._running and not self._closing:
+            return True
         with self._wake:
             self._wake.wait_for(lambda: self._closing or self._waiting or self._running)
             return not self._closing
@@ -225,6 +226,8 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
 
     def _admit(self) -> None:
         """Give free slots to waiting requests, in their order."""
+        if not self._waiting:
+            return
         later: list[EngineRequest] = []
         while self._free and self._waiting:
             request = self._waiting.popleft()
@@ -337,7 +340,7 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
                 self._compute([part])
             return
         if any(sequence.wants_prompt for sequence, _ in step):
-            parts = torch.split(logits, last)
+            parts = torch.split(torch.as_tensor(logits), last)
             for (sequence, segment), rows in zip(step, parts, strict=True):
                 sequence.note_prompt(segment, rows)
             logits = torch.stack([rows[-1] for rows in parts])
@@ -345,7 +348,7 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
             sequence.computed = segment.end
         self._emit([sequence for sequence, _ in step], logits)
 
-    def _emit(self, step: list[RunningSequence], logits: Tensor) -> None:
+    def _emit(self, step: list[RunningSequence], logits: Logits) -> None:
         rows = [i for i, s in enumerate(step) if not s.left and not s.request.cancelled]
         if not rows:
             return

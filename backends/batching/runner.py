@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+
+from backends.sampling import Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Runner(Protocol):
         segments: Sequence[Segment],
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
-    ) -> Tensor:
+    ) -> Logits:
         """The logits FP32 [sum of last, vocabulary] after the ``last`` tokens of each segment; of
         one token each if that is not given.
 

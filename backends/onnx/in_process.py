@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from backends.batching.runner import Segment
 from backends.onnxruntime.config import ModelConfig
@@ -42,6 +42,7 @@ class InProcessRunner:
         self.device = torch.device("cpu")
         self.splits_prompts = self.shares_prefixes = splits_prompts
         self._rows = DecoderRows(graph, slots)
+        self._logits = self._rows.outputs["logits"][:, 0]
         self._row = list(range(slots))  # of each slot
         self._slot = list(range(slots))  # of each row
 
@@ -50,7 +51,7 @@ class InProcessRunner:
         segments: Sequence[Segment],
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
-    ) -> Tensor:
+    ) -> NDArray[np.float32]:
         for segment in segments:  # of a sequence that goes on, there is nothing to clear
             self._rows.clear(self._row[segment.slot], segment.start)
         parts = list(zip(segments, ids, strict=True))
@@ -58,7 +59,9 @@ class InProcessRunner:
             self._run_tokens(tokens)
         for segment, new in parts[len(tokens) :]:
             self._run_prompt(segment, new)
-        return self._logits([self._row[segment.slot] for segment in segments])
+        rows = [self._row[segment.slot] for segment in segments]
+        part = slice(rows[0], rows[0] + 1) if len(rows) == 1 else rows
+        return self._logits[part].astype(np.float32, copy=False)
 
     def _run_tokens(self, parts: Sequence[tuple[Segment, Sequence[int]]]) -> None:
         self._close_gaps(sorted(self._row[segment.slot] for segment, _ in parts))
@@ -84,11 +87,6 @@ class InProcessRunner:
         self._rows.swap(row, other)
         self._slot[row], self._slot[other] = self._slot[other], self._slot[row]
         self._row[self._slot[row]], self._row[self._slot[other]] = row, other
-
-    def _logits(self, rows: Sequence[int]) -> Tensor:
-        outputs, row = self._rows.outputs["logits"][:, 0], rows[0]
-        part = outputs[row : row + 1] if len(rows) == 1 else outputs[rows]
-        return torch.from_numpy(part.astype(np.float32, copy=False))
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._rows.copy(self._row[source], self._row[target], length)

@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from backends.batching.runner import Segment
 from backends.errors import EngineError
@@ -51,7 +50,7 @@ class DecoderRunner:
         segments: Sequence[Segment],
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
-    ) -> Tensor:
+    ) -> NDArray[np.float32]:
         if self._death is not None:
             raise self._death
         for segment in segments:
@@ -65,7 +64,7 @@ class DecoderRunner:
             calls.append(self._pool.submit(self._steps, prompts))
         self._wait(calls)
         self._answered = time.monotonic()
-        return torch.from_numpy(np.stack([row for call in calls for row in call.result()]))
+        return np.stack([row for call in calls for row in call.result()])
 
     def _wait(self, calls: Sequence[Future[list[NDArray[np.float32]]]]) -> None:
         """A process that dies takes the requests that it had with it: nobody answers them."""

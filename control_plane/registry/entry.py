@@ -215,6 +215,9 @@ class Repository:
                 config.parameters["decoder_config"].string_value = json.dumps(called)
             else:
                 configs[name] = called
+        if config.backend == "python" and "stream_interval_ms" in settings.model_fields_set:
+            interval = str(settings.stream_interval_ms)
+            config.parameters["stream_interval_ms"].string_value = interval
         configs[folder.name] = self._finished(config, settings, alone=not parts)
         served = config.parameters["served_model_name"].string_value or folder.name
         return ModelEntry(folder.name, served, configs)

@@ -22,6 +22,7 @@ from control_plane.settings.features import (
 )
 from control_plane.settings.types import (
     Bytes,
+    Count,
     Name,
     Port,
     Positive,
@@ -58,6 +59,9 @@ class ServingSettings(Section):
     """Seconds that one request may take."""
     keep_alive_interval: Seconds = 15.0
     """Seconds of silence after which a stream of /v1 gets a comment, so that proxies keep it."""
+    stream_interval_ms: Count = 20
+    """Milliseconds between two events of a stream at least: tokens that come sooner share one. The
+    first token and the end do not wait. 0: an event a token."""
     max_body_size: Bytes = ByteSize(4 * 10**6)
     """Largest request body, in bytes or as text such as 4MB."""
     shutdown_timeout: SecondsOrNone = 5.0

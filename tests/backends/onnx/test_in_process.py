@@ -52,7 +52,7 @@ def step(runner: InProcessRunner, sequences: list[Running]) -> None:
     by_slot = {s.slot: s for s in sequences}
     logits = runner.compute([segment for segment, _ in parts], [ids for _, ids in parts])
     assert logits.shape == (len(parts), VOCABULARY)
-    for (segment, _), row in zip(parts, logits.numpy(), strict=True):
+    for (segment, _), row in zip(parts, logits, strict=True):
         sequence = by_slot[segment.slot]
         sequence.computed = segment.end
         expected = reference(sequence.ids[: segment.end])
