@@ -16,6 +16,7 @@ prefill_chunk_tokens  prompt tokens computed between two tokens of running seque
 max_queue_size        sequences that may wait (256)
 model_parameters      how many weights it has, for ``describe``
 dtype                 of the weights, for ``describe`` (``float32``)
+stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
 served_model_name     the name that clients use (the Triton model's name)
 ====================  ==========================================================================
 """

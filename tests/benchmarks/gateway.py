@@ -80,9 +80,10 @@ class Bench:
 
 @contextmanager
 def serving() -> Iterator[TriadServer]:
+    no_wait = {"TRIAD_SERVING__STREAM_INTERVAL_MS": "0"}  # what a token costs that comes alone
     with (
         tempfile.TemporaryDirectory() as folder,
-        triad_server(Path(folder) / "log", "--model", str(SCRIPTED)) as server,
+        triad_server(Path(folder) / "log", "--model", str(SCRIPTED), environment=no_wait) as server,
     ):
         yield server
 

@@ -169,7 +169,7 @@ def _has_text(data: bytes) -> bool:
 
 @dataclass
 class Result:
-    """One round of one target at one concurrency."""
+    """One turn of one target at one concurrency."""
 
     per_second: float
     per_cpu_second: float
@@ -180,11 +180,13 @@ class Result:
 @dataclass(frozen=True)
 class Load:
     """``count`` requests, ``concurrency`` at a time. ``over``: seconds in which they arrive, at
-    random times; 0: each when an earlier one has ended."""
+    random times; 0: each when an earlier one has ended. ``turns``: of each target in a round; many
+    short ones let all have their share of a machine whose speed changes."""
 
     concurrency: int
     count: int
     over: float = 0.0
+    turns: int = 1
 
     def __str__(self) -> str:
         return f"{self.concurrency}" + (f", random over {self.over:g} s" if self.over else "")
@@ -215,7 +217,7 @@ Results = dict[Load, dict[str, list[Result]]]
 
 
 def take_turns(console: Console, loads: Mapping[Load, Sequence[Target]], rounds: int) -> Results:
-    """Each load for its targets, one after the other, round by round."""
+    """Each load for its targets, one after the other, turn by turn, to and fro."""
     results: Results = {load: {} for load in loads}
     everyone = {id(target): target for targets in loads.values() for target in targets}.values()
     for target in everyone:
@@ -223,13 +225,13 @@ def take_turns(console: Console, loads: Mapping[Load, Sequence[Target]], rounds:
         measure(target, make_prompts(0, 1), Load(1, 1))  # warm up
         target.pause(signal.SIGSTOP)
     try:
-        for number in range(rounds):
-            for load, targets in loads.items():
-                prompts = make_prompts(100 * number + load.concurrency, load.count)
-                for target in targets:
-                    console.log(f"round {number + 1}: {target.name}, concurrency {load}")
+        for number, (load, targets) in itertools.product(range(rounds), loads.items()):
+            console.log(f"round {number + 1}: concurrency {load}")
+            for turn in range(number * load.turns, (number + 1) * load.turns):
+                prompts = make_prompts(100 * turn + load.concurrency, load.count)
+                for target in targets if turn % 2 == 0 else reversed(targets):
                     target.pause(signal.SIGCONT)
-                    result = measure(target, prompts, load, number)
+                    result = measure(target, prompts, load, turn)
                     target.pause(signal.SIGSTOP)
                     results[load].setdefault(target.name, []).append(result)
     finally:
@@ -327,10 +329,12 @@ def print_results(console: Console, title: str, results: Results) -> None:
 def print_ratio(
     console: Console, ours: Sequence[Result], theirs: Sequence[Result], text: str, bar: float
 ) -> None:
-    """How many times as many tokens ours gives, a CPU-second and a second: of the medians."""
+    """How many times as many tokens ours gives, a CPU-second and a second: the median of turns."""
 
     def ratio(figure: Callable[[Result], float]) -> float:
-        return statistics.median(map(figure, ours)) / statistics.median(map(figure, theirs))
+        return statistics.median(
+            figure(one) / figure(other) for one, other in zip(ours, theirs, strict=True)
+        )
 
     cpu, wall = ratio(lambda r: r.per_cpu_second), ratio(lambda r: r.per_second)
     verdict = "[green]met[/]" if cpu >= bar else "[red]missed[/]"

@@ -85,7 +85,7 @@ def main() -> int:
     console = Console()
     if not console.is_terminal:
         console.width = 110
-    alone = Load(1, 2 if arguments.quick else 4)
+    alone = Load(1, 1, turns=4 if arguments.quick else 8)
     crowd = Load(8, 8 if arguments.quick else 16, over=1.0)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)

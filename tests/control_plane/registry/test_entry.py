@@ -93,6 +93,15 @@ def test_what_the_user_has_set_wins_over_the_file(repository: Repository) -> Non
     assert "max_num_seqs" not in entry.config["parameters"]
 
 
+def test_the_interval_of_streams_is_the_model_s_that_clients_name(
+    repository: Repository, tmp_path: Path
+) -> None:
+    entry = repository.resolve(str(decoder_model(tmp_path)), ServingSettings(stream_interval_ms=5))
+    assert parameter(entry.config, "stream_interval_ms") == "5"
+    assert "parameters" not in entry.configs["answers_decoder"]
+    assert "stream_interval_ms" not in repository.resolve("demo", DEFAULTS).config["parameters"]
+
+
 def decoder_model(folder: Path) -> Path:
     """A model of two parts, as the converter writes them."""
     for name in ("answers", "answers_decoder"):
