@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
+from control_plane.admission.rate_limits import RateLimits
 from control_plane.api import attributions, errors, generate, health, models, profile, stats
 from control_plane.api.metrics import metrics_router
 from control_plane.api.openai import routers as openai_routers
+from control_plane.auth.authenticator import open_authenticator
+from control_plane.middleware.authentication import AuthenticationMiddleware
 from control_plane.middleware.body_limit import BodyLimitMiddleware
+from control_plane.middleware.rate_limit import RateLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
 from control_plane.middleware.response_count import ResponseCountMiddleware
 from control_plane.services import open_services
@@ -23,12 +27,20 @@ def create_app(settings: ServingSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings) as services:
-            app.state.services = services
+        async with AsyncExitStack() as stack:
+            app.state.services = await stack.enter_async_context(open_services(settings))
+            if settings.auth.enabled:
+                authenticator = open_authenticator(settings.auth)
+                app.state.authenticator = await stack.enter_async_context(authenticator)
             yield
 
     app = FastAPI(title="Triad", version=VERSION, lifespan=lifespan)
+    # The last one is the outermost.
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_size)
+    if settings.rate_limiting.enabled:
+        app.add_middleware(RateLimitMiddleware, limits=RateLimits(settings.rate_limiting))
+    if settings.auth.enabled:
+        app.add_middleware(AuthenticationMiddleware, public_paths=_public_paths(settings))
     app.add_middleware(ResponseCountMiddleware)
     app.add_middleware(RequestIdMiddleware)
     errors.install(app)
@@ -41,6 +53,12 @@ def create_app(settings: ServingSettings) -> FastAPI:
     if settings.monitoring.enabled:
         app.include_router(metrics_router(settings.monitoring.metrics_endpoint))
     return app
+
+
+def _public_paths(settings: ServingSettings) -> list[str]:
+    if settings.auth.public_paths is not None:
+        return settings.auth.public_paths
+    return [*health.PATHS, settings.monitoring.metrics_endpoint]
 
 
 def app_from_environment() -> FastAPI:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from control_plane.auth import commands as keys
 from control_plane.registry.converter import COMMAND
 from control_plane.serve import ServeError, serve
 from control_plane.settings import Settings, SettingsError, load_settings, require_supported
@@ -17,6 +18,7 @@ from control_plane.settings.manager import PATH_VARIABLE
 from control_plane.version import VERSION
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app.add_typer(keys.app, name="keys")
 console = Console(stderr=True, highlight=False)
 
 ConfigOption = Annotated[

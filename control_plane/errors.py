@@ -2,8 +2,11 @@
 
     TriadError                   500  internal_error
     ├── InvalidRequest           400  invalid_request_error   `param` names the field
+    ├── Unauthorized             401  authentication_error    no token, or not a valid one
+    ├── Forbidden                403  permission_error        a scope is missing, and named
     ├── ModelNotFound            404  model_not_found
     ├── PayloadTooLarge          413  payload_too_large
+    ├── RateLimited              429  rate_limit_exceeded     `Retry-After` says until when
     ├── EngineFailed             500  engine_error            the engine failed this request
     ├── ProtocolRestricted       500  protocol_restricted     Triton wants a secret that we lack
     ├── ClientDisconnected       499  client_disconnected     seen in logs and metrics only
@@ -18,6 +21,7 @@ The body is the same on every route: ``{"error": {message, type, param, code}, "
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -50,6 +54,54 @@ class TriadError(Exception):
 class InvalidRequest(TriadError):
     status = 400
     type = "invalid_request_error"
+
+
+class Unauthorized(TriadError):
+    """``code``: of https://www.rfc-editor.org/rfc/rfc6750#section-3.1, where a token was sent."""
+
+    status = 401
+    type = "authentication_error"
+
+    def __init__(self, message: str, auth_type: str, code: str | None = None) -> None:
+        super().__init__(message)
+        scheme = "Bearer" if auth_type == "bearer_token" else "ApiKey"
+        self._challenge = f'{scheme} realm="triad"' + (f', error="{code}"' if code else "")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": self._challenge}
+
+
+class Forbidden(TriadError):
+    status = 403
+    type = "permission_error"
+
+    def __init__(self, message: str, scope: str) -> None:
+        super().__init__(message)
+        self._scope = scope
+
+    @property
+    def headers(self) -> dict[str, str]:
+        challenge = f'Bearer realm="triad", error="insufficient_scope", scope="{self._scope}"'
+        return {"WWW-Authenticate": challenge}
+
+
+class RateLimited(TriadError):
+    """``retry_after``: seconds."""
+
+    status = 429
+    type = "rate_limit_exceeded"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self._retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {
+            "Retry-After": str(math.ceil(self._retry_after)),
+            "retry-after-ms": str(math.ceil(self._retry_after * 1000)),
+        }
 
 
 class ModelNotFound(TriadError):

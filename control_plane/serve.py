@@ -20,6 +20,8 @@ from rich.logging import RichHandler
 from uvicorn.supervisors import ChangeReload
 
 from control_plane.app import create_app
+from control_plane.auth.authenticator import TOKEN_HEADERS
+from control_plane.auth.keys import KeyStore, KeyStoreError, default_file
 from control_plane.http_server import HttpServer, server_config
 from control_plane.launch import EmbeddedTriton
 from control_plane.registry.entry import ModelError
@@ -38,6 +40,7 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
     """Runs until a signal ends it. Raises `ServeError`."""
     _set_up_logging(settings, console)
     _check_port(settings)
+    _check_key_store(settings)
     with (
         suppress(KeyboardInterrupt),
         _terminated_as_interrupted(),
@@ -75,6 +78,14 @@ def _check_port(settings: ServingSettings) -> None:
             raise ServeError(
                 f"port {settings.port} on {settings.host} {reason}; choose another with --port"
             ) from None
+
+
+def _check_key_store(settings: ServingSettings) -> None:
+    if settings.auth.enabled:
+        try:
+            KeyStore(settings.auth.key_store or default_file()).close()
+        except KeyStoreError as error:
+            raise ServeError(f"serving.auth.key_store: {error}") from None
 
 
 @contextmanager
@@ -133,12 +144,13 @@ def _announce(settings: ServingSettings, console: Console, demo: bool) -> None:
     console.print(f"[green]ready[/]: {url} (API: {url}/docs)", soft_wrap=True)
     body = orjson.dumps({"prompt": DEMO_PROMPT, "max_tokens": 128}).decode()
     console.print("try it:", soft_wrap=True)
+    token = f"-H '{TOKEN_HEADERS[settings.auth.auth_type]}' " if settings.auth.enabled else ""
     console.print(
-        f"  curl -s {url}/generate -H 'Content-Type: application/json' -d '{body}'",
+        f"  curl -s {url}/generate {token}-H 'Content-Type: application/json' -d '{body}'",
         markup=False,
         soft_wrap=True,
     )
-    if demo:
+    if demo and not settings.auth.enabled:
         request = urllib.request.Request(
             f"{url}/generate", body.encode(), {"Content-Type": "application/json"}
         )

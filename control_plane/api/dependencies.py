@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from control_plane.admission.rate_limits import Account
 from control_plane.services import Services
 
 
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+def bill(request: Request) -> Callable[[int], None] | None:
+    """What takes note of the tokens that a request costs, where there is a limit."""
+    account: Account | None = request.scope["state"].get("account")
+    return None if account is None else account.spend
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

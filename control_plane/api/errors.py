@@ -104,8 +104,11 @@ def documented_errors() -> dict[int | str, dict[str, Any]]:
     """What a route that runs a model may answer, for OpenAPI."""
     errors: dict[int | str, str] = {
         400: "A field is invalid, and named",
+        401: "A token is needed, or is not valid",
+        403: "The token lacks a scope",
         404: "No such model",
         413: "The body is too large",
+        429: "Too many requests or tokens a minute",
         500: "The engine failed",
         503: "Not ready, overloaded, or shutting down",
         504: "The request took too long",

@@ -13,6 +13,8 @@ from control_plane.services import Services
 
 router = APIRouter(tags=["health"])
 
+PATHS = ("/health", "/health/live", "/health/ready")
+
 
 @router.get("/health", response_model=HealthResponse)
 async def health(services: ServicesDep, response: Response) -> HealthResponse:

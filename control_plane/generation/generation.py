@@ -42,6 +42,7 @@ class Generation:
         self._metadata = metadata
         self.model = model
         self.tokens = 0
+        self.prompt_tokens = 0  # where they are asked for
         self.finish_reason: str | None = None
         self._stats = stats
         self._on_close = on_close
@@ -116,6 +117,7 @@ class Generation:
             self._inter_token_latency.observe((now - self._last) / count)
         self._last = now
         self.tokens += count
+        self.prompt_tokens = deltas[-1].prompt_tokens
         self.finish_reason = deltas[-1].finish_reason
 
     def abort(self, error: TriadError) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,13 +22,18 @@ from control_plane.registry.catalog import Catalog, Model
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient, ask
 
+PROMPT_TOKENS = "num_input_tokens"
 GRACE_SECONDS = 10.0
 """What a request that took too long gets for ending at its model, before Triton cuts it off."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate. ``returns``: names of the contract's outputs that `Delta` is to have."""
+    """What to generate. ``returns``: names of the contract's outputs that `Delta` is to have.
+
+    ``bill`` gets, once, how many tokens the generation took: of the answer and, with
+    ``bills_prompt``, of the prompt.
+    """
 
     prompt: codec.Prompt
     sampling: Mapping[str, Any]
@@ -36,6 +42,15 @@ class GenerationRequest:
     stream: bool = False
     returns: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    bill: Callable[[int], None] | None = None
+    bills_prompt: bool = True
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Those of ``returns``, and what billing needs."""
+        if self.bill is None or not self.bills_prompt or PROMPT_TOKENS in self.returns:
+            return self.returns
+        return [*self.returns, PROMPT_TOKENS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +98,7 @@ class GenerationService:
             model,
             self._metrics,
             self._stats,
-            self._ended,
+            partial(self._ended, request),
             timeout=self._timeout,
             stream=request.stream,
             metadata=request.metadata,
@@ -95,7 +110,7 @@ class GenerationService:
             request.prompt,
             request.sampling,
             stream=request.stream,
-            returns=request.returns,
+            returns=request.outputs,
         )
         try:
             generation.attach(self._client.infer(message, timeout=self._timeout + GRACE_SECONDS))
@@ -116,8 +131,12 @@ class GenerationService:
         message = codec.detokenize_request(model.name, codec.unique_id(request_id), ids)
         return (await ask(self._client, message, timeout=self._timeout)).decode()
 
-    def _ended(self, generation: Generation, error: BaseException | None) -> None:
+    def _ended(
+        self, request: GenerationRequest, generation: Generation, error: BaseException | None
+    ) -> None:
         self._running.discard(generation)
+        if request.bill is not None:
+            request.bill(generation.tokens + request.bills_prompt * generation.prompt_tokens)
         if isinstance(error, Unavailable):
             self._catalog.doubt()
 

@@ -6,7 +6,11 @@ from control_plane.settings.engines import (
     TritonSettings,
     VllmSettings,
 )
-from control_plane.settings.features import ValidationSettings
+from control_plane.settings.features import (
+    AuthSettings,
+    RateLimitingSettings,
+    ValidationSettings,
+)
 from control_plane.settings.load import load_settings
 from control_plane.settings.manager import ConfigManager
 from control_plane.settings.problems import SettingsError
@@ -14,9 +18,11 @@ from control_plane.settings.schema import ServingSettings, Settings
 from control_plane.settings.support import require_supported, unsupported
 
 __all__ = [
+    "AuthSettings",
     "ConfigManager",
     "OnnxSettings",
     "PytorchSettings",
+    "RateLimitingSettings",
     "ServingSettings",
     "Settings",
     "SettingsError",

@@ -1,8 +1,9 @@
 """Settings of the gateway's optional features: all of them are off until asked for."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, SecretStr
 
 from control_plane.settings.types import (
     Bytes,
@@ -13,6 +14,7 @@ from control_plane.settings.types import (
     Port,
     Positive,
     Seconds,
+    SecondsOrNone,
     Section,
     UrlPath,
 )
@@ -78,9 +80,19 @@ class AuthSettings(Section):
     auth_type: Literal["bearer_token", "api_key"] = "bearer_token"
     """bearer_token: the Authorization header; api_key: the X-API-Key header."""
     token_validation_url: HttpUrl | None = None
-    """Address that says whether a token is valid."""
+    """Address that says whether a token is valid (RFC 7662)."""
     required_scopes: list[Name] = Field(default=["llm:generate"])
     """Scopes that a token must carry."""
+    token_validation_authorization: SecretStr | None = None
+    """Header `Authorization` that is sent to that address, such as `Basic …`."""
+    token_validation_timeout: Seconds = 5.0
+    """Seconds that it may take to answer."""
+    token_validation_cache: SecondsOrNone = 60.0
+    """Seconds that its answers are kept."""
+    key_store: Annotated[Path, Field(strict=False)] | None = None
+    """File of the keys that `triad keys` makes; null: triad/keys.db in the user's data folder."""
+    public_paths: list[UrlPath] | None = None
+    """Paths that need no token; null: /health and those below it, and the metrics."""
 
 
 class RateLimitingSettings(Section):
@@ -93,7 +105,7 @@ class RateLimitingSettings(Section):
     tokens_per_minute: Positive = 10000
     """Tokens a minute, of prompts and answers together."""
     burst_allowance: Count = 10
-    """Requests allowed at once over the steady rate."""
+    """Requests that may come at once, over the steady rate."""
 
 
 class ValidationSettings(Section):

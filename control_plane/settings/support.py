@@ -28,8 +28,6 @@ NOT_YET = (
     NotYet("batching.enabled", "request batching", lambda s: s.batching.enabled),
     NotYet("caching.enabled", "response caching", lambda s: s.caching.enabled),
     NotYet("load_balancing.enabled", "load balancing", lambda s: s.load_balancing.enabled),
-    NotYet("auth.enabled", "authentication", lambda s: s.auth.enabled),
-    NotYet("rate_limiting.enabled", "rate limiting", lambda s: s.rate_limiting.enabled),
     NotYet(
         "validation.allowed_characters",
         "a limit on characters",

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ServerFactory
 from tests.support.hub import hub
-from tests.support.server import ROOT, TRIAD, WEIGHTS, TriadServer, wait_until
+from tests.support.server import ROOT, WEIGHTS, TriadServer, triad, wait_until
 
 CONFIG = ROOT / "docker" / "config"
-
-
-def triad(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables: Mapping[str, str] = os.environ | environment
-    return subprocess.run(
-        [str(TRIAD), *arguments], capture_output=True, text=True, timeout=60, env=variables
-    )
 
 
 def test_a_taken_port_is_said_before_anything_starts() -> None:
@@ -37,7 +27,7 @@ def test_a_taken_port_is_said_before_anything_starts() -> None:
 @pytest.mark.parametrize(
     ("document", "keys"),
     [
-        ("production", ["workers", "auth.enabled", "rate_limiting.enabled"]),
+        ("production", ["workers"]),
         ("high-availability", ["load_balancing.enabled", "health_check.enabled"]),
     ],
 )

@@ -25,6 +25,14 @@ WEIGHTS = ROOT / "model_repository" / "demo" / "1" / "weights"
 TRIAD = Path(sys.executable).with_name("triad")
 
 
+def triad(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    variables: Mapping[str, str] = os.environ | environment
+    return subprocess.run(
+        [str(TRIAD), *arguments], capture_output=True, text=True, timeout=60, env=variables
+    )
+
+
 def free_port() -> int:
     """Below the ports that the system gives to outgoing connections: of these, a crowd of clients
     could take one before its server does."""

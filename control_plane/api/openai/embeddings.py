@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
-from control_plane.api.dependencies import ServicesDep
+from control_plane.api.dependencies import ServicesDep, bill
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.openai.fields import Given, V1Model, only
@@ -117,6 +117,8 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
             dimensions=body.dimensions,
         )
         made = await until_disconnect(request.receive, work)
+        if (spend := bill(request)) is not None:
+            spend(made.tokens)
     except InvalidRequest as error:
         raise _renamed(error) from None
     written = _WRITTEN[body.encoding_format]

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from control_plane.api.dependencies import bill
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
@@ -37,6 +38,7 @@ class Asked:
         self.request_id: str = request.state.request_id
         self.model: Model = services.catalog.language_model(body.model)
         self._receive = request.receive
+        self._bill = bill(request)
         self._services = services
         self.answers = body.n or 1  # to each prompt
 
@@ -78,6 +80,8 @@ class Asked:
                 stream=self.body.streams,
                 returns=returns,
                 metadata=self.body.metadata or {},
+                bill=self._bill,
+                bills_prompt=number % self.answers == 0,
             )
             for number, seed in enumerate(seeds)
         ]

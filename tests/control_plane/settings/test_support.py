@@ -34,7 +34,7 @@ def test_defaults_and_the_development_document_are_supported() -> None:
 @pytest.mark.parametrize(
     ("document", "keys"),
     [
-        ("production", ["workers", "auth.enabled", "rate_limiting.enabled"]),
+        ("production", ["workers"]),
         (
             "high-availability",
             ["load_balancing.enabled", "health_check.enabled"],
@@ -56,8 +56,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
         ("batching: {enabled: true}", "batching.enabled"),
         ("caching: {enabled: true}", "caching.enabled"),
         ("load_balancing: {enabled: true}", "load_balancing.enabled"),
-        ("auth: {enabled: true}", "auth.enabled"),
-        ("rate_limiting: {enabled: true}", "rate_limiting.enabled"),
         ("health_check: {enabled: true}", "health_check.enabled"),
         ("validation: {allowed_characters: ascii}", "validation.allowed_characters"),
         ("validation: {content_filtering: true}", "validation.content_filtering"),

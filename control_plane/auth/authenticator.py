@@ -1,0 +1,79 @@
+"""From a request's headers to its caller."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.datastructures import Headers
+
+from control_plane.auth.caller import Caller
+from control_plane.auth.introspection import Introspector
+from control_plane.auth.keys import KeyStore, default_file
+from control_plane.errors import Forbidden, Unauthorized
+from control_plane.settings import AuthSettings
+
+logger = logging.getLogger(__name__)
+
+TOKEN_HEADERS = {
+    "bearer_token": "Authorization: Bearer <token>",
+    "api_key": "X-API-Key: <token>",
+}
+"""How a token is sent, by `auth_type`."""
+
+
+class Authenticator:
+    """A token is a key of the store or, where there is an introspector, one that it knows."""
+
+    def __init__(
+        self, settings: AuthSettings, keys: KeyStore, introspector: Introspector | None
+    ) -> None:
+        self._type = settings.auth_type
+        self._required = settings.required_scopes
+        self._keys = keys
+        self._introspector = introspector
+
+    async def authenticate(self, headers: Headers) -> Caller:
+        """Raises `Unauthorized`, `Forbidden`, or `Unavailable`."""
+        token = self._token(headers)
+        if token is None:
+            raise Unauthorized(f"a token is needed: send `{TOKEN_HEADERS[self._type]}`", self._type)
+        caller = self._keys.caller(token)
+        if caller is None and self._introspector is not None:
+            caller = await self._introspector.caller(token)
+        if caller is None:
+            raise Unauthorized("the token is not valid", self._type, "invalid_token")
+        for scope in self._required:
+            if scope not in caller.scopes:
+                raise Forbidden(f"the token lacks the scope `{scope}`", scope)
+        return caller
+
+    def _token(self, headers: Headers) -> str | None:
+        if self._type == "api_key":
+            return headers.get("x-api-key") or None
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+@asynccontextmanager
+async def open_authenticator(settings: AuthSettings) -> AsyncIterator[Authenticator]:
+    """Raises `KeyStoreError`."""
+    keys = KeyStore(file := settings.key_store or default_file())
+    introspector: Introspector | None = None
+    if settings.token_validation_url is not None:
+        authorization = settings.token_validation_authorization
+        introspector = Introspector(
+            settings.token_validation_url,
+            authorization.get_secret_value() if authorization else None,
+            timeout=settings.token_validation_timeout,
+            keep=settings.token_validation_cache,
+        )
+    elif not any(key.state == "valid" for key in keys.all()):
+        logger.warning("nobody has a key yet: `triad keys create <name>` makes one in %s", file)
+    try:
+        yield Authenticator(settings, keys, introspector)
+    finally:
+        keys.close()
+        if introspector is not None:
+            await introspector.close()

@@ -1,0 +1,47 @@
+"""Each POST counts."""
+
+from __future__ import annotations
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from control_plane.admission.rate_limits import Account, RateLimits
+from control_plane.api.errors import error_response
+from control_plane.errors import RateLimited
+
+
+class RateLimitMiddleware:
+    """Puts the caller's account into ``request.state``, and what is left of it into the response.
+
+    Callers are known by their token, or else by their address.
+    """
+
+    def __init__(self, app: ASGIApp, limits: RateLimits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return await self._app(scope, receive, send)
+        state = scope["state"]
+        state["account"] = account = Account(self._limits, _caller(scope))
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(account.headers())
+            await send(message)
+
+        try:
+            account.admit()
+        except RateLimited as error:
+            response = error_response(error, state["request_id"])
+            return await response(scope, receive, send_with_limits)
+        await self._app(scope, receive, send_with_limits)
+
+
+def _caller(scope: Scope) -> str:
+    if "caller" in scope["state"]:
+        id_: str = scope["state"]["caller"].id
+        return id_
+    address, _ = scope["client"] or ("unknown", 0)
+    return f"address:{address}"

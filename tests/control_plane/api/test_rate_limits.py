@@ -1,0 +1,198 @@
+"""`rate_limiting`, as its callers meet it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+import requests
+
+from control_plane.auth.keys import KeyStore
+from tests.support.server import SCRIPTED, SCRIPTED_CHAT, TriadServer, triad_server, wait_until
+
+REQUESTS, TOKENS, BURST = 120, 6000, 3
+"""A request in 0.5 s; 100 tokens a second."""
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyStore]:
+    store = KeyStore(tmp_path_factory.mktemp("keys") / "keys.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def limited(
+    keys: KeyStore, encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TriadServer]:
+    environment = {
+        "TRIAD_SERVING__MODELS": f"[{SCRIPTED_CHAT}, {encoders['bert']}]",
+        "TRIAD_SERVING__AUTH__ENABLED": "true",
+        "TRIAD_SERVING__AUTH__KEY_STORE": str(keys.file),
+        "TRIAD_SERVING__RATE_LIMITING__ENABLED": "true",
+        "TRIAD_SERVING__RATE_LIMITING__REQUESTS_PER_MINUTE": str(REQUESTS),
+        "TRIAD_SERVING__RATE_LIMITING__TOKENS_PER_MINUTE": str(TOKENS),
+        "TRIAD_SERVING__RATE_LIMITING__BURST_ALLOWANCE": str(BURST),
+    }
+    log = tmp_path_factory.mktemp("limited") / "log"
+    with triad_server(log, "--model", str(SCRIPTED), environment=environment) as running:
+        yield running
+
+
+@pytest.fixture
+def key(keys: KeyStore) -> str:
+    """A caller that nobody has seen yet."""
+    return keys.create("one", ["llm:generate"])
+
+
+def ask(server: TriadServer, key: str, tokens: int = 1, **fields: object) -> requests.Response:
+    body = {"prompt": json.dumps({"tokens": tokens}), "max_tokens": tokens, **fields}
+    return server.post("/generate", body, headers={"Authorization": f"Bearer {key}"})
+
+
+def left(response: requests.Response, of: str = "tokens") -> int:
+    return int(response.headers[f"x-ratelimit-remaining-{of}"])
+
+
+def prompt_tokens(tokens: int) -> int:
+    """The scripted tokenizer's are bytes."""
+    return len(json.dumps({"tokens": tokens}))
+
+
+def test_a_burst_and_then_the_steady_rate(limited: TriadServer, key: str) -> None:
+    answers = [ask(limited, key) for _ in range(12)]
+    allowed = [answer for answer in answers if answer.ok]
+    refused = next(answer for answer in answers if not answer.ok)
+    assert all(answer.ok for answer in answers[: BURST + 1])
+    assert len(allowed) < 12
+    assert left(allowed[0], "requests") == BURST
+    assert allowed[0].headers["x-ratelimit-limit-requests"] == str(REQUESTS)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["type"] == "rate_limit_exceeded"
+    assert "120 a minute" in refused.json()["error"]["message"]
+    assert left(refused, "requests") == 0
+    assert refused.headers["Retry-After"] == "1"
+
+    last = next((a for a in [ask(limited, key) for _ in range(9)] if not a.ok), None)
+    assert last is not None
+    time.sleep(int(last.headers["retry-after-ms"]) / 1000)
+    assert ask(limited, key).ok
+
+
+def test_each_caller_has_its_own(limited: TriadServer, keys: KeyStore, key: str) -> None:
+    while ask(limited, key).ok:
+        pass
+    assert ask(limited, keys.create("other", ["llm:generate"])).ok
+
+
+def test_only_posts_count(limited: TriadServer, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    for _ in range(3 * BURST):
+        response = requests.get(f"{limited.url}/models", headers=headers, timeout=10)
+        assert response.ok
+        assert "x-ratelimit-limit-requests" not in response.headers
+    assert left(ask(limited, key), "requests") == BURST
+
+
+def test_an_answer_costs_its_tokens_and_the_prompt_s(limited: TriadServer, key: str) -> None:
+    whole = ask(limited, key, 1000)
+    cost = 1000 + prompt_tokens(1000)
+    assert left(whole) == pytest.approx(TOKENS - cost, abs=5)
+    stream = ask(limited, key, 1000, stream=True)  # whose cost nobody knows at its beginning
+    assert left(stream) == pytest.approx(TOKENS - cost, abs=150)  # 100 come in a second
+    assert left(ask(limited, key)) == pytest.approx(TOKENS - 2 * cost, abs=250)
+
+
+def test_what_was_used_too_much_is_waited_for(limited: TriadServer, key: str) -> None:
+    assert ask(limited, key, TOKENS + 100).ok
+    refused = ask(limited, key)
+    assert refused.status_code == 429
+    assert "6000 a minute" in refused.json()["error"]["message"]
+    assert left(refused) == 0
+    wait = int(refused.headers["retry-after-ms"]) / 1000
+    assert 0 < wait < 2
+    time.sleep(wait)
+    assert ask(limited, key).ok
+
+
+def test_a_stream_costs_what_was_generated_though_its_client_left(
+    limited: TriadServer, key: str
+) -> None:
+    body = {"prompt": json.dumps({"tokens": 5000, "interval_ms": 1}), "stream": True}
+    with requests.post(
+        f"{limited.url}/generate",
+        json=body | {"max_tokens": 5000},
+        headers={"Authorization": f"Bearer {key}"},
+        stream=True,
+        timeout=60,
+    ) as response:
+        for count, _ in enumerate(response.iter_lines()):
+            if count == 60:  # 1.2 s or more
+                break
+    time.sleep(1)
+    assert left(ask(limited, key)) < TOKENS - 500
+
+
+def test_answers_to_one_prompt_cost_it_once(limited: TriadServer, key: str) -> None:
+    with openai.OpenAI(base_url=f"{limited.url}/v1", api_key=key) as client:
+        made = client.completions.create(
+            model="scripted", prompt=json.dumps({"tokens": 300}), n=3, max_tokens=300
+        )
+        assert made.usage is not None
+        assert made.usage.total_tokens == 900 + prompt_tokens(300)
+        assert left(ask(limited, key)) == pytest.approx(TOKENS - made.usage.total_tokens, abs=100)
+
+
+def test_a_chat_and_an_embedding_cost_theirs(limited: TriadServer, key: str) -> None:
+    with openai.OpenAI(base_url=f"{limited.url}/v1", api_key=key) as client:
+        script = json.dumps({"text": "x" * 2000, "piece": 2})
+        stream = client.chat.completions.create(
+            model="scripted_chat", messages=[{"role": "user", "content": script}], stream=True
+        )
+        assert sum(len(chunk.choices[0].delta.content or "") for chunk in stream) == 2000
+        before = left(ask(limited, key))
+        assert before < TOKENS - 1000 - 1800  # the prompt has the script in it
+        made = client.embeddings.create(model="bert", input=["a text of words " * 4] * 20)
+        assert made.usage.total_tokens > 500
+        assert left(ask(limited, key)) == pytest.approx(before - made.usage.total_tokens, abs=150)
+
+
+def test_a_failure_costs_what_it_took(limited: TriadServer, key: str) -> None:
+    failing = {"prompt": json.dumps({"tokens": 2000, "fail_at": 0}), "max_tokens": 2000}
+    response = limited.post("/generate", failing, headers={"Authorization": f"Bearer {key}"})
+    assert response.status_code == 500
+    assert left(ask(limited, key)) > TOKENS - 100
+
+
+def test_openai_s_client_comes_back_when_it_is_told_to(limited: TriadServer, key: str) -> None:
+    with openai.OpenAI(base_url=f"{limited.url}/v1", api_key=key, max_retries=8) as client:
+        began = time.monotonic()
+        for _ in range(BURST + 5):
+            client.completions.create(model="scripted", prompt=json.dumps({"tokens": 1}))
+        assert time.monotonic() - began > 1.5
+
+
+def test_without_authentication_a_caller_is_an_address(
+    tmp_path: Path,
+) -> None:
+    environment = {
+        "TRIAD_SERVING__RATE_LIMITING__ENABLED": "true",
+        "TRIAD_SERVING__RATE_LIMITING__REQUESTS_PER_MINUTE": "1",
+        "TRIAD_SERVING__RATE_LIMITING__BURST_ALLOWANCE": "0",
+    }
+    arguments = ("--model", str(SCRIPTED))
+    with triad_server(tmp_path / "log", *arguments, environment=environment) as server:
+        body = {"prompt": json.dumps({"tokens": 1})}
+        assert server.post("/generate", body).ok
+        refused = server.post("/generate", {"prompt": 5})  # said before the body is read
+        assert refused.status_code == 429
+        assert 50 < int(refused.headers["Retry-After"]) <= 60
+        forwarded = {"X-Forwarded-For": "192.0.2.1"}  # by a proxy on this machine
+        assert server.post("/generate", body, headers=forwarded).ok
+        wait_until(
+            lambda: server.gauge('triad_http_responses_total{route="other",status="429"}') >= 1
+        )
