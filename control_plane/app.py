@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from control_plane.admission.rate_limits import RateLimits
 from control_plane.api import attributions, errors, generate, health, models, profile, stats
@@ -20,6 +21,16 @@ from control_plane.middleware.response_count import ResponseCountMiddleware
 from control_plane.services import open_services
 from control_plane.settings import ConfigManager, ServingSettings
 from control_plane.version import VERSION
+
+# `*` would not count with credentials.
+_EXPOSED = [
+    *("X-Request-Id", "WWW-Authenticate", "Retry-After", "retry-after-ms"),
+    *(
+        f"x-ratelimit-{what}-{of}"
+        for what in ("limit", "remaining", "reset")
+        for of in ("requests", "tokens")
+    ),
+]
 
 
 def create_app(settings: ServingSettings) -> FastAPI:
@@ -41,6 +52,16 @@ def create_app(settings: ServingSettings) -> FastAPI:
         app.add_middleware(RateLimitMiddleware, limits=RateLimits(settings.rate_limiting))
     if settings.auth.enabled:
         app.add_middleware(AuthenticationMiddleware, public_paths=_public_paths(settings))
+    if settings.cors.allow_origins:  # before authentication, which a preflight request has none of
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors.allow_origins,
+            allow_credentials=settings.cors.allow_credentials,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+            max_age=settings.cors.max_age,
+        )
     app.add_middleware(ResponseCountMiddleware)
     app.add_middleware(RequestIdMiddleware)
     errors.install(app)

@@ -116,7 +116,7 @@ class ValidationSettings(Section):
     max_tokens: Positive | None = None
     """Most tokens that a request may ask for; null: the model's own context is the limit."""
     allowed_characters: Literal["unicode", "ascii", "printable"] = "unicode"
-    """Characters that a prompt may hold."""
+    """Characters that a prompt may hold; printable: also tabs and the ends of lines."""
     content_filtering: bool = False
     """Refuse prompts that the content filter matches."""
 
@@ -130,6 +130,17 @@ class AlertThresholds(Section):
     """99th percentile of the request latency, in seconds."""
     gpu_memory_usage: Fraction = 0.95
     """Fraction of the GPU's memory in use."""
+
+
+class CorsSettings(Section):
+    """`serving.cors`: pages of other origins that may call from a browser."""
+
+    allow_origins: list[Name] = Field(default_factory=list)
+    """Origins such as `https://app.example.com`, or `*` for all; empty: none."""
+    allow_credentials: bool = False
+    """Let browsers send cookies and their own authorization."""
+    max_age: Count = 600
+    """Seconds that a browser may keep what it was told."""
 
 
 class MonitoringSettings(Section):

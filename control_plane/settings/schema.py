@@ -14,6 +14,7 @@ from control_plane.settings.features import (
     AuthSettings,
     BatchingSettings,
     CachingSettings,
+    CorsSettings,
     HealthCheckSettings,
     LoadBalancingSettings,
     MonitoringSettings,
@@ -76,6 +77,7 @@ class ServingSettings(Section):
     caching: CachingSettings = Field(default_factory=CachingSettings)
     load_balancing: LoadBalancingSettings = Field(default_factory=LoadBalancingSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
+    cors: CorsSettings = Field(default_factory=CorsSettings)
     rate_limiting: RateLimitingSettings = Field(default_factory=RateLimitingSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)

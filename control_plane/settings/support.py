@@ -29,11 +29,6 @@ NOT_YET = (
     NotYet("caching.enabled", "response caching", lambda s: s.caching.enabled),
     NotYet("load_balancing.enabled", "load balancing", lambda s: s.load_balancing.enabled),
     NotYet(
-        "validation.allowed_characters",
-        "a limit on characters",
-        lambda s: s.validation.allowed_characters != "unicode",
-    ),
-    NotYet(
         "validation.content_filtering",
         "content filtering",
         lambda s: s.validation.content_filtering,

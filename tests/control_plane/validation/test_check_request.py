@@ -1,0 +1,78 @@
+"""The operator's limits, on every kind of prompt."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from control_plane.errors import InvalidRequest
+from control_plane.settings import ValidationSettings
+from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
+from control_plane.validation import check_request
+
+TEXT = "a\tb\nc"
+CHAT: list[dict[str, Any]] = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": None},
+]
+PARTS: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "hello"}, {}]}]
+
+
+def check(prompt: Prompt, max_tokens: int = 1, **limits: Any) -> None:  # noqa: ANN401
+    check_request(ValidationSettings(**limits), prompt, max_tokens)
+
+
+def refusal(prompt: Prompt, **limits: Any) -> InvalidRequest:  # noqa: ANN401
+    with pytest.raises(InvalidRequest) as raised:
+        check(prompt, **limits)
+    assert raised.value.message.startswith(f"{raised.value.param}: ")
+    return raised.value
+
+
+@pytest.mark.parametrize("prompt", [TEXT, Text(TEXT), TokenIds([1] * 5), Chat(PARTS), PARTS])
+def test_length(prompt: Prompt) -> None:
+    check(prompt)
+    check(prompt, max_prompt_length=5)
+    error = refusal(prompt, max_prompt_length=4)
+    assert error.param == ("messages" if isinstance(prompt, Chat | list) else "prompt")
+    assert "at most 4 characters, not 5" in error.message
+
+
+def test_max_tokens() -> None:
+    check(TEXT, max_tokens=7)
+    with pytest.raises(InvalidRequest, match=re.escape("max_tokens: must be from 1 to 7")):
+        check_request(ValidationSettings(max_tokens=7), TEXT, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [
+        ("ascii", ["", TEXT, "\x00\x7f~"], ["\x80", "é", "😀", "\uff41"]),
+        (
+            "printable",
+            ["", TEXT, "\r\n", "é 😀 汉字"],
+            ["\x00", "\x7f", "\u200b", "\u202e", "\ue000"],
+        ),
+        ("unicode", ["\x00\u202e\ue000😀"], []),
+    ],
+)
+def test_characters(name: str, allowed: list[str], refused: list[str]) -> None:
+    for text in allowed:
+        check(f"ab{text}c", allowed_characters=name)
+    for text in refused:
+        error = refusal(f"ab{text}c", allowed_characters=name)
+        assert error.param == "prompt"
+        assert f"not U+{ord(text):04X} as its character 2" in error.message
+
+
+def test_characters_of_messages() -> None:
+    check(CHAT, allowed_characters="ascii")
+    chat = [*CHAT, {"role": "user", "content": [{"text": "ab"}, {"text": "ü"}]}]
+    assert refusal(Chat(chat), allowed_characters="ascii").param == "messages[2].content"
+
+
+def test_token_ids_have_no_characters() -> None:
+    check(TokenIds([1]), allowed_characters="unicode")
+    assert "token ids" in refusal(TokenIds([1]), allowed_characters="ascii").message
