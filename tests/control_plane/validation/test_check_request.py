@@ -13,7 +13,8 @@ from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
 from control_plane.validation import check_request
 
 TEXT = "a\tb\nc"
-CHAT: list[dict[str, Any]] = [
+USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": None}
+CHAT: list[dict[str, Any]] = [USER, ASSISTANT]
     {"role": "user", "content": "hi"},
     {"role": "assistant", "content": None},
 ]
