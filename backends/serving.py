@@ -5,6 +5,7 @@ Docs: https://github.com/triton-inference-server/python_backend#decoupled-mode
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import locale
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_STREAM_INTERVAL_MS = 20
 """50 events a second: nobody reads faster."""
+
+SLOW_LOAD_SECONDS = 100
+"""A load that takes longer says in the log, once, where it is: it may hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,13 @@ class ServedModel(ABC):
 
     def initialize(self, args: dict[str, str]) -> None:
         set_up_process()
+        faulthandler.dump_traceback_later(SLOW_LOAD_SECONDS)
+        try:
+            self._load(args)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _load(self, args: dict[str, str]) -> None:
         self.options = ModelOptions.of(args)
         self.tokenizer = self.create_tokenizer(self.options)
         self.engine = self.create_engine(self.options)

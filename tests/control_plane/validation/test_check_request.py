@@ -15,9 +15,6 @@ from control_plane.validation import check_request
 TEXT = "a\tb\nc"
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": None}
 CHAT: list[dict[str, Any]] = [USER, ASSISTANT]
-    {"role": "user", "content": "hi"},
-    {"role": "assistant", "content": None},
-]
 PARTS: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "hello"}, {}]}]
 
 
