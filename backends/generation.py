@@ -261,6 +261,7 @@ class Responder:
 
     def add(self, generation: Generation) -> None:
         self._active[generation] = None
+        self._queue.put(generation)  # nothing to send yet, but its client may leave
 
     def forget(self, generation: Generation) -> None:
         self._active.pop(generation, None)
@@ -282,10 +283,10 @@ class Responder:
         self._thread.join()
 
     def _run(self) -> None:
-        now = next_scan = time.monotonic()
+        next_scan = 0.0
         while True:
             try:
-                generation = self._queue.get(timeout=max(min(self._next_turn, next_scan) - now, 0))
+                generation = self._queue.get(timeout=self._patience(next_scan))
                 if generation is None:
                     break
                 if generation.ends or generation not in self._later:
@@ -302,6 +303,12 @@ class Responder:
         for generation in list(self._active):
             self._guard(generation, generation.close, ShuttingDown("the model is being unloaded"))
 
+    def _patience(self, next_scan: float) -> float | None:
+        """Seconds until there is something to do; None where there is no request."""
+        if not self._active:
+            return None
+        return max(min(self._next_turn, next_scan) - time.monotonic(), 0)
+
     @property
     def _next_turn(self) -> float:
         return next(iter(self._later.values()), math.inf)
@@ -311,7 +318,7 @@ class Responder:
             self._active.pop(generation, None)
             if generation.closed:
                 continue
-            self.add(generation)
+            self._active[generation] = None
             self._guard(generation, generation.check_cancelled, CANCEL_SCAN_SECONDS)
 
     @staticmethod

@@ -13,11 +13,13 @@ from control_plane.api import attributions, errors, generate, health, models, pr
 from control_plane.api.metrics import metrics_router
 from control_plane.api.openai import routers as openai_routers
 from control_plane.auth.authenticator import open_authenticator
+from control_plane.background import running
 from control_plane.middleware.authentication import AuthenticationMiddleware
 from control_plane.middleware.body_limit import BodyLimitMiddleware
 from control_plane.middleware.rate_limit import RateLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
 from control_plane.middleware.response_count import ResponseCountMiddleware
+from control_plane.observability.alerts import Alerts
 from control_plane.services import open_services
 from control_plane.settings import ConfigManager, ServingSettings
 from control_plane.version import VERSION
@@ -39,10 +41,15 @@ def create_app(settings: ServingSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.services = await stack.enter_async_context(open_services(settings))
+            services = await stack.enter_async_context(open_services(settings))
+            app.state.services = services
             if settings.auth.enabled:
                 authenticator = open_authenticator(settings.auth)
                 app.state.authenticator = await stack.enter_async_context(authenticator)
+            if (monitoring := settings.monitoring).enabled:
+                alerts = Alerts(services.metrics, services.catalog, monitoring.alert_thresholds)
+                checks = running(alerts.watch(monitoring.health_check_interval))
+                await stack.enter_async_context(checks)
             yield
 
     app = FastAPI(title="Triad", version=VERSION, lifespan=lifespan)

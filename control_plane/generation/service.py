@@ -85,14 +85,23 @@ class GenerationService:
     def running(self) -> int:
         return len(self._running)
 
+    def model(self, name: str | None) -> Model:
+        """The language model of that name, or the default one. Raises `TriadError`, which counts:
+        nothing is generated then."""
+        try:
+            if self.draining:
+                raise ShuttingDown("the server is shutting down")
+            return self._catalog.language_model(name)
+        except TriadError as error:
+            self._metrics.requests.labels("", error.type).inc()
+            raise
+
     async def start(self, request: GenerationRequest) -> Generation:
         """A generation whose first response is there. The caller closes it.
 
         Raises `TriadError`: until the first response, nothing has been promised to the client.
         """
-        if self.draining:
-            raise ShuttingDown("the server is shutting down")
-        model = self._catalog.language_model(request.model)
+        model = self.model(request.model)
         generation = Generation(
             request.request_id,
             model,

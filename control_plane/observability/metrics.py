@@ -35,7 +35,7 @@ class Metrics:
         )
         self.requests = Counter(
             "triad_requests",
-            "Generations ended, by outcome: stop, length, or an error's type",
+            "Generations ended, by outcome: stop, length, or an error's type; no model: not begun",
             ["model", "outcome"],
             registry=registry,
         )

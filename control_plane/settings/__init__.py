@@ -7,6 +7,7 @@ from control_plane.settings.engines import (
     VllmSettings,
 )
 from control_plane.settings.features import (
+    AlertThresholds,
     AuthSettings,
     RateLimitingSettings,
     ValidationSettings,
@@ -18,6 +19,7 @@ from control_plane.settings.schema import ServingSettings, Settings
 from control_plane.settings.support import require_supported, unsupported
 
 __all__ = [
+    "AlertThresholds",
     "AuthSettings",
     "ConfigManager",
     "OnnxSettings",

@@ -33,16 +33,6 @@ NOT_YET = (
         "content filtering",
         lambda s: s.validation.content_filtering,
     ),
-    NotYet(
-        "monitoring.health_check_interval",
-        "an interval other than 30 seconds",
-        lambda s: s.monitoring.enabled and s.monitoring.health_check_interval != 30,
-    ),
-    NotYet(
-        "monitoring.alert_thresholds",
-        "alerting",
-        lambda s: s.monitoring.enabled and bool(s.monitoring.alert_thresholds.model_fields_set),
-    ),
     NotYet("health_check.enabled", "instance health checks", lambda s: s.health_check.enabled),
 )
 

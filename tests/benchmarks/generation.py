@@ -33,6 +33,8 @@ from rich.table import Table
 from tests.support.server import ROOT, triad_server
 
 NEW_TOKENS = 64
+CATCH_UP = 0.3
+"""Seconds for what a stopped server has missed meanwhile, such as its checks of its own health."""
 TOKENIZER = ROOT / "model_repository" / "demo" / "1" / "weights"
 
 _MAKE_MODEL = """
@@ -231,6 +233,7 @@ def take_turns(console: Console, loads: Mapping[Load, Sequence[Target]], rounds:
                 prompts = make_prompts(100 * turn + load.concurrency, load.count)
                 for target in targets if turn % 2 == 0 else reversed(targets):
                     target.pause(signal.SIGCONT)
+                    time.sleep(CATCH_UP)
                     result = measure(target, prompts, load, turn)
                     target.pause(signal.SIGSTOP)
                     results[load].setdefault(target.name, []).append(result)

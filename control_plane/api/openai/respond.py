@@ -36,7 +36,7 @@ class Asked:
         body.check()
         self.body = body
         self.request_id: str = request.state.request_id
-        self.model: Model = services.catalog.language_model(body.model)
+        self.model: Model = services.generation.model(body.model)
         self._receive = request.receive
         self._bill = bill(request)
         self._services = services

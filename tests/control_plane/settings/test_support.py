@@ -59,14 +59,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
         ("health_check: {enabled: true}", "health_check.enabled"),
         ("validation: {content_filtering: true}", "validation.content_filtering"),
         ("triton: {endpoints: ['a:1', 'b:1']}", "triton.endpoints"),
-        (
-            "monitoring: {enabled: true, health_check_interval: 5}",
-            "monitoring.health_check_interval",
-        ),
-        (
-            "monitoring: {enabled: true, alert_thresholds: {error_rate: 0.05}}",
-            "monitoring.alert_thresholds",
-        ),
     ],
 )
 def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:
