@@ -22,6 +22,7 @@ from uvicorn.supervisors import ChangeReload
 from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, default_file
+from control_plane.cache.store import StoreError, connect, folder
 from control_plane.http_server import HttpServer, server_config
 from control_plane.launch import EmbeddedTriton
 from control_plane.registry.entry import ModelError
@@ -40,7 +41,7 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
     """Runs until a signal ends it. Raises `ServeError`."""
     _set_up_logging(settings, console)
     _check_port(settings)
-    _check_key_store(settings)
+    _check_files(settings)
     with (
         suppress(KeyboardInterrupt),
         _terminated_as_interrupted(),
@@ -80,12 +81,18 @@ def _check_port(settings: ServingSettings) -> None:
             ) from None
 
 
-def _check_key_store(settings: ServingSettings) -> None:
+def _check_files(settings: ServingSettings) -> None:
+    """Those that the application opens when it starts."""
     if settings.auth.enabled:
         try:
             KeyStore(settings.auth.key_store or default_file()).close()
         except KeyStoreError as error:
             raise ServeError(f"serving.auth.key_store: {error}") from None
+    if settings.caching.enabled and settings.caching.cache_type == "disk":
+        try:
+            connect(folder(settings.caching)).close()
+        except StoreError as error:
+            raise ServeError(f"serving.caching.folder: {error}") from None
 
 
 @contextmanager

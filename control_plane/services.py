@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from control_plane.background import running
+from control_plane.cache.response_cache import open_cache
 from control_plane.embedding.service import EmbeddingService
 from control_plane.generation.service import GenerationService
 from control_plane.observability.metrics import EngineGauges, Metrics
@@ -61,13 +62,15 @@ async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
     )
     metrics, stats = Metrics(), Stats()
     metrics.registry.register(EngineGauges(catalog))
-    generation = GenerationService(
-        client, catalog, metrics, stats, timeout=settings.request_timeout
-    )
     embedding = EmbeddingService(client, timeout=settings.request_timeout)
-    await catalog.refresh()
-    try:
-        async with running(catalog.watch(triton.health_check_interval)):
-            yield Services(settings, client, catalog, generation, embedding, metrics, stats)
-    finally:
-        await client.close()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(client.close)
+        generation = GenerationService(
+            *(client, catalog, metrics, stats),
+            timeout=settings.request_timeout,
+            cache=await stack.enter_async_context(open_cache(settings.caching, metrics)),
+            caches_sampled=settings.caching.sampled,
+        )
+        await catalog.refresh()
+        await stack.enter_async_context(running(catalog.watch(triton.health_check_interval)))
+        yield Services(settings, client, catalog, generation, embedding, metrics, stats)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from control_plane.api.dependencies import ServicesDep, bill
+from control_plane.api.dependencies import ServicesDep, bill, cache_control
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import (
@@ -80,6 +80,7 @@ async def _respond(
         stream=body.stream,
         metadata=body.metadata,
         bill=bill(request),
+        cache=cache_control(request),
     )
     generation = await until_disconnect(request.receive, services.generation.start(asked))
     if body.stream:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import orjson
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from control_plane.cache.response_cache import ResponseCache, cache_key
 from control_plane.errors import (
     ModelNotReady,
     ShuttingDown,
@@ -20,11 +23,17 @@ from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Catalog, Model
 from control_plane.triton import codec
-from control_plane.triton.client import TritonClient, ask
+from control_plane.triton.client import InferStream, TritonClient, ask
 
 PROMPT_TOKENS = "num_input_tokens"
 GRACE_SECONDS = 10.0
 """What a request that took too long gets for ending at its model, before Triton cuts it off."""
+
+
+CacheUse: TypeAlias = Literal["read and write", "write", "none"]
+
+_IDENTITY = ("backend", "type", "parameters", "dtype", "context_length")
+"""Facts of a model that change when another one takes its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class GenerationRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     bill: Callable[[int], None] | None = None
     bills_prompt: bool = True
+    cache: CacheUse = "read and write"
 
     @property
     def outputs(self) -> Sequence[str]:
@@ -51,6 +61,11 @@ class GenerationRequest:
         if self.bill is None or not self.bills_prompt or PROMPT_TOKENS in self.returns:
             return self.returns
         return [*self.returns, PROMPT_TOKENS]
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether chance has no part in the answer."""
+        return self.sampling.get("temperature") == 0 or self.sampling.get("seed") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +87,12 @@ class GenerationService:
         stats: Stats,
         *,
         timeout: float,
+        cache: ResponseCache | None = None,
+        caches_sampled: bool = False,
     ) -> None:
         self._client = client
+        self._cache = cache
+        self._caches_sampled = caches_sampled
         self._catalog = catalog
         self._metrics = metrics
         self._stats = stats
@@ -113,21 +132,24 @@ class GenerationService:
             metadata=request.metadata,
         )
         self._running.add(generation)
-        message = codec.generation_request(
-            model.name,
-            codec.unique_id(request.request_id),
-            request.prompt,
-            request.sampling,
-            stream=request.stream,
-            returns=request.outputs,
-        )
         try:
-            generation.attach(self._client.infer(message, timeout=self._timeout + GRACE_SECONDS))
+            generation.attach(self._infer(model, request))
             await generation.pull_first()
         except BaseException as error:
             generation.close(error)
             raise
         return generation
+
+    def _infer(self, model: Model, request: GenerationRequest) -> InferStream:
+        id_ = codec.unique_id(request.request_id)
+        message = _message(model, request, id_, stream=request.stream)
+        begin = partial(self._client.infer, message, timeout=self._timeout + GRACE_SECONDS)
+        may_be_kept = request.cache != "none" and (self._caches_sampled or request.is_fixed)
+        if self._cache is None or not may_be_kept:
+            return begin()
+        facts = json.dumps([model.facts.get(name) for name in _IDENTITY])
+        key = cache_key(_message(model, request, "", stream=True), facts)
+        return self._cache.stream(key, begin, reads=request.cache != "write")
 
     async def tokenize(self, model: Model, request_id: str, prompt: codec.Prompt) -> Tokens:
         """What the model makes of a prompt. Raises `TriadError`."""
@@ -159,3 +181,13 @@ class GenerationService:
     def abort_all(self, error: TriadError) -> None:
         for generation in list(self._running):
             generation.abort(error)
+
+
+def _message(
+    model: Model, request: GenerationRequest, id_: str, *, stream: bool
+) -> ModelInferRequest:
+    return codec.generation_request(
+        *(model.name, id_, request.prompt, request.sampling),
+        stream=stream,
+        returns=request.outputs,
+    )

@@ -9,6 +9,7 @@ from control_plane.settings.engines import (
 from control_plane.settings.features import (
     AlertThresholds,
     AuthSettings,
+    CachingSettings,
     RateLimitingSettings,
     ValidationSettings,
 )
@@ -21,6 +22,7 @@ from control_plane.settings.support import require_supported, unsupported
 __all__ = [
     "AlertThresholds",
     "AuthSettings",
+    "CachingSettings",
     "ConfigManager",
     "OnnxSettings",
     "PytorchSettings",

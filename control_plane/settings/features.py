@@ -44,6 +44,12 @@ class CachingSettings(Section):
     """Size of the cache, in bytes or as text such as 1GB."""
     ttl_seconds: Positive = 3600
     """Seconds that an answer is kept."""
+    sampled: bool = False
+    """Keep answers that chance has a part in too: those with a temperature and without a seed."""
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Address of Redis, with its password if it has one. How large it grows, it sets itself."""
+    folder: Annotated[Path, Field(strict=False)] | None = None
+    """Where `disk` keeps its file; null: triad in the user's cache folder."""
 
 
 class InstanceSettings(Section):

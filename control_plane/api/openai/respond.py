@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from control_plane.api.dependencies import bill
+from control_plane.api.dependencies import bill, cache_control
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
@@ -39,6 +39,7 @@ class Asked:
         self.model: Model = services.generation.model(body.model)
         self._receive = request.receive
         self._bill = bill(request)
+        self._cache_control = cache_control(request)
         self._services = services
         self.answers = body.n or 1  # to each prompt
 
@@ -82,6 +83,7 @@ class Asked:
                 metadata=self.body.metadata or {},
                 bill=self._bill,
                 bills_prompt=number % self.answers == 0,
+                cache=self._cache_control,
             )
             for number, seed in enumerate(seeds)
         ]

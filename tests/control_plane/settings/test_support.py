@@ -54,7 +54,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
     [
         ("workers: 2", "workers"),
         ("batching: {enabled: true}", "batching.enabled"),
-        ("caching: {enabled: true}", "caching.enabled"),
         ("load_balancing: {enabled: true}", "load_balancing.enabled"),
         ("health_check: {enabled: true}", "health_check.enabled"),
         ("validation: {content_filtering: true}", "validation.content_filtering"),

@@ -1,0 +1,1 @@
+"""Answers kept for equal requests: `ResponseCache` in one of the stores."""

@@ -1,0 +1,177 @@
+"""A model's responses, kept as they came, and given again for an equal request.
+
+They are kept when the answer has come to its end. An answer that was streamed serves requests for
+whole ones as well, and the other way round: the responses say the same, in more parts or fewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from google.protobuf.message import DecodeError
+from prometheus_client import Counter
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+
+from control_plane.cache.store import Store, StoreError, open_store
+from control_plane.observability.metrics import Metrics
+from control_plane.settings import CachingSettings
+from control_plane.triton.client import InferStream
+from control_plane.triton.codec import delta
+
+logger = logging.getLogger(__name__)
+
+_VERSION = b"1"
+"""Of what is kept, and of its key."""
+_COMPLAINT_SECONDS = 30.0
+"""A store that does not work is spoken of so often at most."""
+
+
+class ResponseCache:
+    """A store that does not work costs nothing but its answers: they are computed then."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._counter = Counter(
+            "triad_cache_requests",
+            "Requests that could be answered from the cache, by result: hit, miss, error",
+            ["result"],
+            registry=metrics.registry,
+        )
+        self._putting: set[asyncio.Task[None]] = set()
+        self._complained = float("-inf")
+
+    def stream(
+        self, key: bytes, begin: Callable[[], InferStream], *, reads: bool = True
+    ) -> InferStream:
+        """The responses that ``key`` has, or else those of the stream that ``begin`` begins."""
+        return _CachedStream(self, key, begin, reads=reads)
+
+    async def get(self, key: bytes) -> list[ModelInferResponse] | None:
+        try:
+            value = await self._store.get(key)
+            found = None if value is None else _unpacked(value)
+        except (StoreError, ValueError) as error:
+            self._complain(error)
+            self._counter.labels("error").inc()
+            return None
+        self._counter.labels("miss" if found is None else "hit").inc()
+        return found
+
+    def put(self, key: bytes, responses: Sequence[ModelInferResponse]) -> None:
+        """Nobody waits for it."""
+        task = asyncio.ensure_future(self._put(key, _packed(responses)))
+        self._putting.add(task)
+        task.add_done_callback(self._putting.discard)
+
+    async def _put(self, key: bytes, value: bytes) -> None:
+        try:
+            await self._store.put(key, value)
+        except StoreError as error:
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if (now := time.monotonic()) > self._complained + _COMPLAINT_SECONDS:
+            self._complained = now
+            logger.warning("the cache does not work now, answers are computed: %s", error)
+
+    async def close(self) -> None:
+        if self._putting:
+            await asyncio.wait(self._putting)
+        await self._store.close()
+
+
+def cache_key(request: ModelInferRequest, model_facts: str) -> bytes:
+    """``request``: without an id, and always as a stream. ``model_facts``: what may change under
+    one name."""
+    content = request.SerializeToString(deterministic=True)
+    return hashlib.sha256(b"\0".join((_VERSION, model_facts.encode(), content))).digest()
+
+
+@asynccontextmanager
+async def open_cache(
+    settings: CachingSettings, metrics: Metrics
+) -> AsyncIterator[ResponseCache | None]:
+    """None where nothing is to be kept. Raises `StoreError`."""
+    if not settings.enabled:
+        yield None
+        return
+    cache = ResponseCache(open_store(settings), metrics)
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+class _CachedStream:
+    """Implements `InferStream`."""
+
+    def __init__(
+        self, cache: ResponseCache, key: bytes, begin: Callable[[], InferStream], *, reads: bool
+    ) -> None:
+        self._cache = cache
+        self._key = key
+        self._begin = begin
+        self._reads = reads
+        self._stream: InferStream | None = None
+        self._responses: list[ModelInferResponse] = []
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[Sequence[ModelInferResponse]]:
+        return self
+
+    async def __anext__(self) -> Sequence[ModelInferResponse]:
+        if self._ended:
+            raise StopAsyncIteration
+        if self._stream is None:
+            if self._reads and (kept := await self._cache.get(self._key)) is not None:
+                self._ended = True
+                return kept
+            if self._ended:  # its client left meanwhile
+                raise StopAsyncIteration
+            self._stream = self._begin()
+        try:
+            responses = await self._stream.__anext__()
+        except StopAsyncIteration:
+            self._keep()
+            raise
+        self._responses += responses
+        return responses
+
+    def _keep(self) -> None:
+        complete = self._responses and delta(self._responses[-1]).finish_reason is not None
+        if complete and not self._ended:
+            self._cache.put(self._key, self._responses)
+        self._ended = True
+
+    def cancel(self) -> None:
+        self._ended = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+
+def _packed(responses: Sequence[ModelInferResponse]) -> bytes:
+    parts = []
+    for response in responses:
+        body = response.SerializeToString()
+        parts += [len(body).to_bytes(4, "little"), body]
+    return zlib.compress(b"".join(parts), 1)
+
+
+def _unpacked(value: bytes) -> list[ModelInferResponse]:
+    """Raises `ValueError`."""
+    try:
+        data = zlib.decompress(value)
+        responses, at = [], 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 4], "little")
+            responses.append(ModelInferResponse.FromString(data[at + 4 : at + 4 + size]))
+            at += 4 + size
+    except (zlib.error, DecodeError) as error:
+        raise ValueError(f"what is kept cannot be read: {error}") from None
+    return responses
