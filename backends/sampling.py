@@ -26,6 +26,7 @@ from backends.engine import Token
 from backends.guidance.guide import Guide, restrict
 
 Logits: TypeAlias = Tensor | NDArray[np.float32]
+"""FP32 [rows, vocabulary]."""
 
 MINUS_INFINITY = float("-inf")
 
