@@ -11,6 +11,7 @@ from control_plane.settings.types import (
     Fraction,
     HttpUrl,
     Name,
+    Pattern,
     Port,
     Positive,
     Seconds,
@@ -124,7 +125,16 @@ class ValidationSettings(Section):
     allowed_characters: Literal["unicode", "ascii", "printable"] = "unicode"
     """Characters that a prompt may hold; printable: also tabs and the ends of lines."""
     content_filtering: bool = False
-    """Refuse prompts that the content filter matches."""
+    """Refuse prompts in which one of `content_filters` is found."""
+    content_filters: dict[Name, Pattern] = Field(
+        default={
+            "control_token": r"<\|[a-z_]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>",
+            "private_key": r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
+            "cloud_key": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
+        }
+    )
+    """Regular expressions by name. By default: tokens of chat templates, with which a text could
+    pass itself off as somebody else's message, and keys, which are secrets."""
 
 
 class AlertThresholds(Section):

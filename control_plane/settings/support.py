@@ -27,11 +27,6 @@ NOT_YET = (
     NotYet("triton.endpoints", "more than 1 endpoint", lambda s: len(s.triton.endpoints) > 1),
     NotYet("batching.enabled", "request batching", lambda s: s.batching.enabled),
     NotYet("load_balancing.enabled", "load balancing", lambda s: s.load_balancing.enabled),
-    NotYet(
-        "validation.content_filtering",
-        "content filtering",
-        lambda s: s.validation.content_filtering,
-    ),
     NotYet("health_check.enabled", "instance health checks", lambda s: s.health_check.enabled),
 )
 

@@ -4,6 +4,7 @@ The JSON schema key `accepts` holds, for a value that a range or a list of
 choices cannot describe, the words for what is accepted.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -96,6 +97,21 @@ HttpUrl = Annotated[
         pattern=r"^https?://\S+$",
         json_schema_extra={"accepts": "an address that starts with http:// or https://"},
     ),
+]
+
+
+def _compiles(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    return value
+
+
+Pattern = Annotated[
+    str,
+    Field(json_schema_extra={"accepts": "a regular expression of Python's `re`"}),
+    AfterValidator(_compiles),
 ]
 HeaderName = Annotated[
     str,

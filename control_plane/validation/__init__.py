@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ def check_request(limits: ValidationSettings, prompt: Prompt, max_tokens: int) -
         _check_length(prompt, limits.max_prompt_length)
     if limits.allowed_characters != "unicode":
         _check_characters(prompt, limits.allowed_characters)
+    if limits.content_filtering:
+        _check_content(prompt, limits.content_filters)
 
 
 def _check_length(prompt: Prompt, most: int) -> None:
@@ -42,13 +45,23 @@ def _check_length(prompt: Prompt, most: int) -> None:
         )
 
 
-def _check_characters(prompt: Prompt, name: str) -> None:
+def _check_content(prompt: Prompt, filters: Mapping[str, str]) -> None:
+    _check_is_text(prompt)
+    for field, text in _texts(prompt):
+        for name, pattern in filters.items():
+            if re.search(pattern, text):  # `re` keeps what it has compiled
+                raise InvalidRequest(f"{field}: is refused by the filter `{name}`", param=field)
+
+
+def _check_is_text(prompt: Prompt) -> None:
     if isinstance(prompt, TokenIds):
         raise InvalidRequest(
-            f"prompt: must be a text: only {name} characters are allowed here, and token ids have "
-            "none",
-            param="prompt",
+            "prompt: must be a text: what token ids say is not checked here", param="prompt"
         )
+
+
+def _check_characters(prompt: Prompt, name: str) -> None:
+    _check_is_text(prompt)
     allowed = _ALLOWED[name]
     for field, text in _texts(prompt):
         if not allowed(text):

@@ -56,7 +56,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
         ("batching: {enabled: true}", "batching.enabled"),
         ("load_balancing: {enabled: true}", "load_balancing.enabled"),
         ("health_check: {enabled: true}", "health_check.enabled"),
-        ("validation: {content_filtering: true}", "validation.content_filtering"),
         ("triton: {endpoints: ['a:1', 'b:1']}", "triton.endpoints"),
     ],
 )
