@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from control_plane.admission.rate_limits import RateLimits
 from control_plane.api import attributions, errors, generate, health, models, profile, stats
@@ -24,6 +25,10 @@ from control_plane.services import open_services
 from control_plane.settings import ConfigManager, ServingSettings
 from control_plane.version import VERSION
 
+_SECURITY = {
+    "bearer_token": HTTPBearer(auto_error=False),
+    "api_key": APIKeyHeader(name="X-API-Key", auto_error=False),
+}
 # `*` would not count with credentials.
 _EXPOSED = [
     *("X-Request-Id", "WWW-Authenticate", "Retry-After", "retry-after-ms"),
@@ -52,7 +57,9 @@ def create_app(settings: ServingSettings) -> FastAPI:
                 await stack.enter_async_context(checks)
             yield
 
-    app = FastAPI(title="Triad", version=VERSION, lifespan=lifespan)
+    # For the documentation: the middleware has asked already.
+    security = [Depends(_SECURITY[settings.auth.auth_type])] if settings.auth.enabled else []
+    app = FastAPI(title="Triad", version=VERSION, lifespan=lifespan, dependencies=security)
     # The last one is the outermost.
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_size)
     if settings.rate_limiting.enabled:

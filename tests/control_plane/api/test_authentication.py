@@ -127,6 +127,7 @@ def test_every_route_but_the_public_ones_needs_a_token(
 ) -> None:
     key = {"Authorization": f"Bearer {keys.create('Ann', [SCOPE])}"}
     documented = requests.get(f"{guarded.url}/openapi.json", headers=key, timeout=10).json()
+    assert documented["paths"]["/generate"]["post"]["security"] == [{"HTTPBearer": []}]
     paths = {*documented["paths"], "/openapi.json", "/docs", "/nothing", "/health/"}
     assert {"/generate", "/chat", "/v1/chat/completions", "/v1/embeddings", "/stats"} <= paths
     for path in sorted(paths):
