@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -25,7 +26,7 @@ from control_plane.services import open_services
 from control_plane.settings import ConfigManager, ServingSettings
 from control_plane.version import VERSION
 
-_SECURITY = {
+_SECURITY: Mapping[str, Callable[..., Any]] = {
     "bearer_token": HTTPBearer(auto_error=False),
     "api_key": APIKeyHeader(name="X-API-Key", auto_error=False),
 }
