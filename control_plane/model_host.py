@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+from control_plane.cluster.servers import endpoints
 from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
 from control_plane.generation.service import GenerationRequest
@@ -51,7 +52,7 @@ class ModelHost:
                 served_name = entry.served_name
             else:
                 served_name = model
-                self._services.catalog.names.add(model)
+                self._services.catalog.add_name(model)
             assert self._services is not None
             catalog = self._services.catalog
             await catalog.refresh()
@@ -59,7 +60,7 @@ class ModelHost:
             catalog.ready(served_name)
 
     async def _start(self, settings: ServingSettings) -> str:
-        if not settings.triton.endpoints:
+        if not endpoints(settings):
             triton = await asyncio.to_thread(EmbeddedTriton, settings)
             try:
                 await asyncio.to_thread(triton.start)

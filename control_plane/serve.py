@@ -23,6 +23,7 @@ from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, default_file
 from control_plane.cache.store import StoreError, connect, folder
+from control_plane.cluster.servers import endpoints
 from control_plane.http_server import HttpServer, server_config
 from control_plane.launch import EmbeddedTriton
 from control_plane.registry.entry import ModelError
@@ -97,7 +98,7 @@ def _check_files(settings: ServingSettings) -> None:
 
 @contextmanager
 def _triton(settings: ServingSettings, console: Console) -> Iterator[ServingSettings]:
-    if settings.triton.endpoints:
+    if endpoints(settings):
         yield settings
         return
     try:

@@ -21,7 +21,7 @@ from control_plane.errors import (
 from control_plane.generation.generation import Generation
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
-from control_plane.registry.catalog import Catalog, Model
+from control_plane.registry.catalog import Model, Models
 from control_plane.triton import codec
 from control_plane.triton.client import InferStream, TritonClient, ask
 
@@ -82,7 +82,7 @@ class GenerationService:
     def __init__(
         self,
         client: TritonClient,
-        catalog: Catalog,
+        catalog: Models,
         metrics: Metrics,
         stats: Stats,
         *,

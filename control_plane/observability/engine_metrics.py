@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from control_plane.errors import TriadError
-from control_plane.registry.catalog import Catalog, Model
+from control_plane.registry.catalog import Model, Models
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient, ask
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 2.0
 
 
-async def engine_metrics(client: TritonClient, catalog: Catalog) -> CollectorRegistry:
+async def engine_metrics(client: TritonClient, catalog: Models) -> CollectorRegistry:
     """Asked for now, of all models that have some; one that does not answer in time is left out."""
     asked = [model for model in catalog if model.ready and model.facts.get("metrics")]
     texts = await asyncio.gather(*(_ask(client, model) for model in asked))

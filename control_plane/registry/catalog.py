@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ class Model:
     loaded: bool = False
     ready: bool = False
     problem: str = "is not loaded"
-    timeouts: int = 0
+    failures: int = 0  # checks, in a row
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -56,41 +57,39 @@ class Model:
         return kind
 
 
-class Catalog:
-    """What is known of the models, refreshed by `watch`.
+class Models(ABC):
+    """Models by the names that clients use."""
 
-    ``names`` are asked after where the server does not let us list what it has.
-    """
-
-    def __init__(
-        self,
-        client: TritonClient,
-        default_model: str,
-        names: Iterable[str] = (),
-        *,
-        timeout: float,
-        on_death: Callable[[Model], None],
-    ) -> None:
+    def __init__(self, default_model: str) -> None:
         self.default_model = default_model
-        self.names = {default_model, *names}
-        self._client = client
-        self._timeout = timeout
-        self._on_death = on_death
-        self._models: dict[str, Model] = {}  # by Triton's name
-        self._doubt = asyncio.Event()
 
-    def __iter__(self) -> Iterator[Model]:
-        return iter(list(self._models.values()))
+    @abstractmethod
+    def __iter__(self) -> Iterator[Model]: ...
+
+    @abstractmethod
+    def add_name(self, name: str) -> None:
+        """One more that is asked after where the server does not let us list what it has."""
+
+    @abstractmethod
+    def doubt(self) -> None:
+        """A request could not reach its model: check now, not at the next interval."""
+
+    @abstractmethod
+    async def refresh(self) -> None: ...
+
+    @abstractmethod
+    async def watch(self, interval: float) -> None:
+        """Refreshes for ever. ``interval``: seconds."""
 
     def find(self, name: str | None) -> Model:
         """A model by the name clients use, or the default. Raises `ModelNotFound`."""
         wanted = self.default_model if name is None else name
-        for model in self._models.values():
+        for model in self:
             if wanted in (model.served_name, model.name):
                 return model
         if name is None:
             raise ModelNotReady("the default model is not loaded yet")
-        raise ModelNotFound(name, (m.served_name for m in self._models.values()))
+        raise ModelNotFound(name, (m.served_name for m in self))
 
     def ready(self, name: str | None) -> Model:
         """As `find`; raises `ModelNotReady` too."""
@@ -120,8 +119,41 @@ class Catalog:
             )
         return model
 
+
+class Catalog(Models):
+    """What is known of the models, refreshed by `watch`.
+
+    ``names`` are asked after where the server does not let us list what it has.
+    """
+
+    def __init__(
+        self,
+        client: TritonClient,
+        default_model: str,
+        names: Iterable[str] = (),
+        *,
+        timeout: float,
+        failures_to_death: int = 1,
+        on_death: Callable[[Model], None],
+    ) -> None:
+        """``failures_to_death``: failed checks in a row; of checks that take too long there must be
+        three at least."""
+        super().__init__(default_model)
+        self._failures_to_death = failures_to_death
+        self._names = {default_model, *names}
+        self._client = client
+        self._timeout = timeout
+        self._on_death = on_death
+        self._models: dict[str, Model] = {}  # by Triton's name
+        self._doubt = asyncio.Event()
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(list(self._models.values()))
+
+    def add_name(self, name: str) -> None:
+        self._names.add(name)
+
     def doubt(self) -> None:
-        """A request could not reach its model: check now, not at the next interval."""
         self._doubt.set()
 
     async def watch(self, interval: float) -> None:
@@ -138,11 +170,11 @@ class Catalog:
         try:
             index = await self._client.repository_index(timeout=self._timeout)
         except ProtocolRestricted:
-            index = dict.fromkeys(self.names, True)
+            index = dict.fromkeys(self._names, True)
         except TriadError as error:
             for model in self._models.values():
-                model.loaded = False
-                self._mark_dead(model, f"cannot be reached: {error}")
+                self._failed(model, f"cannot be reached: {error}", self._failures_to_death)
+                model.loaded = model.ready
             return
         for name in self._models.keys() - index.keys():
             del self._models[name]
@@ -162,20 +194,24 @@ class Catalog:
             model.loaded = loaded
             if loaded:
                 model.facts = await self._describe(name)
-                model.ready, model.problem, model.timeouts = True, "", 0
+                model.ready, model.problem, model.failures = True, "", 0
             else:
                 self._mark_dead(model, "is not loaded")
         except DeadlineExceeded:
-            model.timeouts += 1
-            if model.timeouts >= TIMEOUTS_TO_DEATH:
-                self._mark_dead(model, "does not answer")
+            most = max(self._failures_to_death, TIMEOUTS_TO_DEATH)
+            self._failed(model, "does not answer", most)
         except TriadError as error:
-            self._mark_dead(model, f"does not answer: {error}")
+            self._failed(model, f"does not answer: {error}", self._failures_to_death)
 
     async def _describe(self, name: str) -> dict[str, Any]:
         answer = await ask(self._client, codec.describe_request(name), timeout=self._timeout)
         facts: dict[str, Any] = orjson.loads(answer)
         return facts
+
+    def _failed(self, model: Model, problem: str, most: int) -> None:
+        model.failures += 1
+        if model.failures >= most:
+            self._mark_dead(model, problem)
 
     def _mark_dead(self, model: Model, problem: str) -> None:
         if model.ready:

@@ -57,9 +57,9 @@ class InstanceSettings(Section):
     """One entry of `serving.load_balancing.instances`."""
 
     host: Name
-    """Host name or address."""
-    port: Port = 8000
-    """Port."""
+    """Host name or address of a Triton server."""
+    port: Port = 8001
+    """Its gRPC port."""
     weight: Positive = 1
     """Share of the requests, relative to the other instances."""
 
@@ -68,15 +68,15 @@ class LoadBalancingSettings(Section):
     """`serving.load_balancing`: requests spread over model instances."""
 
     enabled: bool = False
-    """Balance over `instances`."""
+    """Balance over `instances`, or where there are none over `triton.endpoints`."""
     strategy: Literal["round_robin", "least_connections", "weighted"] = "round_robin"
     """How an instance is picked."""
     health_check_interval: Seconds = 30.0
     """Seconds between two health checks."""
     max_retries: Count = 3
-    """Further attempts after a failed one, before the first token."""
+    """Further servers that are tried when one fails a request."""
     instances: list[InstanceSettings] = Field(default_factory=list)
-    """The instances."""
+    """The servers."""
 
 
 class AuthSettings(Section):
@@ -176,10 +176,10 @@ class HealthCheckSettings(Section):
     """`serving.health_check`: when an instance counts as unhealthy."""
 
     enabled: bool = False
-    """Check the instances."""
+    """Check as these say, rather than as `load_balancing` and `triton` do."""
     interval: Seconds = 10.0
     """Seconds between two checks."""
     timeout: Seconds = 5.0
     """Seconds before a check counts as failed."""
     retries: Positive = 3
-    """Failed checks in a row that make an instance unhealthy."""
+    """Failed checks in a row after which a model counts as dead."""

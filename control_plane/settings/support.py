@@ -24,10 +24,7 @@ class NotYet:
 
 NOT_YET = (
     NotYet("workers", "more than 1 worker", lambda s: s.workers > 1),
-    NotYet("triton.endpoints", "more than 1 endpoint", lambda s: len(s.triton.endpoints) > 1),
     NotYet("batching.enabled", "request batching", lambda s: s.batching.enabled),
-    NotYet("load_balancing.enabled", "load balancing", lambda s: s.load_balancing.enabled),
-    NotYet("health_check.enabled", "instance health checks", lambda s: s.health_check.enabled),
 )
 
 

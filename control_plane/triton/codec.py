@@ -178,6 +178,44 @@ def cancel_request(model: str, request_id: str) -> ModelInferRequest:
     return request
 
 
+def is_generation(request: ModelInferRequest) -> bool:
+    """Whether tokens are asked for, rather than one answer."""
+    names = {tensor.name for tensor in request.inputs}
+    return "sampling_parameters" in names and "profile" not in names
+
+
+def ask_for_token_ids(request: ModelInferRequest) -> None:
+    """For `token_ids`, and then for `resumed`."""
+    if all(tensor.name != "return_token_ids" for tensor in request.inputs):
+        _add(request, "return_token_ids", "BOOL", _TRUE)
+
+
+def token_ids(response: ModelInferResponse) -> Sequence[int]:
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if output.name == "token_ids":
+            return struct.unpack(f"<{len(raw) // 4}i", raw)
+    return ()
+
+
+def renewed(request: ModelInferRequest) -> ModelInferRequest:
+    """The same, to be sent again: with an id of its own."""
+    copy = ModelInferRequest()
+    copy.CopyFrom(request)
+    copy.id = unique_id(request.id.rpartition(".")[0])
+    return copy
+
+
+def resumed(request: ModelInferRequest, ids: Sequence[int]) -> ModelInferRequest:
+    """The same, to go on behind the tokens that have come."""
+    copy = renewed(request)
+    _add(
+        *(copy, "resume_token_ids", "INT32"),
+        struct.pack(f"<{len(ids)}i", *ids),
+        shape=[len(ids)],
+    )
+    return copy
+
+
 def answer(response: ModelInferResponse) -> bytes:
     """Of a request that has one response: to `describe`, `attributions`, `profile`."""
     return _first(response.raw_output_contents[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from control_plane.services import CLIENTS
+from control_plane.cluster.servers import CLIENTS
 from control_plane.triton.client import InferStream, TritonClient
 
 __all__ = ["CLIENTS", "connected", "read"]

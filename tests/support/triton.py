@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class Triton:
     grpc: str
     http: str
     log: Path
+    process: subprocess.Popen[bytes]
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -54,13 +55,14 @@ def triton_server(
             start_new_session=True,
         )
     try:
-        triton = Triton(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}", log)
+        triton = Triton(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}", log, server)
         wait_until(lambda: _is_ready(triton) or server.poll() is not None, 120)
         assert server.poll() is None, triton.log_text()
         yield triton
     finally:
         if loses_a_model:
-            os.killpg(server.pid, signal.SIGKILL)  # its models' processes too
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # its models' processes too
             server.wait()
         else:
             server.terminate()

@@ -28,17 +28,14 @@ def serving(text: str) -> Settings:
 
 def test_defaults_and_the_development_document_are_supported() -> None:
     require_supported(Settings())
-    require_supported(load_settings(DOCUMENTS / "development.yaml", {}))
+    for name in ("development", "high-availability"):
+        require_supported(load_settings(DOCUMENTS / f"{name}.yaml", {}))
 
 
 @pytest.mark.parametrize(
     ("document", "keys"),
     [
         ("production", ["workers"]),
-        (
-            "high-availability",
-            ["load_balancing.enabled", "health_check.enabled"],
-        ),
     ],
 )
 def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[str]) -> None:
@@ -54,9 +51,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
     [
         ("workers: 2", "workers"),
         ("batching: {enabled: true}", "batching.enabled"),
-        ("load_balancing: {enabled: true}", "load_balancing.enabled"),
-        ("health_check: {enabled: true}", "health_check.enabled"),
-        ("triton: {endpoints: ['a:1', 'b:1']}", "triton.endpoints"),
     ],
 )
 def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:

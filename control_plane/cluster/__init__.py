@@ -1,0 +1,1 @@
+"""Several Triton servers as one: which takes a request, and what happens when it fails."""

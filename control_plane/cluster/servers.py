@@ -1,0 +1,86 @@
+"""The servers that the settings name, and what speaks to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from control_plane.cluster.catalog import ClusterCatalog
+from control_plane.cluster.client import ClusterClient
+from control_plane.cluster.instance import Instance
+from control_plane.registry.catalog import Catalog, Model, Models
+from control_plane.settings import ServingSettings
+from control_plane.triton.base import Metadata
+from control_plane.triton.client import TritonClient
+from control_plane.triton.control import control_metadata
+from control_plane.triton.grpc_aio import GrpcAioClient
+from control_plane.triton.http2.client import Http2Client
+
+CLIENTS: Mapping[str, Callable[[str, Metadata], TritonClient]] = {
+    "http2": Http2Client,
+    "grpc_aio": GrpcAioClient,
+}
+"""By the setting `triton.grpc_client`."""
+
+
+def endpoints(settings: ServingSettings) -> dict[str, int]:
+    """gRPC addresses with their weights; none: an embedded server is wanted."""
+    balancing = settings.load_balancing
+    if balancing.enabled and balancing.instances:
+        return {
+            f"[{i.host}]:{i.port}" if ":" in i.host else f"{i.host}:{i.port}": i.weight
+            for i in balancing.instances
+        }
+    return dict.fromkeys(settings.triton.endpoints, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecks:
+    """Times in seconds. ``failures``: in a row, until a model counts as dead."""
+
+    interval: float
+    timeout: float
+    failures: int
+
+    @classmethod
+    def of(cls, settings: ServingSettings) -> HealthChecks:
+        triton, checks = settings.triton, settings.health_check
+        if checks.enabled:
+            return cls(checks.interval, checks.timeout, checks.retries)
+        balancing = settings.load_balancing
+        interval = balancing.health_check_interval if balancing.enabled else None
+        return cls(interval or triton.health_check_interval, triton.health_check_timeout, 1)
+
+
+def connect(
+    settings: ServingSettings, on_death: Callable[[Model], None]
+) -> tuple[TritonClient, Models]:
+    """One server is spoken to straight. Of several, `ClusterClient` sees to it that a model's
+    death on one of them is no request's end; ``on_death`` is for the only one."""
+    named, checks = endpoints(settings), HealthChecks.of(settings)
+    make = CLIENTS[settings.triton.grpc_client]
+    control = settings.triton.model_control_value
+    header = settings.triton.model_control_header
+    metadata = control_metadata(header, control.get_secret_value()) if control else ()
+
+    def catalog(client: TritonClient, on_death: Callable[[Model], None]) -> Catalog:
+        return Catalog(
+            *(client, settings.model, settings.models),
+            timeout=checks.timeout,
+            failures_to_death=checks.failures,
+            on_death=on_death,
+        )
+
+    if len(named) == 1:
+        client = make(next(iter(named)), metadata)
+        return client, catalog(client, on_death)
+    instances: list[Instance] = []
+    balancing = settings.load_balancing
+    strategy = balancing.strategy if balancing.enabled else "round_robin"
+    cluster = ClusterClient(instances, strategy, balancing.max_retries)
+    for endpoint, weight in named.items():
+        instance = Instance(endpoint, weight, make(endpoint, metadata))
+        instance.catalog = catalog(instance.client, partial(cluster.died, instance))
+        instances.append(instance)
+    return cluster, ClusterCatalog(instances, settings.model)
