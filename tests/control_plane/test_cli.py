@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import ServerFactory
 from tests.support.hub import hub
 from tests.support.server import ROOT, WEIGHTS, TriadServer, triad, wait_until
