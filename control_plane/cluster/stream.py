@@ -38,7 +38,8 @@ class BalancedStream:
         self._token_ids: list[int] = []
         self._tried: list[Instance] = []
         self._stream: InferStream | None = None
-        self._failure: TriadError | None = None
+        self._failure: TriadError | None = None  # of the last server that was tried before
+        self._death: TriadError | None = None  # of the model where it runs now
         self._started = self._cancelled = False
         self.instance: Instance | None = None
 
@@ -59,9 +60,9 @@ class BalancedStream:
                 responses = await self._stream.__anext__()
             except StopAsyncIteration:
                 self._leave()
-                if self._failure is None or self._cancelled:
+                if self._death is None or self._cancelled:
                     raise
-                self._go_on(self._failure)
+                self._go_on(self._death)
             except InvalidRequest:
                 self._leave()
                 if self._failure is not None and self._token_ids:
@@ -95,7 +96,7 @@ class BalancedStream:
 
     def _go_on(self, error: TriadError) -> None:
         """Elsewhere. Raises ``error`` where that would not help, or too much was tried."""
-        self._failure = error
+        self._failure, self._death = error, None
         may_help = isinstance(error, Unavailable) and (self._resumable or not self._started)
         if not may_help or len(self._tried) > self._cluster.max_retries:
             raise error
@@ -110,7 +111,7 @@ class BalancedStream:
     def fail(self, error: TriadError) -> None:
         """Its model has died: what it waits for will not come."""
         if self._stream is not None:
-            self._failure = error
+            self._death = error
             self._stream.cancel()
 
     def cancel(self) -> None:

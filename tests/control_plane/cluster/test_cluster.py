@@ -146,6 +146,7 @@ def test_answers_go_on_where_another_server_has_the_model(
         stub.kill()
         assert [one.result() for one in running] == expected
     assert sent(server, b, "failures_total") >= 4
+    assert sent(server, a, "failures_total") == 0
     assert server.gauge("triad_instance_running") == 0
     before = sent(server, b)
     assert stream(server, bodies[1]) == expected[1]
@@ -170,6 +171,8 @@ def test_a_server_that_is_killed_ends_no_request(tritons: list[Triton], gateway:
         assert {one.result() for one in streams} == {(whole, "stop")}
         assert {one.result().json()["text"] for one in answers} == {whole}
     assert sent(server, b, "failures_total") >= 12
+    assert sent(server, a, "failures_total") == 0
+    assert sent(server, a) == 16 + 8 + 20  # all but what b had ended, which was nothing
     assert server.get("/health").json()["status"] == "healthy"
     assert server.gauge("triad_instance_running") == 0
 
