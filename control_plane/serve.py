@@ -21,7 +21,7 @@ from uvicorn.supervisors import ChangeReload
 
 from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
-from control_plane.auth.keys import KeyStore, KeyStoreError, default_file
+from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
 from control_plane.cache.store import StoreError, connect, folder
 from control_plane.cluster.servers import endpoints
 from control_plane.http_server import HttpServer, server_config
@@ -86,7 +86,7 @@ def _check_files(settings: ServingSettings) -> None:
     """Those that the application opens when it starts."""
     if settings.auth.enabled:
         try:
-            KeyStore(settings.auth.key_store or default_file()).close()
+            KeyStore(key_file(settings.auth)).close()
         except KeyStoreError as error:
             raise ServeError(f"serving.auth.key_store: {error}") from None
     if settings.caching.enabled and settings.caching.cache_type == "disk":

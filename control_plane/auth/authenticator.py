@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from control_plane.auth.caller import Caller
 from control_plane.auth.introspection import Introspector
-from control_plane.auth.keys import KeyStore, default_file
+from control_plane.auth.keys import KeyStore, key_file
 from control_plane.errors import Forbidden, Unauthorized
 from control_plane.settings import AuthSettings
 
@@ -59,7 +59,7 @@ class Authenticator:
 @asynccontextmanager
 async def open_authenticator(settings: AuthSettings) -> AsyncIterator[Authenticator]:
     """Raises `KeyStoreError`."""
-    keys = KeyStore(file := settings.key_store or default_file())
+    keys = KeyStore(key_file(settings))
     introspector: Introspector | None = None
     if settings.token_validation_url is not None:
         authorization = settings.token_validation_authorization
@@ -70,7 +70,9 @@ async def open_authenticator(settings: AuthSettings) -> AsyncIterator[Authentica
             keep=settings.token_validation_cache,
         )
     elif not any(key.state == "valid" for key in keys.all()):
-        logger.warning("nobody has a key yet: `triad keys create <name>` makes one in %s", file)
+        logger.warning(
+            "nobody has a key yet: `triad keys create <name>` makes one in %s", keys.file
+        )
     try:
         yield Authenticator(settings, keys, introspector)
     finally:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from control_plane.auth.keys import KeyStore, KeyStoreError, default_file
+from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
 from control_plane.settings import SettingsError, load_settings
 from control_plane.settings.manager import PATH_VARIABLE
 
@@ -75,7 +75,7 @@ def _open(config: Path | None) -> tuple[KeyStore, list[str]]:
     """The store, and the scopes that requests need."""
     try:
         auth = load_settings(config, os.environ).serving.auth
-        return KeyStore(auth.key_store or default_file()), auth.required_scopes
+        return KeyStore(key_file(auth)), auth.required_scopes
     except (SettingsError, KeyStoreError) as error:
         _fail(str(error))
 

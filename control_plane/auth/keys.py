@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from control_plane.auth.caller import Caller
+from control_plane.settings import AuthSettings
 
 PREFIX = "triad_"
 """A secret scanner can look for it."""
@@ -57,9 +58,10 @@ class Key:
         return "expired" if self.expires is not None and self.expires <= time.time() else "valid"
 
 
-def default_file() -> Path:
+def key_file(settings: AuthSettings) -> Path:
+    """Of the key store."""
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "triad" / "keys.db"
+    return (settings.key_store or Path(data) / "triad" / "keys.db").expanduser()
 
 
 class KeyStore:

@@ -48,9 +48,8 @@ def open_store(settings: CachingSettings) -> Store:
 
 def folder(settings: CachingSettings) -> Path:
     """Where `disk` keeps its file."""
-    if settings.folder is not None:
-        return settings.folder
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "triad"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (settings.folder or Path(cache) / "triad").expanduser()
 
 
 class MemoryStore:

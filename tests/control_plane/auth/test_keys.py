@@ -109,6 +109,15 @@ def test_the_command(file: Path) -> None:
     store.close()
 
 
+def test_a_file_in_the_home_folder(tmp_path: Path) -> None:
+    settings = {"HOME": str(tmp_path), "TRIAD_SERVING__AUTH__KEY_STORE": "~/own.db"}
+    assert triad("keys", "create", "Ann", **settings).returncode == 0
+    assert (tmp_path / "own.db").is_file()
+    del settings["TRIAD_SERVING__AUTH__KEY_STORE"]
+    assert triad("keys", "create", "Ann", **settings, XDG_DATA_HOME="").returncode == 0
+    assert (tmp_path / ".local" / "share" / "triad" / "keys.db").is_file()
+
+
 def test_a_scope_is_a_word(file: Path) -> None:
     refused = keys(file, "create", "Ann", "--scope", "a b")
     assert refused.returncode == 1
