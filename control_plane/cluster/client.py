@@ -1,4 +1,4 @@
-"""Implements `TritonClient` over several servers."""
+"""The Triton client of several servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from control_plane.registry.catalog import Model
 
 
 class ClusterClient:
-    """``running``: the streams that have not ended."""
+    """Implements `TritonClient`, and `Servers` for its streams."""
 
     def __init__(self, instances: Sequence[Instance], strategy: str, max_retries: int) -> None:
         self.instances = instances
@@ -27,7 +27,6 @@ class ClusterClient:
         return BalancedStream(self, request, timeout)
 
     def pick(self, model: str, tried: Sequence[Instance], failure: TriadError | None) -> Instance:
-        """Raises ``failure`` where every instance that has the model was tried."""
         able = [i for i in self.instances if i.has_ready(model) and i not in tried]
         if not able:
             raise failure or ModelNotReady(f"model: `{model}` is ready nowhere")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -19,16 +19,23 @@ from control_plane.errors import InvalidRequest, TriadError, Unavailable
 from control_plane.triton import codec
 from control_plane.triton.client import InferStream
 
-if TYPE_CHECKING:
-    from control_plane.cluster.client import ClusterClient
-
 logger = logging.getLogger(__name__)
+
+
+class Servers(Protocol):
+    """The cluster, as a stream sees it. ``running``: the streams that have not ended."""
+
+    max_retries: int
+    running: set[BalancedStream]
+
+    def pick(self, model: str, tried: Sequence[Instance], failure: TriadError | None) -> Instance:
+        """Raises ``failure`` where every instance that has the model was tried."""
 
 
 class BalancedStream:
     """Implements `InferStream`."""
 
-    def __init__(self, cluster: ClusterClient, request: ModelInferRequest, timeout: float) -> None:
+    def __init__(self, cluster: Servers, request: ModelInferRequest, timeout: float) -> None:
         self._cluster = cluster
         self._request = request
         self._deadline = time.monotonic() + timeout
