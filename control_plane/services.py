@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from control_plane.background import running
 from control_plane.cache.response_cache import open_cache
-from control_plane.cluster.client import ClusterClient
+from control_plane.cluster.instance import Instance
 from control_plane.cluster.servers import HealthChecks, connect
 from control_plane.embedding.service import EmbeddingService
 from control_plane.generation.service import GenerationService
@@ -21,7 +21,7 @@ from control_plane.triton.client import TritonClient
 
 @dataclass(slots=True)
 class Services:
-    """One control plane's parts."""
+    """One control plane's parts. ``instances``: of several Triton servers; else none."""
 
     settings: ServingSettings
     client: TritonClient
@@ -30,6 +30,7 @@ class Services:
     embedding: EmbeddingService
     metrics: Metrics
     stats: Stats
+    instances: Sequence[Instance]
 
 
 @asynccontextmanager
@@ -39,11 +40,11 @@ async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
     def on_death(model: Model) -> None:
         generation.abort_model(model)
 
-    client, catalog = connect(settings, on_death)
+    client, catalog, instances = connect(settings, on_death)
     metrics, stats = Metrics(), Stats()
     metrics.registry.register(EngineGauges(catalog))
-    if isinstance(client, ClusterClient):
-        metrics.registry.register(InstanceMetrics(client.instances))
+    if instances:
+        metrics.registry.register(InstanceMetrics(instances))
     embedding = EmbeddingService(client, timeout=settings.request_timeout)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
@@ -51,8 +52,9 @@ async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
             *(client, catalog, metrics, stats),
             timeout=settings.request_timeout,
             cache=await stack.enter_async_context(open_cache(settings.caching, metrics)),
-            caches_sampled=settings.caching.sampled,
         )
         await catalog.refresh()
         await stack.enter_async_context(running(catalog.watch(HealthChecks.of(settings).interval)))
-        yield Services(settings, client, catalog, generation, embedding, metrics, stats)
+        yield Services(
+            *(settings, client, catalog, generation, embedding, metrics, stats, instances)
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from control_plane.auth.keys import KeyStore
 from tests.support import vllm
 from tests.support.parallel import Scheduling, rank
 from tests.support.server import (
@@ -130,6 +131,13 @@ def others_server(
     arguments = ("--model", str(SCRIPTED))
     with triad_server(folder / "log", *arguments, environment=environment) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyStore]:
+    store = KeyStore(tmp_path_factory.mktemp("keys") / "keys.db")
+    yield store
+    store.close()
 
 
 @pytest.fixture

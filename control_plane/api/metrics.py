@@ -6,7 +6,6 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from control_plane.api.dependencies import ServicesDep
-from control_plane.cluster.client import ClusterClient
 from control_plane.observability.engine_metrics import engine_metrics
 
 
@@ -18,7 +17,7 @@ def metrics_router(path: str) -> APIRouter:
         """Prometheus metrics: the gateway's, then those that engines have of their own, where there
         is one Triton server."""
         own = generate_latest(services.metrics.registry)
-        if isinstance(services.client, ClusterClient):  # equal series, each of another server
+        if services.instances:  # equal series, each of another server
             return Response(own, media_type=CONTENT_TYPE_LATEST)
         engines = await engine_metrics(services.client, services.catalog)
         return Response(own + generate_latest(engines), media_type=CONTENT_TYPE_LATEST)

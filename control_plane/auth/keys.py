@@ -18,6 +18,7 @@ from pathlib import Path
 
 from control_plane.auth.caller import Caller
 from control_plane.settings import AuthSettings
+from control_plane.sqlite_file import open_file
 
 PREFIX = "triad_"
 """A secret scanner can look for it."""
@@ -71,12 +72,7 @@ class KeyStore:
         """Raises `KeyStoreError`."""
         self.file = file
         try:
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file.touch(mode=0o600)
-            self._connection = sqlite3.connect(file, isolation_level=None)
-            # What is committed can be read while others write.
-            self._connection.execute("pragma journal_mode = wal")
-            self._connection.execute(_TABLE)
+            self._connection = open_file(file, _TABLE)
         except (OSError, sqlite3.Error) as error:
             raise KeyStoreError(f"{file}: {error}") from None
 

@@ -35,7 +35,9 @@ _COMPLAINT_SECONDS = 30.0
 class ResponseCache:
     """A store that does not work costs nothing but its answers: they are computed then."""
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: Metrics, *, sampled: bool) -> None:
+        """``sampled``: answers in which chance has a part are kept as well."""
+        self.sampled = sampled
         self._store = store
         self._counter = Counter(
             "triad_cache_requests",
@@ -101,7 +103,7 @@ async def open_cache(
     if not settings.enabled:
         yield None
         return
-    cache = ResponseCache(open_store(settings), metrics)
+    cache = ResponseCache(open_store(settings), metrics, sampled=settings.sampled)
     try:
         yield cache
     finally:

@@ -15,6 +15,7 @@ import redis.asyncio
 from cachetools import TTLCache
 
 from control_plane.settings import CachingSettings
+from control_plane.sqlite_file import open_file
 
 T = TypeVar("T")
 
@@ -128,17 +129,13 @@ def connect(folder: Path) -> sqlite3.Connection:
     """To the file of a `DiskStore`, made where there is none. Raises `StoreError`."""
     file = folder / "answers.db"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.touch(mode=0o600)
-        connection = sqlite3.connect(file, isolation_level=None)
-        connection.execute("pragma journal_mode = wal")
-        connection.execute("pragma synchronous = off")  # what is lost can be computed again
-        connection.execute(
-            "create table if not exists answers (key blob primary key, value blob, expires real)"
+        return open_file(
+            file,
+            "pragma synchronous = off",  # what is lost can be computed again
+            "create table if not exists answers (key blob primary key, value blob, expires real)",
         )
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{file}: {error}") from None
-    return connection
 
 
 class RedisStore:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,7 +55,7 @@ class HealthChecks:
 
 def connect(
     settings: ServingSettings, on_death: Callable[[Model], None]
-) -> tuple[TritonClient, Models]:
+) -> tuple[TritonClient, Models, Sequence[Instance]]:
     """One server is spoken to straight. Of several, `ClusterClient` sees to it that a model's
     death on one of them is no request's end; ``on_death`` is for the only one."""
     named, checks = endpoints(settings), HealthChecks.of(settings)
@@ -74,7 +74,7 @@ def connect(
 
     if len(named) == 1:
         client = make(next(iter(named)), metadata)
-        return client, catalog(client, on_death)
+        return client, catalog(client, on_death), ()
     instances: list[Instance] = []
     balancing = settings.load_balancing
     strategy = balancing.strategy if balancing.enabled else "round_robin"
@@ -83,4 +83,4 @@ def connect(
         instance = Instance(endpoint, weight, make(endpoint, metadata))
         instance.catalog = catalog(instance.client, partial(cluster.died, instance))
         instances.append(instance)
-    return cluster, ClusterCatalog(instances, settings.model)
+    return cluster, ClusterCatalog(instances, settings.model), instances

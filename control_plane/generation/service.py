@@ -29,7 +29,6 @@ PROMPT_TOKENS = "num_input_tokens"
 GRACE_SECONDS = 10.0
 """What a request that took too long gets for ending at its model, before Triton cuts it off."""
 
-
 CacheUse: TypeAlias = Literal["read and write", "write", "none"]
 
 _IDENTITY = ("backend", "type", "parameters", "dtype", "context_length")
@@ -88,11 +87,9 @@ class GenerationService:
         *,
         timeout: float,
         cache: ResponseCache | None = None,
-        caches_sampled: bool = False,
     ) -> None:
         self._client = client
         self._cache = cache
-        self._caches_sampled = caches_sampled
         self._catalog = catalog
         self._metrics = metrics
         self._stats = stats
@@ -144,12 +141,12 @@ class GenerationService:
         id_ = codec.unique_id(request.request_id)
         message = _message(model, request, id_, stream=request.stream)
         begin = partial(self._client.infer, message, timeout=self._timeout + GRACE_SECONDS)
-        may_be_kept = request.cache != "none" and (self._caches_sampled or request.is_fixed)
-        if self._cache is None or not may_be_kept:
+        cache = self._cache
+        if cache is None or request.cache == "none" or not (cache.sampled or request.is_fixed):
             return begin()
         facts = json.dumps([model.facts.get(name) for name in _IDENTITY])
         key = cache_key(_message(model, request, "", stream=True), facts)
-        return self._cache.stream(key, begin, reads=request.cache != "write")
+        return cache.stream(key, begin, reads=request.cache != "write")
 
     async def tokenize(self, model: Model, request_id: str, prompt: codec.Prompt) -> Tokens:
         """What the model makes of a prompt. Raises `TriadError`."""

@@ -44,13 +44,6 @@ def tokens() -> Iterator[TokenServer]:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyStore]:
-    store = KeyStore(tmp_path_factory.mktemp("keys") / "keys.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
 def guarded(
     tokens: TokenServer, keys: KeyStore, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TriadServer]:

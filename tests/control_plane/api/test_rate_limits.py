@@ -19,13 +19,6 @@ REQUESTS, TOKENS, BURST = 120, 6000, 3
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyStore]:
-    store = KeyStore(tmp_path_factory.mktemp("keys") / "keys.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
 def limited(
     keys: KeyStore, encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TriadServer]:
