@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -52,7 +53,26 @@ CASES: list[tuple[Callable[[], AnswerParser], str, Summary]] = [
     # What is no call stays as it is.
     (hermes, "", ("", "", [])),
     (hermes, "plain < text <tool\n ", ("plain < text <tool\n ", "", [])),
-    (hermes, "a <tool_call> that is none", ("a<tool_call>that is none", "", [])),
+    (hermes, "Use the <tool_call> marker.", ("Use the <tool_call> marker.", "", [])),
+    (
+        hermes,
+        " a\n<tool_call>\n\n<tool_call> b \n",
+        (" a\n<tool_call>\n\n<tool_call> b \n", "", []),
+    ),
+    (
+        hermes,
+        "</tool_call> <tool_call></tool_call>",
+        ("</tool_call> <tool_call></tool_call>", "", []),
+    ),
+    (
+        hermes,
+        'an <tool_call> {"x": 1} </tool_call> object',
+        ('an <tool_call> {"x": 1} </tool_call> object', "", []),
+    ),
+    (llama3, " <|python_tag|> print(1) ", (" <|python_tag|> print(1) ", "", [])),
+    (mistral, "say [TOOL_CALLS] and [ go on", ("say [TOOL_CALLS] and [ go on", "", [])),
+    (mistral, "[TOOL_CALLS] [1, 2] x", ("[TOOL_CALLS] [1, 2] x", "", [])),
+    (mistral, f"[TOOL_CALLS]{'n' * 65}{{}}", (f"[TOOL_CALLS]{'n' * 65}{{}}", "", [])),
     (llama3, "plain {", ("plain {", "", [])),
     (llama3, '{"answer": 42}', ('{"answer": 42}', "", [])),
     (
@@ -103,6 +123,42 @@ CASES: list[tuple[Callable[[], AnswerParser], str, Summary]] = [
         ("", "", [("weather", ARGUMENTS), ("clock", "{}")]),
     ),
     (mistral, f"[TOOL_CALLS]weather{ARGUMENTS}", ("", "", [("weather", ARGUMENTS)])),
+    # Text around calls, and mistakes at their borders: markers never become content.
+    (
+        hermes,
+        f" A <tool_call>{WEATHER}</tool_call>\nB. <tool_call>{WEATHER}</tool_call> ",
+        (" A \nB.", "", [("weather", ARGUMENTS)] * 2),
+    ),
+    (hermes, f"\n<tool_call>{WEATHER}</tool_call>\n B ", ("B ", "", [("weather", ARGUMENTS)])),
+    (hermes, f"<tool_call>{WEATHER}}}\n</tool_call>", ("", "", [("weather", ARGUMENTS)])),
+    (
+        hermes,
+        f"<tool_call>{WEATHER}}}]\n{WEATHER} so. </tool_call> Then",
+        ("so.  Then", "", [("weather", ARGUMENTS)] * 2),
+    ),
+    (hermes, f"<tool_call>{WEATHER}<tool_call>{WEATHER}", ("", "", [("weather", ARGUMENTS)] * 2)),
+    (mistral, f"[TOOL_CALLS][{WEATHER}]]\n", ("", "", [("weather", ARGUMENTS)])),
+    (
+        mistral,
+        f"[TOOL_CALLS] weather [TOOL_CALLS]clock [ARGS] {ARGUMENTS}",
+        (f"[TOOL_CALLS] weather [TOOL_CALLS]clock [ARGS] {ARGUMENTS}", "", []),
+    ),
+    # Arguments that are none, or stand in a string.
+    *(
+        (
+            hermes,
+            f'<tool_call>{{"name": "f", "{key}": {value}}}</tool_call>',
+            ("", "", [("f", "{}")]),
+        )
+        for key in ("arguments", "parameters")
+        for value in ("null", " null ", '""', '"null"', '"{}"', "{}")
+    ),
+    (
+        hermes,
+        '<tool_call>{"parameters": {"a": 1}, "name": "f", "arguments": {"b": 2}}</tool_call>',
+        ("", "", [("f", '{"a": 1}')]),
+    ),
+    (hermes, '<tool_call>{"name": "f", "arguments": [1, null]}', ("", "", [("f", "[1, null]")])),
     # What was cut off: a call once its name is known, and else text.
     (hermes, '<tool_call>{"name": "weather", "arguments": {"ci', ("", "", [("weather", '{"ci')])),
     (hermes, '<tool_call>{"na', ('<tool_call>{"na', "", [])),
@@ -198,3 +254,55 @@ def test_forced_calls() -> None:
         parts = run(ForcedParser(lambda: "id", "weather"), pieces)
         assert summary(parts) == ("", "", [("weather", ARGUMENTS)])
     assert run(ForcedParser(lambda: "id"), ['[{"na']) == []
+
+
+# A parser, how its text begins, and what is repeated.
+LONG: list[tuple[Callable[[], AnswerParser], str, str]] = [
+    (hermes, "", " "),
+    (hermes, "", "<tool_call>"),
+    (hermes, "", "<tool_call> "),
+    (hermes, "<tool_call>", " "),
+    (hermes, "<tool_call>", '{"name": "f"}'),
+    (hermes, "", '<tool_call>{"name": "f"}x'),
+    (hermes, '<tool_call>{"', "a"),
+    (hermes, '<tool_call>{"name": "', "\\u00e9"),
+    (hermes, '<tool_call>{"name": "f", "arguments": "', "a"),
+    (hermes, '<tool_call>{"name": "f", "arguments": {"x": "', "a"),
+    (hermes, '<tool_call>{"arguments": {"x": [', "[1],"),
+    (hermes, "<tool_call>", "{"),
+    (hermes, f"<tool_call>{WEATHER}", "}"),
+    (llama3, "", " "),
+    (llama3, "<|python_tag|>", ";"),
+    (llama3, "", '{"name": "clock"};'),
+    (mistral, "[TOOL_CALLS]", "n"),
+    (mistral, "[TOOL_CALLS]f[CALL_ID]", "1"),
+    (mistral, "[TOOL_CALLS]f", " "),
+    (mistral, "", "[TOOL_CALLS]"),
+    (mistral, "[TOOL_CALLS]", "["),
+    (thinking(), "", "\n"),
+    (thinking(), "<think>x", "\n"),
+    (thinking(), "<think>", "</think"),
+    (thinking(), "<think></think>", "\n"),
+    (lambda: ForcedParser(lambda: "id"), "[", " "),
+]
+
+
+@pytest.mark.parametrize("by", ["character", "whole"])
+@pytest.mark.parametrize(("parser", "begin", "unit"), LONG)
+def test_the_time_is_linear_in_the_text(
+    parser: Callable[[], AnswerParser], begin: str, unit: str, by: str
+) -> None:
+    """Of twice the text it is twice as long, and not four times."""
+
+    def seconds(characters: int) -> float:
+        text = begin + unit * (characters // len(unit))
+        pieces = list(text) if by == "character" else [text]
+        times = []
+        for _ in range(2):
+            began = time.process_time()
+            run(parser(), pieces)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    size = 10_000 if by == "character" else 40_000
+    assert seconds(2 * size) < 3 * seconds(size) + 0.01
