@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
