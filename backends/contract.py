@@ -19,6 +19,14 @@ from numpy.typing import NDArray
 
 from backends.chat import ChatOptions, Message, Tool, messages_from_json, tools_from_json
 from backends.errors import InvalidField
+from backends.parameters import (
+    NO_EFFECT,
+    STRUCTURE,
+    UNSUPPORTED,
+    converter,
+    json_object,
+    require_neutral,
+)
 from backends.structured import StructuredOutput
 
 FinishReason: TypeAlias = Literal["stop", "length"]
@@ -54,6 +62,8 @@ INPUTS = (
     TensorSpec("return_prompt_logprobs", "BOOL"),  # ours
     TensorSpec("return_cumulative_logprob", "BOOL"),
     TensorSpec("return_token_ids", "BOOL"),  # ours
+    TensorSpec("return_text_offsets", "BOOL"),  # ours
+    TensorSpec("return_prompt_token_ids", "BOOL"),  # ours
     TensorSpec("resume_token_ids", "INT32", (-1,)),  # ours: output tokens delivered before
     TensorSpec("describe", "BOOL"),  # * ours: answer with the engine's description, as JSON
     TensorSpec("attributions", "BOOL"),  # ours: answer with what each prompt token adds, as JSON
@@ -62,6 +72,7 @@ INPUTS = (
     TensorSpec("metrics", "BOOL"),  # * ours: answer with the engine's own, in Prometheus' format
     TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
     TensorSpec("tokenize", "BOOL"),  # ours: answer with the prompt's token ids and texts, as JSON
+    TensorSpec("tokenizer_info", "BOOL"),  # * ours: answer with what the tokenizer is, as JSON
     TensorSpec("detokenize", "BOOL"),  # ours: answer with the text of prompt_token_ids
     TensorSpec("return_in_reasoning", "BOOL"),  # ours
 )
@@ -74,17 +85,21 @@ OUTPUTS = (
     TensorSpec("prompt_logprobs", "BYTES", (-1,)),  # ours: so too, once; null for the first token
     TensorSpec("cumulative_logprob", "FP32", (-1,)),
     TensorSpec("token_ids", "INT32", (-1,)),  # ours
+    # Ours, one a token: the generated characters before the text that it begins or goes on with,
+    # those of a stop string among them.
+    TensorSpec("text_offsets", "INT32", (-1,)),
+    TensorSpec("prompt_token_ids", "INT32", (-1,)),  # ours, in the first response
     # Ours, in the first response: whether the prompt ends inside of a block of reasoning.
     TensorSpec("in_reasoning", "BOOL", (1,)),
 )
 
 
-def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> float:
+def _number(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidField(name, f"must be a number, not {type(value).__name__}")
     # A NaN compares false with everything, so it fails here too.
-    if not ((low < value if above else low <= value) and value <= high):
-        raise InvalidField(name, f"must be {'above' if above else 'from'} {low:g} to {high:g}")
+    if not low <= value <= high:
+        raise InvalidField(name, f"must be from {low:g} to {high:g}")
     return float(value)
 
 
@@ -96,19 +111,28 @@ def _integer(name: str, value: object, low: int, high: int) -> int:
     return value
 
 
+MAX_STOP_STRINGS = 256
+MAX_STOP_CHARACTERS = 8192
+"""Of all stop strings together."""
+MAX_STOP_TOKEN_IDS = 64
+MAX_ALLOWED_TOKEN_IDS = 2**17
+
+
 def _stop(value: object) -> tuple[str, ...]:
     strings = [value] if isinstance(value, str) else value
-    if not isinstance(strings, list | tuple) or len(strings) > 16:
-        raise InvalidField("stop", "must be a string or a list of at most 16 strings")
+    if not isinstance(strings, list | tuple) or len(strings) > MAX_STOP_STRINGS:
+        problem = f"must be a string or a list of at most {MAX_STOP_STRINGS} strings"
+        raise InvalidField("stop", problem)
     if not all(isinstance(s, str) and 0 < len(s) <= 1024 for s in strings):
         raise InvalidField("stop", "must hold strings of 1 to 1024 characters")
+    if sum(map(len, strings)) > MAX_STOP_CHARACTERS:
+        raise InvalidField("stop", f"must have at most {MAX_STOP_CHARACTERS} characters together")
     return tuple(strings)
 
 
-def _stop_token_ids(value: object) -> tuple[int, ...]:
-    name = "stop_token_ids"
-    if not isinstance(value, list | tuple) or len(value) > 64:
-        raise InvalidField(name, "must be a list of at most 64 token ids")
+def _token_ids(name: str, value: object, most: int) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or len(value) > most:
+        raise InvalidField(name, f"must be a list of at most {most} token ids")
     return tuple(_integer(name, id_, 0, 2**31 - 1) for id_ in value)
 
 
@@ -132,7 +156,7 @@ class SamplingParameters:
 
     max_tokens: int = 16
     temperature: float = 1.0  # 0: greedy
-    top_p: float = 1.0  # above 0 to 1
+    top_p: float = 1.0  # 0 to 1; 0: greedy
     top_k: int = 0  # 0 or -1: off
     min_p: float = 0.0  # 0 to 1, relative to the most probable token
     repetition_penalty: float = 1.0  # over prompt and output; arXiv:1909.05858
@@ -145,8 +169,13 @@ class SamplingParameters:
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
     # Token id and what is added to its logit, -100 to 100; as JSON an object, keys are strings.
     logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None  # no other token comes; None: all may
     stop_token_ids: tuple[int, ...] = ()  # end the answer, and are not in its text
+    # Before so many tokens nothing ends the answer but a grammar's end: end-of-sequence tokens and
+    # `stop_token_ids` do not come, and `stop` is not looked for.
+    min_tokens: int = 0
     skip_special_tokens: bool = True  # in the text
+    include_stop_str_in_output: bool = False  # or what ended the answer, be it a stop token
     # What the text must look like; as JSON an object, or `response_format` in its place.
     guided: StructuredOutput | None = None
     lora_name: str | None = None  # an adapter of the model, by name
@@ -156,8 +185,13 @@ class SamplingParameters:
             object.__setattr__(self, name, value)
 
         _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if _integer("min_tokens", self.min_tokens, 0, 2**31 - 1) > self.max_tokens:
+            raise InvalidField("min_tokens", f"must be at most max_tokens, {self.max_tokens}")
         put("temperature", _number("temperature", self.temperature, 0, 100))
-        put("top_p", _number("top_p", self.top_p, 0, 1, above=True))
+        put("top_p", _number("top_p", self.top_p, 0, 1))
+        if self.top_p == 0:  # the most probable token alone
+            put("temperature", 0.0)
+            put("top_p", 1.0)
         put("top_k", max(0, _integer("top_k", self.top_k, -1, 2**31 - 1)))
         put("min_p", _number("min_p", self.min_p, 0, 1))
         put(
@@ -169,10 +203,16 @@ class SamplingParameters:
         put("stop", _stop(self.stop))
         if self.seed is not None:
             _integer("seed", self.seed, 0, 2**63 - 1)
-        for name in ("ignore_eos", "skip_special_tokens"):
+        for name in _BOOLEANS:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidField(name, "must be true or false")
-        put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
+        ids = _token_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
+        put("stop_token_ids", ids)
+        if self.allowed_token_ids is not None:
+            ids = _token_ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKEN_IDS)
+            if not ids:
+                raise InvalidField("allowed_token_ids", "must have at least one token id")
+            put("allowed_token_ids", ids)
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, 20)
@@ -188,34 +228,38 @@ class SamplingParameters:
 
     @classmethod
     def from_json(cls, text: str) -> SamplingParameters:
-        try:
-            values = json.loads(text)
-            json.dumps(values, ensure_ascii=False).encode()  # not half a surrogate pair
-        except (ValueError, RecursionError) as error:
-            raise InvalidField("sampling_parameters", f"is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise InvalidField("sampling_parameters", "must be a JSON object")
-        known = {f.name for f in fields(cls)} | {"response_format"}
+        values = json_object("sampling_parameters", text)
         for name in values:
-            if name not in known:
-                raise InvalidField(name[:64], f"is not known; known: {', '.join(sorted(known))}")
+            if name not in _KNOWN | UNSUPPORTED.keys() | NO_EFFECT:
+                raise InvalidField(name[:64], f"is not known; known: {', '.join(sorted(_KNOWN))}")
         return cls._of(values)
 
     @classmethod
     def from_request_parameters(cls, text: str) -> SamplingParameters:
         """Of a Triton request's own parameters those that are ours; others are not meant for us."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        return cls._of(json.loads(text))
 
     @classmethod
-    def _of(cls, values: dict[str, Any]) -> SamplingParameters:
-        """``response_format`` becomes ``guided``."""
-        response_format = values.pop("response_format", None)
-        if response_format is None:
-            return cls(**values)
-        if values.get("guided") is not None:
-            raise InvalidField("response_format", "must not be given beside `guided`")
-        return cls(**values | {"guided": StructuredOutput.of_response_format(response_format)})
+    def _of(cls, values: Mapping[str, Any]) -> SamplingParameters:
+        """As upstream takes them: null is absent, and numbers may come as text."""
+        given = {name: value for name, value in values.items() if value is not None}
+        for name in given.keys() & UNSUPPORTED.keys():
+            require_neutral(name, given[name], UNSUPPORTED[name])
+        given = {name: _CONVERTED[name](name, given[name]) for name in given.keys() & _KNOWN}
+        structures = [
+            (name, STRUCTURE[name](given.pop(name))) for name in STRUCTURE if name in given
+        ]
+        if len(structures) > 1:
+            raise InvalidField(structures[1][0], f"must not be given beside `{structures[0][0]}`")
+        return cls(**given, guided=structures[0][1] if structures else None)
+
+
+_NAMES = frozenset(f.name for f in fields(SamplingParameters))
+_KNOWN = _NAMES | STRUCTURE.keys()
+_BOOLEANS = tuple(f.name for f in fields(SamplingParameters) if f.type == "bool")
+_CONVERTED = {f.name: converter(str(f.type)) for f in fields(SamplingParameters)} | dict.fromkeys(
+    ["logit_bias", *STRUCTURE], converter("object")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +387,8 @@ class ResponseChunk:
     logprobs: list[list[Logprob]] | None = None  # an entry a token: the chosen one, then the top
     cumulative_logprob: float = 0.0
     prompt_logprobs: list[list[Logprob]] | None = None  # of the prompt's second token and on
+    text_offsets: list[int] = field(default_factory=list)  # an entry a token
+    prompt_token_ids: list[int] | None = None  # in the first response
     in_reasoning: bool | None = None  # in the first response
 
 
@@ -397,6 +443,10 @@ def encode_response(
         tensors.append(("cumulative_logprob", np.array([chunk.cumulative_logprob], np.float32)))
     if "token_ids" in returns:
         tensors.append(("token_ids", np.array(chunk.token_ids, np.int32)))
+    if "text_offsets" in returns:
+        tensors.append(("text_offsets", np.array(chunk.text_offsets, np.int32)))
+    if "prompt_token_ids" in returns and chunk.prompt_token_ids is not None:
+        tensors.append(("prompt_token_ids", np.array(chunk.prompt_token_ids, np.int32)))
     if "in_reasoning" in returns and chunk.in_reasoning is not None:
         tensors.append(("in_reasoning", np.array([chunk.in_reasoning], np.bool_)))
     return tensors

@@ -27,7 +27,8 @@ from backends.contract import (
 )
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, ShuttingDown
-from backends.text import Detokenizer, StopMatcher, Tokenizer, Verbatim
+from backends.stop_strings import StopMatcher
+from backends.text import Detokenizer, Tokenizer, Verbatim
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +65,11 @@ class Generation:
         self._skips_special_tokens = request.sampling.skip_special_tokens
         decoder = tokenizer if self._skips_special_tokens else Verbatim(tokenizer)
         self._detokenizer = Detokenizer(decoder, prompt_ids)
-        self._stops = StopMatcher(request.sampling.stop)
-        for token_id in request.resume_token_ids:  # what was held back then is held back again
-            self._stops.push(self._detokenizer.push(token_id))
         sampling = request.sampling
+        self._stops = StopMatcher(sampling.stop, include=sampling.include_stop_str_in_output)
+        self._tokens = self._characters = 0  # of the answer, before any stop string is cut off
+        for token_id in request.resume_token_ids:  # what was held back then is held back again
+            self._push(self._detokenizer.push(token_id))
         self._may_wait = not (request.stream or sampling.stop or sampling.stop_token_ids)
         self._inbox: deque[tuple[Token, FinishReason | None] | EngineError] = deque()
         self._queued = False
@@ -77,6 +79,9 @@ class Generation:
         self._num_input_tokens = len(prompt_ids)
         self._chunk = self._new_chunk(request.prompt if request.prepend_input else "")
         self._chunk.in_reasoning = in_reasoning
+        self._chunk.prompt_token_ids = prompt_ids
+        if sampling.prompt_logprobs is not None and len(prompt_ids) == 1:
+            self._chunk.prompt_logprobs = []  # for the first token there is none
         self.ends = False  # the next response is the last one
         self.closed = False
         self.engine_request = EngineRequest(
@@ -143,7 +148,8 @@ class Generation:
         self._add_logprobs(token)
         ends = token.id in self._request.sampling.stop_token_ids
         finish_reason = "stop" if ends else finish_reason
-        text, stopped = self._stops.push(self._text_of(token, finish_reason))
+        chunk.text_offsets.append(self._characters)
+        text, stopped = self._push(self._text_of(token, finish_reason))
         if finish_reason and not stopped:
             rest, stopped = self._stops.push(self._detokenizer.flush())
             text += rest if stopped else rest + self._stops.flush()
@@ -152,12 +158,19 @@ class Generation:
             self.engine_request.cancelled = True
         chunk.finish_reason = "stop" if stopped else finish_reason
 
+    def _push(self, text: str) -> tuple[str, bool]:
+        """A token's text: what may go out, and whether a stop string has ended it."""
+        self._tokens += 1
+        self._characters += len(text)
+        return self._stops.push(text, stops=self._tokens > self._request.sampling.min_tokens)
+
     def _text_of(self, token: Token, finish_reason: FinishReason | None) -> str:
         """The token that ends an answer is no part of it, though others of its kind may be."""
-        if finish_reason == "stop" and (
-            token.id in self._request.sampling.stop_token_ids
-            or (not self._skips_special_tokens and self._tokenizer.is_special(token.id))
-        ):
+        sampling = self._request.sampling
+        ends = token.id in sampling.stop_token_ids or (
+            not self._skips_special_tokens and self._tokenizer.is_special(token.id)
+        )
+        if finish_reason == "stop" and ends and not sampling.include_stop_str_in_output:
             return ""
         return self._detokenizer.push(token.id)
 

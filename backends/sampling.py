@@ -4,7 +4,8 @@ Filters are those of transformers' ``generate``, in its order (repetition penalt
 top_k, top_p, min_p). A draw is ``torch.multinomial``'s race of exponentials, and with a seed its
 exponentials come from the request's own generator: such a request gets the tokens that ``generate``
 gives after ``torch.manual_seed``, whatever runs beside it. Presence and frequency penalties and
-``logit_bias`` are OpenAI's. What a guide does not allow is taken away before any of the filters.
+``logit_bias`` are OpenAI's. What a guide or ``allowed_token_ids`` does not allow, and the ends of
+an answer before ``min_tokens``, are taken away before any of the filters.
 
 The work is done for all rows at once, and only where it is asked for: sorting a vocabulary of
 150,000 takes ten times as long as a small model's whole step.
@@ -13,7 +14,7 @@ The work is done for all rows at once, and only where it is asked for: sorting a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from backends.contract import SamplingParameters
 from backends.engine import Token
+from backends.errors import InvalidField
 from backends.guidance.guide import Guide, restrict
 
 Logits: TypeAlias = Tensor | NDArray[np.float32]
@@ -46,7 +48,9 @@ class Sampler:
         vocab_size: int,
         device: torch.device,
         guide: Guide | None = None,
+        ends: Collection[int] = (),
     ) -> None:
+        """``ends``: the tokens that end an answer, beside ``stop_token_ids``."""
         for id_ in (*prompt_ids, *output_ids, *(id_ for id_, _ in parameters.logit_bias)):
             if not 0 <= id_ < vocab_size:
                 raise IndexError(f"token {id_} is outside the model's vocabulary of {vocab_size}")
@@ -74,6 +78,10 @@ class Sampler:
             else None
         )
 
+        self._forbidden = _others(p.allowed_token_ids, vocab_size, device)
+        self._made = len(output_ids)
+        ends = [id_ for id_ in {*ends, *p.stop_token_ids} if id_ < vocab_size]
+        self._ends = torch.tensor(ends, dtype=torch.int64, device=device)
         self.takes_the_best = p.greedy and p.logprobs is None and guide is None and not self.adjusts
         """The next token is the one with the highest logit, and nothing more is asked."""
 
@@ -83,7 +91,17 @@ class Sampler:
 
     @property
     def adjusts(self) -> bool:
-        return self._seen is not None or self._bias is not None
+        return (
+            self._seen is not None
+            or self._bias is not None
+            or self._forbidden is not None
+            or self.must_go_on
+        )
+
+    @property
+    def must_go_on(self) -> bool:
+        """Whether the answer has fewer tokens than it must have."""
+        return self._made < self.parameters.min_tokens
 
     def exponentials(self, count: int) -> Tensor:
         return torch.empty(count, device=self._device).exponential_(generator=self._generator)
@@ -92,20 +110,33 @@ class Sampler:
         """Bias and penalties, in place. ``scores``: FP32 [vocabulary]."""
         if self._bias is not None:
             scores.index_add_(0, *self._bias)
-        if self._seen is None:
-            return
-        p, ids = self.parameters, self._seen.ids
+        if self._seen is not None:
+            self._penalise(self._seen, scores)
+        if self._forbidden is not None:
+            scores += self._forbidden
+
+    def hold_back_ends(self, scores: Tensor) -> None:
+        """In place, what would end the answer before it has `min_tokens`, unless nothing else is
+        left: a grammar may be at its end. ``scores``: FP32 [vocabulary]."""
+        before = scores[self._ends]
+        scores[self._ends] = MINUS_INFINITY
+        if scores.max() == MINUS_INFINITY:
+            scores[self._ends] = before
+
+    def _penalise(self, seen: _Seen, scores: Tensor) -> None:
+        p, ids = self.parameters, seen.ids
         values = scores[ids]
         if p.repetition_penalty != 1:
             factor = p.repetition_penalty
             values = torch.where(values < 0, values * factor, values / factor)
         if p.presence_penalty or p.frequency_penalty:
-            counts = self._seen.counts
+            counts = seen.counts
             values = values - (p.presence_penalty * (counts > 0) + p.frequency_penalty * counts)
         scores[ids] = values
 
     def take(self, token_id: int) -> None:
         """The token that was chosen."""
+        self._made += 1
         if self._seen is not None:
             self._seen.add(token_id)
         if self.guide is not None:
@@ -119,6 +150,15 @@ class Sampler:
     def sample(self, logits: Tensor) -> Token:
         """``logits``: FP32 [vocabulary]."""
         return sample([self], logits[None])[0]
+
+
+def _others(allowed: Sequence[int] | None, vocab_size: int, device: torch.device) -> Tensor | None:
+    """Minus infinity for what is not allowed and 0 for the rest, FP32 [vocabulary]."""
+    if allowed is None:
+        return None
+    scores = torch.full((vocab_size,), MINUS_INFINITY, device=device)
+    scores[torch.tensor(allowed, device=device)] = 0
+    return scores
 
 
 class _Seen:
@@ -157,7 +197,7 @@ def sample(samplers: Sequence[Sampler], logits: Logits) -> list[Token]:
     An array stays one for those that take the best: PyTorch's first operation after a step, with
     none of its code left in the caches, takes longer than finding the highest logit.
 
-    Raises `InvalidField` for a guide that gives up, before anything is drawn.
+    Raises `InvalidField` for a guide that gives up or leaves nothing, before anything is drawn.
     """
     if all(s.takes_the_best for s in samplers):
         return [Token(token_id) for token_id in logits.argmax(-1).tolist()]
@@ -168,6 +208,11 @@ def sample(samplers: Sequence[Sampler], logits: Logits) -> list[Token]:
             if sampler.adjusts:
                 sampler.adjust(scores[row])
     scores = restrict(scores, [s.guide for s in samplers])
+    for row, sampler in enumerate(samplers):
+        if sampler.guide is not None and sampler.parameters.allowed_token_ids is not None:
+            _require_one(scores[row])
+        if sampler.must_go_on:
+            sampler.hold_back_ends(scores[row])
     token_ids = _choose(samplers, scores)
     for sampler, token_id in zip(samplers, token_ids, strict=True):
         sampler.take(token_id)
@@ -179,6 +224,11 @@ def sample(samplers: Sequence[Sampler], logits: Logits) -> list[Token]:
         else with_logprobs([token_id], row[None], s.parameters.logprobs)[0]
         for s, token_id, row in zip(samplers, token_ids, logits, strict=True)
     ]
+
+
+def _require_one(scores: Tensor) -> None:
+    if scores.max() == MINUS_INFINITY:
+        raise InvalidField("allowed_token_ids", "have none that the answer's structure allows next")
 
 
 def _choose(samplers: Sequence[Sampler], scores: Tensor) -> list[int]:

@@ -33,7 +33,7 @@ from backends.contract import (
 from backends.engine import Engine
 from backends.errors import EngineError, InvalidField
 from backends.generation import Generation, Responder, triton_error
-from backends.text import Tokenizer
+from backends.text import Tokenizer, Verbatim, token_offsets
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,9 @@ class ServedModel(ABC):
             return self._describe(sender)
         if flag(inputs, "metrics"):
             return answer(sender, self.engine.metrics().encode())
+        if flag(inputs, "tokenizer_info"):
+            info = self.tokenizer.info() | {"model_max_length": self.engine.context_length}
+            return answer(sender, json.dumps(info).encode())
         if (request_id := text(inputs, "cancel")) is not None:
             return answer(sender, str(self.responder.cancel(request_id)).encode())
         if flag(inputs, "attributions"):
@@ -154,7 +157,7 @@ class ServedModel(ABC):
             raise InvalidField("stream", "must be false: this model's answers come whole")
         prompt_ids, in_reasoning = self._encode(decoded)
         if flag(inputs, "tokenize"):
-            return answer(sender, self._tokenized(prompt_ids))
+            return answer(sender, self._tokenized(decoded, prompt_ids))
         if flag(inputs, "detokenize"):
             text_ = self.tokenizer.decode(prompt_ids, skip_special_tokens=False)
             return answer(sender, text_.encode())
@@ -193,9 +196,18 @@ class ServedModel(ABC):
         ids_ = self.tokenizer.encode(text_, add_special_tokens=bool(request.add_special_tokens))
         return ids_, self.tokenizer.chat_format.in_reasoning(text_)
 
-    def _tokenized(self, ids: list[int]) -> bytes:
+    def _tokenized(self, request: GenerationRequest, ids: list[int]) -> bytes:
         body = {"token_ids": ids, "texts": [self.tokenizer.token(id_)[0] for id_ in ids]}
+        if "text_offsets" in request.returns:
+            body["text_offsets"] = self._prompt_offsets(request, ids)
         return json.dumps(body).encode()
+
+    def _prompt_offsets(self, request: GenerationRequest, ids: list[int]) -> list[int]:
+        """In the text that was given, or else in that of the ids with their special tokens."""
+        if request.prompt is None:
+            return token_offsets(Verbatim(self.tokenizer), ids)
+        special = request.add_special_tokens is not False
+        return self.tokenizer.text_offsets(request.prompt, add_special_tokens=special)
 
     def _attribute(self, inputs: Inputs, sender: Any) -> None:  # noqa: ANN401
         request = AttributionRequest(self.engine, self.tokenizer, _answering(sender))
@@ -219,13 +231,14 @@ class ServedModel(ABC):
                 "lora_name",
                 f"is not an adapter of this model; it has {', '.join(adapters) or 'none'}",
             )
-        for id_, _ in request.sampling.logit_bias:
-            if id_ >= self.engine.vocab_size:
-                raise InvalidField(
-                    "logit_bias", f"must have token ids from 0 to {self.engine.vocab_size - 1}"
-                )
-        resumed, left = request.resume_token_ids, min(request.sampling.max_tokens, context - given)
         vocabulary = self.engine.vocab_size
+        for name, ids in (
+            ("logit_bias", [id_ for id_, _ in request.sampling.logit_bias]),
+            ("allowed_token_ids", request.sampling.allowed_token_ids),
+        ):
+            if ids and max(ids) >= vocabulary:
+                raise InvalidField(name, f"must have token ids from 0 to {vocabulary - 1}")
+        resumed, left = request.resume_token_ids, min(request.sampling.max_tokens, context - given)
         if len(resumed) >= left or any(not 0 <= id_ < vocabulary for id_ in resumed):
             raise InvalidField(
                 "resume_token_ids",

@@ -1,4 +1,4 @@
-"""Text to token ids and back, once for all engines: chat template, detokenisation, stop strings."""
+"""Text to token ids and back, once for all engines: chat template, detokenisation."""
 
 from __future__ import annotations
 
@@ -85,6 +85,37 @@ class Tokenizer:
         if "developer" in str(self._tokenizer.chat_template):
             return messages
         return [m | {"role": "system"} if m["role"] == "developer" else m for m in messages]
+
+    def text_offsets(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Where the part of the text begins that each of its tokens stands for. Tokens of one
+        character begin at the same place; a token that is not in the text begins at the next one's.
+        """
+        options = {"add_special_tokens": add_special_tokens, "return_offsets_mapping": True}
+        try:
+            pairs = self._tokenizer(text, **options)["offset_mapping"]
+        except NotImplementedError:  # a tokenizer in Python
+            ids = self.encode(text, add_special_tokens=add_special_tokens)
+            return token_offsets(Verbatim(self), ids)
+        offsets, end = [], 0
+        for first, last in pairs:
+            # White space before a word is its token's, though some tokenizers leave it out.
+            offsets.append(end if first > end or first == last else first)
+            end = max(end, last)
+        return offsets
+
+    def info(self) -> dict[str, Any]:
+        """What it is, under the names of ``tokenizer_config.json``; no paths."""
+        tokenizer = self._tokenizer
+        names = ["bos_token", "eos_token", "unk_token", "pad_token"]
+        names += ["padding_side", "truncation_side", "clean_up_tokenization_spaces"]
+        return {
+            "tokenizer_class": type(tokenizer).__name__,
+            **{name: getattr(tokenizer, name, None) for name in names},
+            "added_tokens_decoder": {
+                str(id_): str(token) for id_, token in tokenizer.added_tokens_decoder.items()
+            },
+            "chat_template": tokenizer.chat_template,
+        }
 
     def to_json(self) -> str:
         """As the ``tokenizers`` library writes it. Raises ValueError where it is not of that."""
@@ -185,6 +216,15 @@ class Detokenizer:
         return piece
 
 
+def token_offsets(decoder: Decoder, ids: Sequence[int]) -> list[int]:
+    """Where the text of each token begins in that of all."""
+    detokenizer, offsets, length = Detokenizer(decoder, []), [], 0
+    for id_ in ids:
+        offsets.append(length)
+        length += len(detokenizer.push(id_))
+    return offsets
+
+
 def _context(decoder: Decoder, ids: Sequence[int]) -> list[int]:
     """The last few ids, and those before them that belong to the same character."""
     for length in range(CONTEXT_TOKENS, CONTEXT_TOKENS + LONGEST_CHARACTER_BYTES):
@@ -192,42 +232,3 @@ def _context(decoder: Decoder, ids: Sequence[int]) -> list[int]:
         if not decoder.decode(context).startswith(REPLACEMENT):
             break
     return context
-
-
-class StopMatcher:
-    """Cuts text exactly before the first stop string, however the text is split into pieces.
-
-    Text that may be the beginning of a stop string is held back. Of several matches, the one
-    that ends first counts, and of those the longest.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-
-    def push(self, text: str) -> tuple[str, bool]:
-        """The text that may go out now, and whether a stop string was reached."""
-        if not self._stops:
-            return text, False
-        held = self._held + text
-        matches = [(at + len(s), at) for s in self._stops if (at := held.find(s)) >= 0]
-        if matches:
-            self._held = ""
-            return held[: min(matches)[1]], True
-        keep = max(self._overlap(held, s) for s in self._stops)
-        cut = len(held) - keep
-        self._held = held[cut:]
-        return held[:cut], False
-
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of ``text`` that begins ``stop``."""
-        for length in range(min(len(text), len(stop) - 1), 0, -1):
-            if text.endswith(stop[:length]):
-                return length
-        return 0
-
-    def flush(self) -> str:
-        """What was held back, when no more text comes."""
-        held, self._held = self._held, ""
-        return held

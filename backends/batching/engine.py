@@ -244,6 +244,7 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
                     self.vocab_size,
                     self._runner.device,
                     request.guide,
+                    self._eos_token_ids,
                 )
                 self._starts(request)
                 self._running.append(self._give_slot(request, sampler))

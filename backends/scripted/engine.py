@@ -78,6 +78,12 @@ class ScriptTokenizer:
         skipped = self.is_special if skip_special_tokens else lambda _: False
         return "".join(self.token(id_)[0] for id_ in ids if not skipped(id_))
 
+    def text_offsets(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [at for at, character in enumerate(text) for _ in character.encode()]
+
+    def info(self) -> dict[str, Any]:
+        return {"tokenizer_class": type(self).__name__}
+
     def token(self, id_: int) -> tuple[str, bytes | None]:
         piece = self._vocabulary.piece(id_)
         return (f"{id_} " if piece is None else piece), None

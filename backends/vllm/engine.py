@@ -21,12 +21,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from backends.engine import EngineRequest, GenerationOnly
-from backends.errors import EngineDead, EngineError, InvalidField, Overloaded, ShuttingDown
+from backends.errors import EngineDead, EngineError, Overloaded, ShuttingDown
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
 from backends.vllm.gauges import Gauges, exposition, gpu_memory
 from backends.vllm.reaper import start_reaper
-from backends.vllm.sampling import sampling_params, tokens
+from backends.vllm.sampling import refusal, sampling_params, tokens
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +140,7 @@ class VllmEngine(GenerationOnly):
         if (status := getattr(error, "http_status", None)) is not None and int(status) == 503:
             return Overloaded(str(error))
         if isinstance(error, VLLMClientError | ValueError):
-            guided = request.sampling.guided
-            return InvalidField(guided.given_as if guided else "sampling_parameters", str(error))
+            return refusal(error, request.sampling)
         logger.error("a request failed", exc_info=error)
         return EngineError(f"generation failed: {type(error).__name__}: {error}")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -29,8 +31,34 @@ def sampling_params(request: EngineRequest, grammars: str) -> SamplingParams:
     sampling, resumed = request.sampling, len(request.output_ids)
     if resumed:
         _check_resumable(sampling)
+    try:
+        return _params(sampling, resumed, grammars)
+    except (VLLMClientError, ValueError) as error:
+        raise refusal(error, sampling) from None
+
+
+def refusal(error: Exception, sampling: SamplingParameters) -> InvalidField:
+    """Of a range that is vLLM's own."""
+    name = getattr(error, "parameter", None)
+    if sampling.guided is not None:
+        name = sampling.guided.given_as
+    elif name not in _NAMES:
+        name = "sampling_parameters"
+    return InvalidField(
+        name, f"is refused by vLLM: {str(error.args[0] if error.args else error)[:300]}"
+    )
+
+
+_NAMES = frozenset(f.name for f in fields(SamplingParameters))
+
+
+def _params(sampling: SamplingParameters, resumed: int, grammars: str) -> SamplingParams:
+    """``resumed``: how many tokens of the answer vLLM gets as a part of the prompt."""
     return SamplingParams(
         max_tokens=sampling.max_tokens - resumed,
+        min_tokens=max(0, sampling.min_tokens - resumed),
+        # So that they do not come before `min_tokens`; else `backends.generation` looks for them.
+        stop_token_ids=list(sampling.stop_token_ids) if sampling.min_tokens else None,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -43,6 +71,7 @@ def sampling_params(request: EngineRequest, grammars: str) -> SamplingParams:
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         logit_bias=dict(sampling.logit_bias) or None,
+        allowed_token_ids=sampling.allowed_token_ids and list(sampling.allowed_token_ids),
         structured_outputs=_structured_outputs(sampling.guided, grammars),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,

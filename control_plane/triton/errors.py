@@ -11,6 +11,7 @@ import grpc
 
 from backends.contract import INPUTS, SamplingParameters
 from backends.encoder.contract import INPUTS as ENCODER_INPUTS
+from backends.parameters import STRUCTURE, UNSUPPORTED
 from control_plane.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -31,7 +32,8 @@ _PARAMS = {"text_input": "prompt", "prompt_token_ids": "prompt", "stop": "stop_s
 _FIELDS = {
     *(spec.name for spec in (*INPUTS, *ENCODER_INPUTS)),
     *(f.name for f in fields(SamplingParameters)),
-    "response_format",  # another spelling of `guided`
+    *STRUCTURE,  # other spellings of `guided`
+    *UNSUPPORTED,
 }
 
 # First match counts: a status, a part of the message, and the error.

@@ -33,6 +33,8 @@ FLAGS_FOR_OUTPUTS = (
     "prompt_logprobs",
     "cumulative_logprob",
     "token_ids",
+    "text_offsets",
+    "prompt_token_ids",
     "in_reasoning",
 )
 NUMPY_TYPES = {"BYTES": np.object_, "UINT32": np.uint32, "FP32": np.float32, "INT32": np.int32}
@@ -247,6 +249,30 @@ def test_tools_and_template_options() -> None:
         ("temperature", 100, 100.0),
         ("top_p", 1e-9, 1e-9),
         ("top_p", 1, 1.0),
+        ("top_p", 0, 1.0),  # and the temperature is 0 then
+        ("min_tokens", 0, 0),
+        ("min_tokens", 16, 16),  # as many as `max_tokens` at most
+        ("allowed_token_ids", [7, 0], (7, 0)),
+        ("allowed_token_ids", None, None),
+        ("include_stop_str_in_output", True, True),
+        # As upstream takes them: numbers and truth values as text, null as absent.
+        ("max_tokens", "100", 100),
+        ("max_tokens", "16.0", 16),
+        ("max_tokens", 16.0, 16),
+        ("max_tokens", None, 16),
+        ("min_tokens", "3", 3),
+        ("temperature", "0.1", 0.1),
+        ("temperature", None, 1.0),
+        ("top_p", "0.95", 0.95),
+        ("top_k", "-1", 0),
+        ("seed", "1", 1),
+        ("logprobs", "2", 2),
+        ("ignore_eos", "true", True),
+        ("ignore_eos", "False", False),
+        ("ignore_eos", 1, True),
+        ("skip_special_tokens", None, True),
+        ("stop", None, ()),
+        ("logit_bias", '{"5": 1}', ((5, 1.0),)),
         ("top_k", -1, 0),
         ("top_k", 0, 0),
         ("top_k", 1, 1),
@@ -264,7 +290,8 @@ def test_tools_and_template_options() -> None:
         ("stop", "\n", ("\n",)),
         ("stop", [], ()),
         ("stop", ["a", "b" * 1024], ("a", "b" * 1024)),
-        ("stop", ["x"] * 16, ("x",) * 16),
+        ("stop", ["x"] * 256, ("x",) * 256),
+        ("stop", ["x" * 1024] * 8, ("x" * 1024,) * 8),
         ("seed", 0, 0),
         ("seed", 2**63 - 1, 2**63 - 1),
         ("seed", None, None),
@@ -282,25 +309,30 @@ def test_accepted_values(name: str, value: object, kept: object) -> None:
 
 NAN, INFINITY = float("nan"), float("inf")
 INVALID_VALUES: dict[str, list[object]] = {
-    "max_tokens": [0, -1, 2**31, 1.0, True, "16", None, [16]],
-    "temperature": [-1e-9, 100.1, NAN, INFINITY, -INFINITY, True, "1", None, [1], 10**400],
-    "top_p": [0, -0.1, 1.0000001, NAN, INFINITY, False, "1", None, {}],
-    "top_k": [-2, 2**31, 1.0, NAN, True, "5", None],
-    "min_p": [-1e-9, 1.0000001, NAN, INFINITY, False, "0", None],
-    "repetition_penalty": [0, -1, 100.1, NAN, INFINITY, True, "1", None],
-    "presence_penalty": [-2.0000001, 2.0000001, NAN, INFINITY, True, "0", None],
-    "frequency_penalty": [-2.0000001, 2.0000001, NAN, -INFINITY, False, "0", None],
-    "stop": ["", [""], ["a", ""], [1], [None], 1, True, None, {"a": "b"}, ["x"] * 17, "x" * 1025],
-    "seed": [-1, 2**63, 1.0, NAN, True, "1"],
-    "ignore_eos": [0, 1, "true", None, []],
-    "logprobs": [-1, 21, 1.0, True, "1"],
-    "prompt_logprobs": [-1, 21, 1.0, True, "1"],
+    "max_tokens": [0, -1, 2**31, 1.5, True, "x", "1.5", "9" * 5000, "inf", [16]],
+    "min_tokens": [-1, 17, 1.5, True, "x", NAN],
+    "temperature": [-1e-9, 100.1, NAN, INFINITY, -INFINITY, True, "hot", "nan", [1], 10**400],
+    "top_p": [-0.1, 1.0000001, NAN, INFINITY, False, "x", "1.1", {}],
+    "top_k": [-2, 2**31, 1.5, NAN, True, "x"],
+    "min_p": [-1e-9, 1.0000001, NAN, INFINITY, False, "x"],
+    "repetition_penalty": [0, -1, 100.1, NAN, INFINITY, True, "x"],
+    "presence_penalty": [-2.0000001, 2.0000001, NAN, INFINITY, True, "x"],
+    "frequency_penalty": [-2.0000001, 2.0000001, NAN, -INFINITY, False, "x"],
+    "stop": [
+        *("", [""], ["a", ""], [1], [None], 1, True, {"a": "b"}, "x" * 1025),
+        *(["x"] * 257, ["x" * 1024] * 9),
+    ],
+    "seed": [-1, 2**63, 1.5, NAN, True, "x"],
+    "ignore_eos": [2, "yes", [], 1.5],
+    "logprobs": [-1, 21, 1.5, True, "x"],
+    "prompt_logprobs": [-1, 21, 1.5, True, "x"],
+    "allowed_token_ids": [[], 5, "5", [-1], [2**31], ["5"], [True], [1.5]],
     "logit_bias": [
         *([5], "5", 1, {"a": 1}, {"-1": 1}, {"1.5": 1}, {"5": "1"}, {"5": None}, {"5": True}),
         *({"5": 100.1}, {"5": -101}, {"5": NAN}, {str(i): 1 for i in range(1025)}, {"9" * 30: 1}),
     ],
     "guided": [
-        *("json", 1, True, [], {}, {"xml": "a"}, {"regex": "a", "choice": ["a"]}, {"json": None}),
+        *(1, True, [], {}, "[]", {"xml": "a"}, {"regex": "a", "choice": ["a"]}, {"json": None}),
         *(
             {"json": "{}"},
             {"json": []},
@@ -312,8 +344,9 @@ INVALID_VALUES: dict[str, list[object]] = {
         *({"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]}),
         *({"choice": [str(i) for i in range(8193)]}, {"choice": ["x" * 2**16, "y" * 2**17]}),
     ],
-    "stop_token_ids": [None, 5, "5", [-1], [2**31], ["5"], [True], [1.5], list(range(65))],
-    "skip_special_tokens": [None, 0, "true"],
+    "stop_token_ids": [5, "5", [-1], [2**31], ["5"], [True], [1.5], list(range(65))],
+    "skip_special_tokens": [2, "no"],
+    "include_stop_str_in_output": [2, "no"],
     "lora_name": [1, True, [], {}],
 }
 
@@ -333,7 +366,9 @@ def test_refused_values(name: str, value: object) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("name", [name for name in INVALID_VALUES if not name.startswith("stop")])
+@pytest.mark.parametrize(
+    "name", [name for name in INVALID_VALUES if not name.endswith(("stop", "_ids"))]
+)
 def test_lists_are_no_scalars(name: str) -> None:
     with pytest.raises(InvalidField, match=f"^{name}: must "):
         decode_sampling(**{name: [1]})
@@ -344,14 +379,34 @@ def test_every_parameter_has_refused_values() -> None:
 
 
 def test_an_unknown_parameter_is_named_with_the_known_ones() -> None:
-    with pytest.raises(InvalidField, match=r"^best_of: .*\bmax_tokens\b.*\btop_p\b"):
-        decode_sampling(best_of=2)
+    with pytest.raises(InvalidField, match=r"^max_token: .*\bmax_tokens\b.*\btop_p\b"):
+        decode_sampling(max_token=2)
 
 
 def test_the_name_of_an_unknown_parameter_is_echoed_in_part() -> None:
     with pytest.raises(InvalidField) as caught:
         decode_sampling(**{"x" * 10_000: 1})
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 600
+
+
+NEUTRAL: dict[str, object] = {"n": 1, "best_of": "1", "use_beam_search": False, "bad_words": []}
+NEUTRAL |= {"detokenize": "true", "truncate_prompt_tokens": None, "thinking_token_budget": -1}
+NEUTRAL |= {"early_stopping": True, "length_penalty": 0.5, "guided_decoding": None}
+
+
+def test_upstreams_parameters_are_known_where_they_ask_for_nothing() -> None:
+    assert decode_sampling(**NEUTRAL) == SamplingParameters()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n", 2), ("n", True), ("best_of", "2"), ("use_beam_search", True), ("bad_words", ["a"])],
+)
+def test_what_cannot_be_honoured_is_named(name: str, value: object) -> None:
+    with pytest.raises(InvalidField, match=f"^{name}: cannot be honoured"):
+        decode_sampling(**{name: value})
+    with pytest.raises(InvalidField, match=f"^{name}: cannot be honoured"):
+        decode_request({"text_input": as_bytes("a")}, json.dumps({name: value}))
 
 
 SCHEMA = {"type": "object", "properties": {"z": {"type": "null"}, "a": {"enum": ["ü", 1.5]}}}
@@ -403,7 +458,14 @@ def test_response_format_is_a_spelling_of_guided(
 @pytest.mark.parametrize(
     "given",
     [
-        *("json_object", {}, {"type": "xml"}, {"type": None}, {"type": ["text"]}, ["json_object"]),
+        *(
+            '["json_object"]',
+            {},
+            {"type": "xml"},
+            {"type": None},
+            {"type": ["text"]},
+            ["json_object"],
+        ),
         *({"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}),
         {"type": "json_schema", "json_schema": {"schema": "{}"}},
         {"type": "json_schema", "json_schema": {"schema": {}, "schemas": {}}},
@@ -415,6 +477,29 @@ def test_refused_response_formats(given: object) -> None:
     with pytest.raises(InvalidField, match=r"^response_format: .*must ") as caught:
         decode_sampling(response_format=given)
     assert caught.value.field == "response_format"
+
+
+@pytest.mark.parametrize("field", ["structured_outputs", "guided_decoding"])
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ('{"choice": ["a"]}', "choice"),
+        ({"regex": "a", "json": None, "disable_any_whitespace": False}, "regex"),
+        ({"json": '{"type": "object"}', "backend": "xgrammar"}, "json"),
+        ({"backend": "auto", "json": None}, None),
+    ],
+)
+def test_upstreams_spelling_of_guided(field: str, given: object, kind: str | None) -> None:
+    guided = decode_sampling(**{field: given}).guided
+    assert (guided and (guided.kind, guided.given_as)) == (kind and (kind, field))
+    for bad in (
+        "x",
+        "[]",
+        {"regex": "a", "choice": ["a"]},
+        {"regex": "a", "whitespace_pattern": "b"},
+    ):
+        with pytest.raises(InvalidField, match=f"^{field}: "):
+            decode_sampling(**{field: bad})
 
 
 def test_one_spelling_is_enough() -> None:
@@ -490,8 +575,8 @@ def test_temperatures_close_to_zero_are_greedy(temperature: float, greedy: bool)
 
 
 def test_parameters_made_in_code_are_checked_like_those_from_json() -> None:
-    with pytest.raises(InvalidField, match=r"^top_p: must be above 0 to 1$"):
-        SamplingParameters(top_p=0)
+    with pytest.raises(InvalidField, match=r"^top_p: must be from 0 to 1$"):
+        SamplingParameters(top_p=2)
 
 
 # --- outputs ------------------------------------------------------------------------------------
@@ -503,6 +588,8 @@ def chunk(**changes: Any) -> ResponseChunk:  # noqa: ANN401
         "token_ids": [7, 8, 9],
         "finish_reason": None,
         "num_input_tokens": 5,
+        "text_offsets": [0, 5, 6],
+        "prompt_token_ids": [1, 2],
         "in_reasoning": False,
     }
     return ResponseChunk(**values | changes)
@@ -531,7 +618,8 @@ def test_all_tensors_have_the_contracts_names_types_and_shapes() -> None:
     for spec in OUTPUTS:
         array = tensors[spec.name]
         assert array.dtype == NUMPY_TYPES[spec.datatype], spec.name
-        assert array.shape == ((3,) if spec.name == "token_ids" else (1,)), spec.name
+        length = {"token_ids": 3, "text_offsets": 3, "prompt_token_ids": 2}.get(spec.name, 1)
+        assert array.shape == (length,), spec.name
         if spec.datatype == "BYTES":
             assert all(type(value) is bytes for value in array), spec.name
 
@@ -605,5 +693,8 @@ def test_request_parameters_stand_in_for_sampling_parameters() -> None:
     inputs = {"text_input": np.array([b"a"], dtype=np.object_)}
     given = '{"max_tokens": 3, "triton_enable_empty_final_response": true, "other": "x"}'
     assert decode_request(inputs, given).sampling == SamplingParameters(max_tokens=3)
+    text = '{"max_tokens": "3", "temperature": "0.5", "ignore_eos": "true", "seed": null}'
+    wanted = SamplingParameters(max_tokens=3, temperature=0.5, ignore_eos=True)
+    assert decode_request(inputs, text).sampling == wanted
     tensor = {"sampling_parameters": np.array([b'{"seed": 1}'], dtype=np.object_)}
     assert decode_request(inputs | tensor, given).sampling == SamplingParameters(seed=1)

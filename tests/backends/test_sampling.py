@@ -437,3 +437,46 @@ def test_a_resumed_sampler_goes_on_as_if_never_interrupted(
 def test_ids_outside_the_vocabulary_are_refused(prompt: list[int], output: list[int]) -> None:
     with pytest.raises(IndexError):
         sampler(128, prompt, output)
+
+
+# --- what may come at all -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"seed": 1}, {"seed": 1, "top_k": 2}])
+@pytest.mark.parametrize("made", [0, 1])
+def test_nothing_ends_an_answer_before_min_tokens(how: dict[str, Any], made: int) -> None:
+    parameters = SamplingParameters(min_tokens=3, stop_token_ids=(5,), **how)
+    ours = Sampler(parameters, [0], [0] * made, 8, CPU, ends=[3])
+    logits = torch.tensor([0.0, 1, 2, 90, 4, 80, 6, 7])
+    before = logits.clone()
+    ids = [ours.sample(logits).id for _ in range(4 - made)]
+    assert not {3, 5} & {*ids[:-1]}
+    assert ids[-1] == 3
+    assert torch.equal(logits, before)
+    beside = [sampler(8, temperature=0), Sampler(parameters, [0], [], 8, CPU, ends=[3])]
+    assert [token.id == 3 for token in sample(beside, torch.stack([logits] * 2))] == [True, False]
+
+
+def test_min_tokens_gives_way_where_nothing_else_is_left() -> None:
+    parameters = SamplingParameters(min_tokens=3, temperature=0, allowed_token_ids=(3,))
+    ours = Sampler(parameters, [0], [], 8, CPU, ends=[3])
+    assert ours.sample(torch.randn(8)).id == 3
+
+
+@pytest.mark.parametrize(
+    "how", [{"temperature": 0}, {"seed": 1}, {"seed": 1, "top_k": 3}, {"seed": 1, "top_p": 0.9}]
+)
+def test_only_allowed_tokens_come(how: dict[str, Any]) -> None:
+    ours = sampler(3000, allowed_token_ids=(2999, 7), repetition_penalty=1.5, logprobs=1, **how)
+    for _ in range(20):
+        logits = torch.randn(3000)
+        logits[[7, 2999]] -= 50
+        token = ours.sample(logits)
+        assert token.id in (7, 2999)
+        assert token.logprob == pytest.approx(float(logits.log_softmax(-1)[token.id]))
+
+
+def test_a_top_p_of_0_takes_the_best() -> None:
+    ours = sampler(50, top_p=0, temperature=100)
+    logits = torch.randn(50)
+    assert {ours.sample(logits).id for _ in range(20)} == {int(logits.argmax())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -9,19 +10,20 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from backends.chat import ChatOptions
 from backends.errors import InvalidField
+from backends.stop_strings import StopMatcher
 from backends.text import (
     CONTEXT_TOKENS,
     REPLACEMENT,
     WINDOW_TOKENS,
     Detokenizer,
-    StopMatcher,
     Tokenizer,
     Verbatim,
+    token_offsets,
 )
 
 CORPUS = [
@@ -480,3 +482,39 @@ def test_what_follows_the_stop_string_is_dropped() -> None:
 
 def test_the_context_is_shorter_than_the_window() -> None:
     assert CONTEXT_TOKENS < WINDOW_TOKENS
+
+
+# --- where a prompt's tokens stand --------------------------------------------------------------
+
+OFFSET_TEXTS = ["Hello world", "the dog, the dog", "a 😀 é 日本 x", "  two  spaces ", "e\u0301"]
+
+
+@pytest.mark.parametrize("text", OFFSET_TEXTS)
+@pytest.mark.parametrize("name", ["byte_level", "single_bytes", "sentencepiece", "metaspace"])
+def test_offsets_are_the_texts_own(request: pytest.FixtureRequest, name: str, text: str) -> None:
+    """Also where a token is a part of a character, or the text of all has a space less."""
+    tokenizer: Tokenizer = request.getfixturevalue(name)
+    offsets = tokenizer.text_offsets(text)
+    ids = tokenizer.encode(text)
+    assert len(offsets) == len(ids)
+    assert (offsets[0], offsets) == (0, sorted(offsets))
+    for id_, begin, end in zip(ids, offsets, [*offsets[1:], len(text)], strict=True):
+        spelled, raw = tokenizer.token(id_)
+        if raw is None and begin < end and tokenizer.decode(ids).strip() == text.strip():
+            assert text[begin:end].strip() == spelled.strip()
+
+
+def test_a_token_that_is_not_in_the_text_stands_at_the_next_one(sentencepiece: Tokenizer) -> None:
+    with_beginning = copy.deepcopy(sentencepiece)
+    with_beginning._tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    ids = with_beginning.encode("the dog")
+    assert with_beginning.token(ids[0])[0] == "<s>"
+    assert with_beginning.text_offsets("the dog") == [0, 0, 3]
+
+
+@pytest.mark.parametrize("text", OFFSET_TEXTS)
+def test_offsets_of_ids_are_those_of_their_text(byte_level: Tokenizer, text: str) -> None:
+    ids = byte_level.encode(text)
+    assert token_offsets(Verbatim(byte_level), ids) == byte_level.text_offsets(text)

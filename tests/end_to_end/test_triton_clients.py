@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+import tritonclient.grpc.aio as grpcclient
 
 from tests.support.contract import InferenceServerException, describe, infer
 from tests.support.server import TriadServer, wait_until
@@ -109,7 +112,8 @@ def test_a_resumed_request_goes_on_where_it_stopped(server: TriadServer) -> None
     [
         ({"text_input": FRANCE, "sampling_parameters": {"max_token": 5}}, "max_token: "),
         ({"text_input": FRANCE, "sampling_parameters": "{"}, "sampling_parameters: "),
-        ({"text_input": FRANCE, "sampling_parameters": {"top_p": 0}}, "top_p: "),
+        ({"text_input": FRANCE, "sampling_parameters": {"top_p": 2}}, "top_p: "),
+        ({"text_input": FRANCE, "sampling_parameters": {"n": 2}}, "n: "),
         ({"text_input": FRANCE, "sampling_parameters": {"max_tokens": 4096}}, "max_tokens: "),
         ({"text_input": ""}, "text_input: "),
         ({"text_input": "word " * 4000}, "text_input: "),
@@ -150,6 +154,64 @@ def test_http_generate(server: TriadServer) -> None:
     ) as response:
         events = [json.loads(line[6:]) for line in response.iter_lines() if line]
     assert "".join(event["text_output"] for event in events) == ANSWER
+
+
+@pytest.mark.parametrize("model", ["demo", "demo_onnx"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_sample_client_of_upstream(server: TriadServer, model: str, stream: bool) -> None:
+    """Its requests: https://github.com/triton-inference-server/vllm_backend, samples/client.py.
+    Numbers are text there, and stand in a tensor and in the request's parameters."""
+    sampling = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "100"}
+
+    async def requests_() -> AsyncIterator[dict[str, Any]]:
+        for number in range(2):
+            inputs = [
+                grpcclient.InferInput("text_input", [1], "BYTES"),
+                grpcclient.InferInput("stream", [1], "BOOL"),
+                grpcclient.InferInput("sampling_parameters", [1], "BYTES"),
+            ]
+            inputs[0].set_data_from_numpy(np.array([FRANCE.encode()], dtype=np.object_))
+            inputs[1].set_data_from_numpy(np.array([stream], dtype=bool))
+            text = json.dumps(sampling).encode()
+            inputs[2].set_data_from_numpy(np.array([text], dtype=np.object_))
+            yield {
+                "model_name": model,
+                "inputs": inputs if number == 0 else inputs[:2],
+                "outputs": [grpcclient.InferRequestedOutput("text_output")],
+                "request_id": str(number),
+                "parameters": sampling,
+            }
+
+    texts = {"0": "", "1": ""}
+    async with grpcclient.InferenceServerClient(url=server.grpc) as client:
+        async for result, error in client.stream_infer(inputs_iterator=requests_()):
+            assert error is None, error
+            for text in result.as_numpy("text_output"):
+                texts[result.get_response().id] += text.decode()
+    assert set(texts.values()) == {ANSWER if stream else FRANCE + ANSWER}
+
+
+@pytest.mark.parametrize("model", ["demo", "demo_onnx"])
+def test_the_requests_of_genai_perf(server: TriadServer, model: str) -> None:
+    """Its payloads for this backend: https://github.com/triton-inference-server/perf_analyzer,
+    genai_perf/inputs/converters, vllm_converter.py and triton_generate_converter.py."""
+    url = f"http://127.0.0.1:{server.http_port}/v2/models/{model}"
+    sampling = json.dumps({"max_tokens": "20", "min_tokens": "20"})
+    payload = {"model": model, "text_input": [FRANCE], "exclude_input_in_output": [True]}
+    payload |= {"sampling_parameters": [sampling]}
+    counted = {"return_num_output_tokens": [True]}
+    answer = requests.post(f"{url}/generate", json=payload | counted, timeout=30).json()
+    assert answer["text_output"].startswith(ANSWER)
+    assert answer["num_output_tokens"] == 20
+    streamed = payload | {"stream": [True]}
+    with requests.post(f"{url}/generate_stream", json=streamed, timeout=30, stream=True) as lines:
+        events = [json.loads(line[6:]) for line in lines.iter_lines() if line]
+    assert "".join(event["text_output"] for event in events).startswith(ANSWER)
+    generate = {"text_input": FRANCE, "max_tokens": 3, "stream": True}
+    with requests.post(f"{url}/generate_stream", json=generate, timeout=30, stream=True) as lines:
+        events = [json.loads(line[6:]) for line in lines.iter_lines() if line]
+    text = "".join(event["text_output"] for event in events)
+    assert ANSWER.startswith(text) and text
 
 
 def test_the_engine_describes_itself(server: TriadServer) -> None:

@@ -180,6 +180,25 @@ def test_every_way_to_sample_keeps_to_it(
     assert text.isdigit()
 
 
+def test_an_answer_may_end_with_its_grammar_though_it_is_short(
+    guide: MakeGuide, tokenizer: Tokenizer
+) -> None:
+    ones = SamplingParameters(min_tokens=9, temperature=0)
+    ends = [id_ for id_ in range(PADDED) if tokenizer.is_special(id_)]
+    for regex, count in (("ab", 2), ("ab?a?", 3)):
+        ours = Sampler(ones, [], [], PADDED, CPU, guide(regex=regex), ends)
+        made = 0
+        while not ours.ended and made < 9:
+            made += ours.sample(torch.randn(PADDED)).id not in ends
+        assert made <= count
+
+
+def test_allowed_tokens_that_the_structure_does_not_allow(guide: MakeGuide) -> None:
+    ours = sampler(guide(regex="ab"), allowed_token_ids=[0], temperature=0)
+    with pytest.raises(InvalidField, match=r"^allowed_token_ids: "):
+        ours.sample(torch.randn(PADDED))
+
+
 def test_logprobs_are_the_models_own(guide: MakeGuide) -> None:
     logits = torch.randn(PADDED)
     token = sampler(guide(choice=["ab"]), temperature=0, logprobs=3).sample(logits)
