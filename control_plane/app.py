@@ -11,7 +11,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from control_plane.admission.rate_limits import RateLimits
-from control_plane.api import attributions, errors, generate, health, models, profile, stats
+from control_plane.api import (
+    attributions,
+    body,
+    errors,
+    generate,
+    health,
+    models,
+    openapi,
+    profile,
+    stats,
+)
 from control_plane.api.metrics import metrics_router
 from control_plane.api.openai import routers as openai_routers
 from control_plane.auth.authenticator import open_authenticator
@@ -32,7 +42,7 @@ _SECURITY: Mapping[str, Callable[..., Any]] = {
 }
 # `*` would not count with credentials.
 _EXPOSED = [
-    *("X-Request-Id", "WWW-Authenticate", "Retry-After", "retry-after-ms"),
+    *("X-Request-Id", "WWW-Authenticate", "Retry-After", "retry-after-ms", body.HEADER),
     *(
         f"x-ratelimit-{what}-{of}"
         for what in ("limit", "remaining", "reset")
@@ -60,7 +70,13 @@ def create_app(settings: ServingSettings) -> FastAPI:
 
     # For the documentation: the middleware has asked already.
     security = [Depends(_SECURITY[settings.auth.auth_type])] if settings.auth.enabled else []
-    app = FastAPI(title="Triad", version=VERSION, lifespan=lifespan, dependencies=security)
+    app = FastAPI(
+        title="Triad",
+        version=VERSION,
+        lifespan=lifespan,
+        dependencies=security,
+        responses=errors.documented_errors(401, 403, 431, 500),
+    )
     # The last one is the outermost.
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_size)
     if settings.rate_limiting.enabled:
@@ -80,6 +96,7 @@ def create_app(settings: ServingSettings) -> FastAPI:
     app.add_middleware(ResponseCountMiddleware)
     app.add_middleware(RequestIdMiddleware)
     errors.install(app)
+    openapi.install(app)
     for resource in (generate, attributions, health, stats, models):
         app.include_router(resource.router)
     for router in openai_routers:

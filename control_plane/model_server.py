@@ -32,6 +32,9 @@ class Options(TypedDict, total=False):
     stop: str | list[str]
     seed: int
     ignore_eos: bool
+    min_tokens: int
+    allowed_token_ids: list[int]
+    include_stop_str_in_output: bool
     guided: dict[str, Any]
     lora_name: str
 

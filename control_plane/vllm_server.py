@@ -29,6 +29,9 @@ class VLLMRequest:
     stop: str | Sequence[str] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    min_tokens: int = 0
+    allowed_token_ids: Sequence[int] | None = None
+    include_stop_str_in_output: bool = False
     guided: Mapping[str, Any] | None = None
     lora_name: str | None = None
 

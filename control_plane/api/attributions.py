@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 from fastapi import APIRouter, Request
 
+from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
@@ -26,6 +27,7 @@ async def attributions(
     first-order estimate of what the token adds (arXiv:1605.01713), and `gradient_norm` is `|g|`,
     how sensitive the answer is to it (arXiv:1312.6034). For models of the PyTorch engine.
     """
+    settle_unknown_fields(body, request)
     check_request(services.settings.validation, body.prompt, max_tokens=1)
     model = services.catalog.language_model(body.model)
     request_id = request.state.request_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +36,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return error_response(_invalid_request(error, request), request.state.request_id)
+        return error_response(_invalid_request(error), request.state.request_id)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -63,7 +62,7 @@ def install(app: FastAPI) -> None:
         return response
 
 
-def _invalid_request(error: RequestValidationError, request: Request) -> InvalidRequest:
+def _invalid_request(error: RequestValidationError) -> InvalidRequest:
     problem = error.errors()[0]
     if problem["type"] == "json_invalid":
         detail = problem["ctx"]["error"]
@@ -73,8 +72,6 @@ def _invalid_request(error: RequestValidationError, request: Request) -> Invalid
     path = _path(problem["loc"][1:])
     if not path:
         return InvalidRequest("the body must be a JSON object, sent as application/json")
-    if problem["type"] == "extra_forbidden":
-        return InvalidRequest(f"{path}: is not a known field{_nearest(path, request)}", param=path)
     return InvalidRequest(f"{path}: {_sentence(problem)}", param=path)
 
 
@@ -86,32 +83,33 @@ def _path(loc: Sequence[int | str]) -> str:
     return path[:100]
 
 
-def _nearest(field: str, request: Request) -> str:
-    """Of the fields that the route's body has."""
-    known: set[str] = set()
-    for parameter in request.scope["route"].dependant.body_params:
-        known |= getattr(parameter.field_info.annotation, "model_fields", {}).keys()
-    near = difflib.get_close_matches(field, known, n=1)
-    return f"; did you mean `{near[0]}`?" if near else ""
-
-
 def _sentence(problem: dict[str, Any]) -> str:
     message: str = problem["msg"]
     return message.removeprefix("Value error, ").replace("Input should be", "must be")[:300]
 
 
-def documented_errors() -> dict[int | str, dict[str, Any]]:
-    """What a route that runs a model may answer, for OpenAPI."""
+_DOCUMENTED = {
+    400: "A field is invalid, and named",
+    401: "A token is needed, or is not valid",
+    403: "The token lacks a scope",
+    404: "No such model",
+    413: "The body is too large",
+    415: "The body is not sent as application/json",
+    429: "Too many requests or tokens a minute",
+    431: "The headers are too large",
+    500: "The engine failed",
+    503: "Not ready, overloaded, or shutting down",
+    504: "The request took too long",
+}
+
+
+def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer, for OpenAPI; without ``statuses``: what one may that runs a model.
+
+    With a default FastAPI does not add its own 422, which is never sent.
+    """
     errors: dict[int | str, str] = {
-        400: "A field is invalid, and named",
-        401: "A token is needed, or is not valid",
-        403: "The token lacks a scope",
-        404: "No such model",
-        413: "The body is too large",
-        429: "Too many requests or tokens a minute",
-        500: "The engine failed",
-        503: "Not ready, overloaded, or shutting down",
-        504: "The request took too long",
-        "default": "Any other error",
+        status: text for status, text in _DOCUMENTED.items() if status in statuses or not statuses
     }
+    errors["default"] = "Any other error"
     return {status: {"description": text, "model": ErrorBody} for status, text in errors.items()}

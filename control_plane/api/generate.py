@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep, bill, cache_control
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
@@ -15,12 +16,10 @@ from control_plane.api.schemas import (
     AssistantMessage,
     ChatRequest,
     ChatResponse,
-    FinalEvent,
     GenerateRequest,
     GenerateResponse,
     ResponseMetadata,
     Sampling,
-    TextEvent,
 )
 from control_plane.api.sse import EventEncoder, EventStream
 from control_plane.generation.result import GenerationResult, collect
@@ -31,33 +30,13 @@ from control_plane.validation import check_request
 router = APIRouter(tags=["generation"])
 
 
-def _responses() -> dict[int | str, dict[str, Any]]:
-    events = {
-        "description": "The result, or with `stream: true` a stream of events: "
-        "text events, then the final event, or an error in its place.",
-        "content": {
-            "text/event-stream": {
-                "schema": {
-                    "description": "Each `data:` line holds one of these",
-                    "oneOf": [
-                        TextEvent.model_json_schema(),
-                        FinalEvent.model_json_schema(),
-                        {"$ref": "#/components/schemas/ErrorBody"},
-                    ],
-                }
-            }
-        },
-    }
-    return {200: events, **documented_errors()}
-
-
-@router.post("/generate", response_model=GenerateResponse, responses=_responses())
+@router.post("/generate", response_model=GenerateResponse, responses=documented_errors())
 async def generate(body: GenerateRequest, request: Request, services: ServicesDep) -> Response:
     """Continue a text."""
     return await _respond(body, body.prompt, request, services, _generate_response)
 
 
-@router.post("/chat", response_model=ChatResponse, responses=_responses())
+@router.post("/chat", response_model=ChatResponse, responses=documented_errors())
 async def chat(body: ChatRequest, request: Request, services: ServicesDep) -> Response:
     """Answer a conversation, through the model's own chat template."""
     messages = [{"role": m.role, "content": m.content} for m in body.messages]
@@ -71,6 +50,7 @@ async def _respond(
     services: Services,
     view: Callable[[GenerationResult], BaseModel],
 ) -> Response:
+    settle_unknown_fields(body, request)
     check_request(services.settings.validation, prompt, body.max_tokens)
     asked = GenerationRequest(
         prompt=prompt,

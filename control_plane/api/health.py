@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from control_plane.api.dependencies import ServicesDep
+from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import GpuMemory, HealthResponse
 from control_plane.errors import ModelNotReady, ShuttingDown, TriadError
 from control_plane.services import Services
@@ -16,7 +17,9 @@ router = APIRouter(tags=["health"])
 PATHS = ("/health", "/health/live", "/health/ready")
 
 
-@router.get("/health", response_model=HealthResponse)
+@router.get(
+    "/health", responses={503: {"model": HealthResponse, "description": "It does not answer"}}
+)
 async def health(services: ServicesDep, response: Response) -> HealthResponse:
     """The state of the default model: 200 when it answers, else 503 with the same body."""
     facts = default_model_facts(services)
@@ -47,7 +50,7 @@ async def live() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", responses=documented_errors(503))
 async def ready(services: ServicesDep) -> dict[str, str]:
     """200 when the default model answers and the server is not shutting down; else 503."""
     if services.generation.draining:

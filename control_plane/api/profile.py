@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
@@ -21,6 +22,7 @@ async def profile(body: GenerateRequest, request: Request, services: ServicesDep
 
     Takes what `/generate` takes. Everything that the engine computes meanwhile is in it.
     """
+    settle_unknown_fields(body, request)
     check_request(services.settings.validation, body.prompt, body.max_tokens)
     model = services.catalog.language_model(body.model)
     request_id = request.state.request_id

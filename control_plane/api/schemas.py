@@ -2,32 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+from backends.contract import MAX_ALLOWED_TOKEN_IDS
+from backends.parameters import UNSUPPORTED
+from control_plane.api.body import (
+    IN_ANY_REQUEST,
+    Body,
+    Count,
+    Integral,
+    Positive,
+    StopStringList,
+    TokenId,
+    TopK,
+    Unsupported,
+)
 
 
-class _Request(BaseModel):
-    # Strict: "512" is not a number. NaN is not JSON, but Python's parser takes it.
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Sampling(_Request):
+class Sampling(Body):
     """The fields that ``/generate`` and ``/chat`` share."""
 
+    no_effect = IN_ANY_REQUEST
+    # Fields of ``/v1``: there they mean something.
+    unsupported: ClassVar[Unsupported] = {
+        **UNSUPPORTED,
+        "add_special_tokens": (True,),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "echo": (False,),
+        "grammar": ("",),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "guided_json": (),
+        "guided_regex": (),
+        "json_schema": (),
+        "logit_bias": ({},),
+        "logprobs": (False, 0),
+        "max_completion_tokens": (),
+        "max_new_tokens": (),
+        "messages": ([],),
+        "prompt": ("",),
+        "prompt_logprobs": (),
+        "return_token_ids": (False,),
+        "skip_special_tokens": (True,),
+        "stop": ([], ""),
+        "stop_token_ids": ([],),
+        "structured_outputs": (),
+        "suffix": ("",),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "top_logprobs": (0,),
+    }
+
     model: str | None = Field(None, description="The default model where absent")
-    max_tokens: int = Field(512, ge=1, le=2**31 - 1, description="Tokens to generate at most")
+    max_tokens: Positive = Field(512, description="Tokens to generate at most")
     temperature: float = Field(0.7, ge=0, le=100, description="0: greedy decoding")
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1: off")
+    top_p: float = Field(1.0, ge=0, le=1, description="0: greedy decoding")
+    top_k: TopK = Field(0, description="0 or -1: off")
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    stop_sequences: list[StopString] = Field(default_factory=list, max_length=16)
-    seed: int | None = Field(None, ge=0, le=2**63 - 1)
+    stop_sequences: StopStringList = Field(default_factory=list)
+    include_stop_str_in_output: bool = False
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Integral] | None = None
+    min_tokens: Count = Field(
+        0, description="Nothing ends the answer before so many tokens but its structure's end"
+    )
+    allowed_token_ids: list[TokenId] | None = Field(
+        None, max_length=MAX_ALLOWED_TOKEN_IDS, description="No other token comes"
+    )
     ignore_eos: bool = False
     guided: dict[str, Any] | None = Field(
         None,
@@ -47,29 +93,21 @@ class Sampling(_Request):
 
     def sampling_parameters(self) -> dict[str, Any]:
         """By the names of `backends.contract.SamplingParameters`."""
-        return {
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "stop": self.stop_sequences,
-            "seed": self.seed,
-            "ignore_eos": self.ignore_eos,
-            "guided": self.guided,
-            "response_format": self.response_format,
-            "lora_name": self.lora_name,
-        }
+        return {"stop": self.stop_sequences} | {name: getattr(self, name) for name in _SAMPLING}
+
+
+_SAMPLING = (
+    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
+    *("presence_penalty", "frequency_penalty", "include_stop_str_in_output", "seed"),
+    *("min_tokens", "allowed_token_ids", "ignore_eos", "guided", "response_format", "lora_name"),
+)
 
 
 class GenerateRequest(Sampling):
     prompt: str = Field(min_length=1)
 
 
-class ChatMessage(_Request):
+class ChatMessage(Body):
     role: Literal["system", "user", "assistant"]
     content: str
 
@@ -78,7 +116,9 @@ class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1)
 
 
-class AttributionRequest(_Request):
+class AttributionRequest(Body):
+    no_effect = IN_ANY_REQUEST
+
     model: str | None = Field(None, description="The default model where absent")
     prompt: str = Field(min_length=1)
     target: str | None = Field(

@@ -26,6 +26,9 @@ class GenerationResult:
     logprobs: list[Entry] = field(default_factory=list)
     prompt_logprobs: list[Entry | None] | None = None
     in_reasoning: bool = False
+    token_ids: list[int] = field(default_factory=list)
+    text_offsets: list[int] = field(default_factory=list)
+    prompt_token_ids: list[int] = field(default_factory=list)
 
 
 async def collect(generation: Generation) -> GenerationResult:
@@ -52,4 +55,7 @@ async def collect(generation: Generation) -> GenerationResult:
         logprobs=[entry for d in collected for entry in d.logprobs or ()],
         prompt_logprobs=collected[0].prompt_logprobs,
         in_reasoning=collected[0].in_reasoning,
+        token_ids=[id_ for d in collected for id_ in d.token_ids],
+        text_offsets=[offset for d in collected for offset in d.text_offsets],
+        prompt_token_ids=list(collected[0].prompt_token_ids),
     )

@@ -64,15 +64,18 @@ class GenerationRequest:
     @property
     def is_fixed(self) -> bool:
         """Whether chance has no part in the answer."""
-        return self.sampling.get("temperature") == 0 or self.sampling.get("seed") is not None
+        sampling = self.sampling
+        greedy = sampling.get("temperature") == 0 or sampling.get("top_p") == 0
+        return greedy or sampling.get("seed") is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A prompt's token ids, and the text of each."""
+    """A prompt's token ids, the text of each, and where it begins if that was asked for."""
 
     ids: list[int]
     texts: list[str]
+    offsets: list[int] = field(default_factory=list)
 
 
 class GenerationService:
@@ -148,11 +151,20 @@ class GenerationService:
         key = cache_key(_message(model, request, "", stream=True), facts)
         return cache.stream(key, begin, reads=request.cache != "write")
 
-    async def tokenize(self, model: Model, request_id: str, prompt: codec.Prompt) -> Tokens:
+    async def tokenize(
+        self, model: Model, request_id: str, prompt: codec.Prompt, *, offsets: bool = False
+    ) -> Tokens:
         """What the model makes of a prompt. Raises `TriadError`."""
-        message = codec.tokenize_request(model.name, codec.unique_id(request_id), prompt)
+        id_ = codec.unique_id(request_id)
+        message = codec.tokenize_request(model.name, id_, prompt, offsets=offsets)
         answer = orjson.loads(await ask(self._client, message, timeout=self._timeout))
-        return Tokens(answer["token_ids"], answer["texts"])
+        return Tokens(answer["token_ids"], answer["texts"], answer.get("text_offsets", []))
+
+    async def tokenizer_info(self, model: Model, request_id: str) -> dict[str, Any]:
+        """What ``tokenizer_config.json`` says of the model's tokenizer. Raises `TriadError`."""
+        message = codec.tokenizer_info_request(model.name, codec.unique_id(request_id))
+        info: dict[str, Any] = orjson.loads(await ask(self._client, message, timeout=self._timeout))
+        return info
 
     async def detokenize(self, model: Model, request_id: str, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens too. Raises `TriadError`."""

@@ -12,7 +12,8 @@ _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIdMiddleware:
-    """Puts the caller's request id, or a new one, into ``request.state`` and the response.
+    """Puts the caller's request id, or a new one, into ``request.state`` and the response, with
+    what else is put into ``request.state.response_headers`` before the response starts.
 
     An id that could not stand in a log line or a header as it is gets replaced.
     """
@@ -25,11 +26,13 @@ class RequestIdMiddleware:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ACCEPTED.fullmatch(given) else f"req_{secrets.token_hex(8)}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = {"X-Request-Id": request_id}
+        state = scope.setdefault("state", {})
+        state["request_id"], state["response_headers"] = request_id, headers
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        await self._app(scope, receive, send_with_headers)

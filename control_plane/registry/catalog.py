@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -44,6 +45,12 @@ class Model:
     problem: str = "is not loaded"
     failures: int = 0  # checks, in a row
     facts: dict[str, Any] = field(default_factory=dict)
+    expected: bool = False  # the settings name it
+
+    @property
+    def is_served(self) -> bool:
+        """Whether requests may name it: it is loaded, or is down and may come back."""
+        return self.loaded or bool(self.facts) or self.expected
 
     @property
     def backend(self) -> str:
@@ -85,11 +92,11 @@ class Models(ABC):
         """A model by the name clients use, or the default. Raises `ModelNotFound`."""
         wanted = self.default_model if name is None else name
         for model in self:
-            if wanted in (model.served_name, model.name):
+            if wanted in (model.served_name, model.name) and (model.is_served or name is None):
                 return model
         if name is None:
             raise ModelNotReady("the default model is not loaded yet")
-        raise ModelNotFound(name, (m.served_name for m in self))
+        raise ModelNotFound(name, (m.served_name for m in self if m.loaded))
 
     def ready(self, name: str | None) -> Model:
         """As `find`; raises `ModelNotReady` too."""
@@ -141,6 +148,7 @@ class Catalog(Models):
         super().__init__(default_model)
         self._failures_to_death = failures_to_death
         self._names = {default_model, *names}
+        self._expected = {Path(name).name for name in self._names}  # a folder's model has its name
         self._client = client
         self._timeout = timeout
         self._on_death = on_death
@@ -152,6 +160,7 @@ class Catalog(Models):
 
     def add_name(self, name: str) -> None:
         self._names.add(name)
+        self._expected.add(Path(name).name)
 
     def doubt(self) -> None:
         self._doubt.set()
@@ -191,7 +200,7 @@ class Catalog(Models):
                 served = parameters.get("served_model_name", {}).get("string_value")
                 model.served_name = served or name
             self._models[name] = model
-            model.loaded = loaded
+            model.loaded, model.expected = loaded, name in self._expected
             if loaded:
                 model.facts = await self._describe(name)
                 model.ready, model.problem, model.failures = True, "", 0

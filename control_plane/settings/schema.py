@@ -63,6 +63,10 @@ class ServingSettings(Section):
     stream_interval_ms: Count = 20
     """Milliseconds between two events of a stream at least: tokens that come sooner share one. The
     first token and the end do not wait. 0: an event a token."""
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    """Fields of requests that nobody knows: ignored, and listed in the response's header
+    `x-triad-ignored-fields`, or refused. What would change an answer and is known not to be
+    possible is always refused."""
     max_body_size: Bytes = ByteSize(4 * 10**6)
     """Largest request body, in bytes or as text such as 4MB."""
     shutdown_timeout: SecondsOrNone = 5.0

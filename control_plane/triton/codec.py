@@ -29,6 +29,9 @@ class Delta:
     logprobs: list[Entry] | None = None
     prompt_logprobs: list[Entry | None] | None = None
     in_reasoning: bool = False
+    token_ids: Sequence[int] = ()
+    text_offsets: Sequence[int] = ()
+    prompt_token_ids: Sequence[int] = ()
 
 
 Entry: TypeAlias = dict[str, dict[str, Any]]
@@ -118,11 +121,22 @@ def _add_chat(request: ModelInferRequest, chat: Chat) -> None:
         _add(request, "add_special_tokens", "BOOL", _TRUE)
 
 
-def tokenize_request(model: str, request_id: str, prompt: Prompt) -> ModelInferRequest:
-    """Answered by ``{"token_ids", "texts"}`` as JSON."""
+def tokenize_request(
+    model: str, request_id: str, prompt: Prompt, *, offsets: bool = False
+) -> ModelInferRequest:
+    """Answered by ``{"token_ids", "texts", "text_offsets"}`` as JSON, the last one where asked."""
     request = ModelInferRequest(model_name=model, id=request_id)
     _add_prompt(request, prompt)
     _add(request, "tokenize", "BOOL", _TRUE)
+    if offsets:
+        _add(request, "return_text_offsets", "BOOL", _TRUE)
+    return request
+
+
+def tokenizer_info_request(model: str, request_id: str) -> ModelInferRequest:
+    """Answered by what the tokenizer is, as JSON."""
+    request = ModelInferRequest(model_name=model, id=request_id)
+    _add(request, "tokenizer_info", "BOOL", _TRUE)
     return request
 
 
@@ -193,8 +207,12 @@ def ask_for_token_ids(request: ModelInferRequest) -> None:
 def token_ids(response: ModelInferResponse) -> Sequence[int]:
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.name == "token_ids":
-            return struct.unpack(f"<{len(raw) // 4}i", raw)
+            return _int32s(raw)
     return ()
+
+
+def _int32s(raw: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(raw) // 4}i", raw)
 
 
 def renewed(request: ModelInferRequest) -> ModelInferRequest:
@@ -237,6 +255,8 @@ def delta(response: ModelInferResponse) -> Delta:
             setattr(found, name, orjson.loads(_first(raw)))
         elif name == "in_reasoning":
             found.in_reasoning = raw == _TRUE
+        elif name in ("token_ids", "text_offsets", "prompt_token_ids"):
+            setattr(found, name, _int32s(raw))
     return found
 
 

@@ -26,21 +26,6 @@ def expected(reference: Reference) -> dict[str, list[int]]:
     return {prompt: reference.generate(prompt) for prompt in PROMPTS}
 
 
-@pytest.fixture(params=["demo", "demo_onnx", "demo_vllm"])
-def model(request: pytest.FixtureRequest) -> str:
-    """The same weights on PyTorch, ONNX and vLLM."""
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-def running(request: pytest.FixtureRequest, model: str) -> TriadServer:
-    """The server that has the model."""
-    name = "vllm_server" if model == "demo_vllm" else "server"
-    server: TriadServer = request.getfixturevalue(name)
-    return server
-
-
 def through_rest(server: TriadServer, model: str, prompt: str) -> dict[str, Any]:
     body = {"model": model, "prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0}
     answer: dict[str, Any] = server.post("/generate", body).json()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from control_plane.api.openai import logprobs
+from control_plane.api.openai.logprobs import ChatLogprobs
 from control_plane.api.openai.parts import (
     AnswerParser,
     CallArguments,
@@ -23,6 +23,10 @@ class Asking(Protocol):
     """What matters here of a chat request."""
 
     skip_special_tokens: bool | None
+    return_token_ids: bool | None
+    return_tokens_as_token_ids: bool | None
+
+    def common_returns(self) -> list[str]: ...
 
     @property
     def alternatives(self) -> int | None: ...
@@ -43,6 +47,9 @@ class AnswerReader:
                 param="tools",
             )
         self.top_logprobs = body.alternatives
+        self.gives_token_ids = bool(body.return_token_ids)
+        self._tokens_as_ids = bool(body.return_tokens_as_token_ids)
+        self._returns = body.common_returns()
         self._tools = tools
         self._chat = chat
         self._structured = body.structure_field is not None
@@ -65,8 +72,15 @@ class AnswerReader:
 
     def returns(self) -> list[str]:
         """Outputs that are needed."""
-        names = [] if self.top_logprobs is None else ["logprobs"]
+        names = [] if self.top_logprobs is None else ["logprobs", "text_offsets"]
+        names += self._returns
         return [*names, "in_reasoning"] if self._chat.get("reasoning") else names
+
+    def logprobs(self) -> ChatLogprobs | None:
+        """For one answer; None where they are not asked for."""
+        if self.top_logprobs is None:
+            return None
+        return ChatLogprobs(self.top_logprobs, as_ids=self._tokens_as_ids)
 
     def parser(self, in_reasoning: bool) -> AnswerParser | None:
         """For one answer; None where it is text alone."""
@@ -81,19 +95,14 @@ class AnswerReader:
         message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
         if parser is not None:
             message |= _message([*parser.push(result.text), *parser.finish()])
-        called = "tool_calls" in message
-        return {
+        called, tokens = "tool_calls" in message, self.logprobs()
+        choice = {
             "index": index,
             "message": message,
-            "logprobs": self._logprobs(result),
+            "logprobs": tokens and {"content": tokens.push(result), "refusal": None},
             "finish_reason": self.finish_reason(result.finish_reason, called),
         }
-
-    def _logprobs(self, result: GenerationResult) -> dict[str, Any] | None:
-        if self.top_logprobs is None:
-            return None
-        kept = logprobs.EndCutter().push(result.logprobs, result.text, result.finish_reason)
-        return {"content": logprobs.chat(kept, self.top_logprobs), "refusal": None}
+        return choice | {"token_ids": result.token_ids} if self.gives_token_ids else choice
 
 
 def _message(parts: Sequence[Part]) -> dict[str, Any]:

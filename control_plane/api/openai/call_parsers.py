@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from abc import ABC
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
@@ -29,7 +28,7 @@ from control_plane.api.openai.parts import (
 )
 
 
-class CallParser(ABC):
+class CallParser:
     """Tool calls among content.
 
     ``names``: the functions that there are. ``most``: calls after so many are dropped.
@@ -149,7 +148,8 @@ class CallParser(ABC):
         return True
 
     def _give_up(self, call: CallScanner) -> list[Part]:
-        self._call, self._among_calls, self._open = None, False, False
+        self._call, self._among_calls = None, False
+        self._open = self._open and not self._opened  # behind a call it is still to be closed
         return self._as_written(call.raw)
 
     def _as_written(self, text: str) -> list[Part]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from control_plane.api.body import Positive
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.errors import documented_errors
 from control_plane.api.openai.answer_reader import AnswerReader
 from control_plane.api.openai.chat_stream import ChatChoice, ChatEvents
-from control_plane.api.openai.fields import Given, V1Request, only
+from control_plane.api.openai.fields import TopLogprobs, V1Request
+from control_plane.api.openai.logprobs import prompt_logprobs
 from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.api.openai.respond import Asked
+from control_plane.api.openai.responses import ChatCompletion
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.tools import ToolChoice
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
+from control_plane.generation.result import GenerationResult
 from control_plane.triton.codec import Chat
 
 router = APIRouter(tags=["OpenAI"])
@@ -25,9 +29,9 @@ router = APIRouter(tags=["OpenAI"])
 
 class ChatCompletionRequest(V1Request):
     messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
-    max_completion_tokens: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="Absent: as many as the context holds"
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = Field(
+        None, description="Absent: as many as the context holds"
     )
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Any = Field(
@@ -35,50 +39,25 @@ class ChatCompletionRequest(V1Request):
     )
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: TopLogprobs | None = None
     reasoning_effort: str | None = Field(None, description="For templates that know it")
+    enable_thinking: bool | None = Field(None, description="For templates that know it")
 
     # vLLM's.
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    include_reasoning: Annotated[Any, only(None, True)] = None
-
-    # What changes nothing in the answer.
-    service_tier: Given = None
-    safety_identifier: Given = None
-    prompt_cache_key: Given = None
-    prompt_cache_retention: Given = None
-    prompt_cache_options: Given = None
-    prediction: Given = None
-    verbosity: Annotated[Any, only(None, "medium")] = None
-
-    # What this server does not do.
-    store: Annotated[Any, only(None, False)] = None
-    modalities: Annotated[Any, only(None, ["text"])] = None
-    audio: Annotated[Any, only(None)] = None
-    web_search_options: Annotated[Any, only(None)] = None
-    moderation: Annotated[Any, only(None)] = None
-    functions: Annotated[Any, only(None)] = None
-    function_call: Annotated[Any, only(None)] = None
-    echo: Annotated[Any, only(None, False)] = None
-    documents: Annotated[Any, only(None, [])] = None
-    chat_template: Annotated[Any, only(None)] = None
-    mm_processor_kwargs: Annotated[Any, only(None)] = None
 
     def check(self) -> None:
         super().check()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(
                 "top_logprobs: must only be given with `logprobs` as true", param="top_logprobs"
             )
 
     @property
     def renamed(self) -> dict[str, str]:
-        names = {"logprobs": "top_logprobs", "guided": "tools"}
-        if self.max_completion_tokens is not None:
-            names["max_tokens"] = "max_completion_tokens"
-        return names
+        return {"logprobs": "top_logprobs", "guided": "tools"} | super().renamed
 
     @property
     def alternatives(self) -> int | None:
@@ -96,14 +75,25 @@ class ChatCompletionRequest(V1Request):
             )
         return choice
 
+    def of_prompt(self, result: GenerationResult) -> dict[str, Any]:
+        """What is asked for of the prompt."""
+        fields: dict[str, Any] = {}
+        if self.prompt_logprobs is not None:
+            scored = prompt_logprobs(result.prompt_logprobs, self.prompt_logprobs)
+            fields["prompt_logprobs"] = scored
+        if self.return_token_ids:
+            fields["prompt_token_ids"] = result.prompt_token_ids
+        return fields
+
     def prompt(self, tools: ToolChoice) -> Chat:
         options: dict[str, Any] = {}
         for name in ("add_generation_prompt", "continue_final_message"):
             if (value := getattr(self, name)) is not None:
                 options[name] = value
         kwargs = dict(self.chat_template_kwargs or {})
-        if self.reasoning_effort is not None:
-            kwargs.setdefault("reasoning_effort", self.reasoning_effort)
+        for name in ("reasoning_effort", "enable_thinking"):
+            if (value := getattr(self, name)) is not None:
+                kwargs.setdefault(name, value)
         if kwargs:
             options["template_kwargs"] = kwargs
         return Chat(
@@ -114,7 +104,7 @@ class ChatCompletionRequest(V1Request):
         )
 
 
-@router.post("/v1/chat/completions", responses=documented_errors())
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=documented_errors())
 async def chat_completions(
     body: ChatCompletionRequest, request: Request, services: ServicesDep
 ) -> Response:
@@ -122,13 +112,12 @@ async def chat_completions(
     asked = Asked(body, request, services)
     tools = body.choice_of_tools()
     reader = AnswerReader(body, tools, asked.chat)
-    limit = asked.max_tokens(body.max_completion_tokens or body.max_tokens)
+    limit = asked.max_tokens(body.limit)
     sampling = body.sampling(limit) | reader.sampling()
     requests = asked.requests([body.prompt(tools)], sampling, reader.returns())
     if not body.streams:
-        return await asked.collect(
-            requests, asked.head("chatcmpl", "chat.completion"), reader.whole
-        )
+        head = asked.head("chatcmpl", "chat.completion")
+        return await asked.collect(requests, head, reader.whole, body.of_prompt)
 
     def events(frame: ChunkFrame, usage: Usage) -> ChatEvents:
         choices = [ChatChoice(frame, index, reader) for index in range(len(requests))]

@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 
-from control_plane.api.openai import logprobs
 from control_plane.api.openai.answer_reader import AnswerReader
 from control_plane.api.openai.parts import (
     AnswerParser,
@@ -31,24 +30,32 @@ class ChatChoice:
 
     def __init__(self, frame: ChunkFrame, index: int, reader: AnswerReader) -> None:
         self._frame = frame
-        self._before = frame.choice(index, b"delta")
+        self._before = frame.opened(index) + b'"delta":'
         self._before_text = self._before + b'{"content":'
-        self._top = reader.top_logprobs
-        self._cutter = logprobs.EndCutter()
+        self._logprobs = reader.logprobs()
+        self._gives_token_ids = reader.gives_token_ids
         self._reader = reader
         self._parser: AnswerParser | None = None
+        self._plain = False
         self._called = False
-        self._began = False
+        self.begun = False
+
+    def begin(self, first: Delta) -> bytes:
+        """The chunk before those of deltas, of which ``first`` is the first."""
+        self.begun = True
+        self._parser = self._reader.parser(first.in_reasoning)
+        self._plain = self._parser is None and self._logprobs is None and not self._gives_token_ids
+        tail = self._frame.tail
+        if self._gives_token_ids:
+            ids = orjson.dumps(first.prompt_token_ids)
+            tail = tail.replace(b"]", b'],"prompt_token_ids":' + ids, 1)
+        return self._before + _ROLE + _GOES_ON + tail
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         tail = self._frame.tail
         chunks = b""
-        if not self._began:
-            self._began = True
-            chunks = self._before + _ROLE + _GOES_ON + tail
-            self._parser = self._reader.parser(deltas[0].in_reasoning)
         for delta in deltas:
-            if self._parser is not None or self._top is not None:
+            if not self._plain:
                 chunks += self._encode_parts(delta, tail)
             elif delta.text:
                 chunks += self._before_text + orjson.dumps(delta.text) + b"}" + _GOES_ON + tail
@@ -61,19 +68,23 @@ class ChatChoice:
         parts = self._parts(delta)
         values = [_delta(part) for part in parts]
         self._called = self._called or any(isinstance(part, CallStart) for part in parts)
-        tokens = self._logprobs(delta)
+        tokens = self._tokens(delta)
         if tokens and not values:
             values = [{"content": ""}]
         chunks = b""
         for value in values:
-            chunks += self._before + orjson.dumps(value)
-            if tokens:
-                content = orjson.dumps({"content": tokens, "refusal": None})
-                chunks += b',"logprobs":%b,"finish_reason":null}' % content + tail
-                tokens = []  # all with the first of the delta's chunks
-            else:
-                chunks += _GOES_ON + tail
+            chunks += self._before + orjson.dumps(value) + (tokens or _GOES_ON) + tail
+            tokens = b""  # all with the first of the delta's chunks
         return chunks
+
+    def _tokens(self, delta: Delta) -> bytes:
+        """What a chunk says of the delta's tokens; nothing where that is not asked for."""
+        said = b""
+        if self._logprobs is not None and (entries := self._logprobs.push(delta)):
+            said = b',"logprobs":' + orjson.dumps({"content": entries, "refusal": None})
+        if self._gives_token_ids and delta.token_ids:
+            said = (said or b',"logprobs":null') + b',"token_ids":' + orjson.dumps(delta.token_ids)
+        return said and said + b',"finish_reason":null}'
 
     def _parts(self, delta: Delta) -> list[Part]:
         if self._parser is None:
@@ -82,12 +93,6 @@ class ChatChoice:
         if delta.finish_reason is not None:
             parts += self._parser.finish()
         return parts
-
-    def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
-        if self._top is None:
-            return []
-        kept = self._cutter.push(delta.logprobs or (), delta.text, delta.finish_reason)
-        return logprobs.chat(kept, self._top)
 
 
 def _delta(part: Part) -> dict[str, Any]:
@@ -111,10 +116,20 @@ class ChatEvents:
         self._choices = choices
         self._usage = usage
         self._frame = frame
+        self._counts_in_chunks = frame.usage_in_chunks
 
     def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
-        self._usage.add_deltas(generation, deltas)
-        return self._choices[generation].encode(deltas)
+        choice, chunks = self._choices[generation], b""
+        if not choice.begun:
+            self._usage.add(generation, deltas[0].prompt_tokens, 0)
+            chunks = choice.begin(deltas[0])
+        if not self._counts_in_chunks:
+            self._usage.add_deltas(generation, deltas)
+            return chunks + choice.encode(deltas)
+        for delta in deltas:  # each says how many tokens there are with its own
+            self._usage.add(generation, delta.prompt_tokens, delta.tokens)
+            chunks += choice.encode((delta,))
+        return chunks
 
     def end(self) -> bytes:
         return self._frame.end()

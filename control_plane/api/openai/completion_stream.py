@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 
-from control_plane.api.openai.logprobs import CompletionLogprobs, EndCutter
+from control_plane.api.openai.logprobs import CompletionLogprobs, prompt_logprobs
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import TriadError
-from control_plane.triton.codec import Delta, Entry
+from control_plane.generation.result import GenerationResult
+from control_plane.triton.codec import Delta
 
 _GOES_ON = b',"logprobs":null,"finish_reason":null}'
 
@@ -21,58 +22,78 @@ _GOES_ON = b',"logprobs":null,"finish_reason":null}'
 class Echo:
     """A prompt that is given back before its continuation.
 
-    ``first_token``: the text of its first token, which has no log probability.
+    ``first``: the text of its first token, which has no log probability. ``offsets``: where each
+    token's text begins.
     """
 
     text: str
-    first_token: str = ""
+    first: str = ""
+    offsets: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a completion is to have beside its text. ``text``: False with ``max_tokens`` 0."""
+class CompletionOptions:
+    """What a completion is to have beside its text.
 
-    logprobs: bool = False
+    ``logprobs``, ``prompt_logprobs``: alternatives to each token; None: not even the token.
+    ``text``: False with ``max_tokens`` 0.
+    """
+
+    logprobs: int | None = None
     text: bool = True
+    token_ids: bool = False
+    prompt_logprobs: int | None = None
+    tokens_as_ids: bool = False
 
 
-class CompletionShape:
-    """Text and log probabilities of one choice, whole or in pieces."""
+class CompletionFields:
+    """The fields of one choice but its index and finish reason, whole or in pieces."""
 
-    def __init__(self, wanted: Wanted, echo: Echo | None) -> None:
-        self._wanted = wanted
+    def __init__(self, options: CompletionOptions, echo: Echo | None) -> None:
+        self._options = options
         self._echo = echo
-        self._cutter = EndCutter()
-        self._logprobs = CompletionLogprobs()
+        self._first = True
+        self._logprobs: CompletionLogprobs | None = None
+        if options.logprobs is not None:
+            self._logprobs = CompletionLogprobs(options.logprobs, as_ids=options.tokens_as_ids)
 
-    def piece(
-        self,
-        text: str,
-        entries: Sequence[Entry] | None,
-        finish_reason: str | None,
-        prompt_entries: Sequence[Entry | None] | None,
-    ) -> tuple[str, dict[str, Any] | None]:
-        """The text to show, and its ``logprobs``."""
-        shown: list[Entry | None] = []
-        if not self._wanted.text:
-            text = ""
-        elif self._wanted.logprobs:
-            shown += self._cutter.push(entries or (), text, finish_reason)
-        first = ""
-        if self._echo is not None:
-            text, first = self._echo.text + text, self._echo.first_token
-            shown = [*(prompt_entries or ()), *shown]
-            self._echo = None
-        return text, self._logprobs.shape(shown, first) if self._wanted.logprobs else None
+    def of(self, piece: Delta | GenerationResult) -> dict[str, Any]:
+        options, echo = self._options, self._echo if self._first else None
+        text = piece.text if options.text else ""
+        fields: dict[str, Any] = {"text": text if echo is None else echo.text + text}
+        fields["logprobs"] = self._logprobs_of(piece, echo)
+        if options.prompt_logprobs is not None:
+            scored = prompt_logprobs(piece.prompt_logprobs, options.prompt_logprobs)
+            fields["prompt_logprobs"] = scored
+        if options.token_ids:
+            if self._first:
+                fields["prompt_token_ids"] = piece.prompt_token_ids
+            fields["token_ids"] = piece.token_ids if options.text else ()
+        self._first = False
+        return fields
+
+    def _logprobs_of(
+        self, piece: Delta | GenerationResult, echo: Echo | None
+    ) -> dict[str, Any] | None:
+        if self._logprobs is None:
+            return None
+        shape = None
+        if echo is not None:
+            entries = piece.prompt_logprobs or ()
+            shape = self._logprobs.prompt(echo.text, entries, echo.offsets, echo.first)
+        return self._logprobs.push(piece, shape) if self._options.text else shape
 
 
 class CompletionChoice:
-    def __init__(self, frame: ChunkFrame, index: int, wanted: Wanted, echo: Echo | None) -> None:
+    def __init__(
+        self, frame: ChunkFrame, index: int, options: CompletionOptions, echo: Echo | None
+    ) -> None:
         self._frame = frame
-        self._before = frame.choice(index, b"text")
-        self._shape = CompletionShape(wanted, echo)
-        self._wanted = wanted
-        self._plain = wanted == Wanted() and echo is None
+        self._opened = frame.opened(index)
+        self._before = self._opened + b'"text":'
+        self._fields = CompletionFields(options, echo)
+        self._options = options
+        self._plain = options == CompletionOptions() and echo is None
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         tail = self._frame.tail
@@ -83,24 +104,16 @@ class CompletionChoice:
             elif delta.text:
                 chunks += self._before + orjson.dumps(delta.text) + _GOES_ON + tail
             if delta.finish_reason is not None:
-                reason = delta.finish_reason.encode() if self._wanted.text else b"length"
+                reason = delta.finish_reason.encode() if self._options.text else b"length"
                 chunks += self._before + b'"","logprobs":null,"finish_reason":"%b"}' % reason + tail
         return chunks
 
     def _encode_all(self, delta: Delta, tail: bytes) -> bytes:
-        text, logprobs = self._shape.piece(
-            delta.text, delta.logprobs, delta.finish_reason, delta.prompt_logprobs
-        )
-        if not text and not (logprobs and logprobs["tokens"]):
+        fields = self._fields.of(delta)
+        logprobs = fields["logprobs"]
+        if not (fields["text"] or (logprobs and logprobs["tokens"]) or fields.get("token_ids")):
             return b""
-        return (
-            self._before
-            + orjson.dumps(text)
-            + b',"logprobs":'
-            + orjson.dumps(logprobs)
-            + b',"finish_reason":null}'
-            + tail
-        )
+        return self._opened + orjson.dumps(fields)[1:-1] + b',"finish_reason":null}' + tail
 
 
 class CompletionEvents:
@@ -112,10 +125,18 @@ class CompletionEvents:
         self._frame = frame
         self._choices = choices
         self._usage = usage
+        self._counts_in_chunks = frame.usage_in_chunks
 
     def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
-        self._usage.add_deltas(generation, deltas)
-        return self._choices[generation].encode(deltas)
+        choice = self._choices[generation]
+        if not self._counts_in_chunks:
+            self._usage.add_deltas(generation, deltas)
+            return choice.encode(deltas)
+        chunks = b""
+        for delta in deltas:  # each says how many tokens there are with its own
+            self._usage.add(generation, delta.prompt_tokens, delta.tokens)
+            chunks += choice.encode((delta,))
+        return chunks
 
     def end(self) -> bytes:
         return self._frame.end()

@@ -15,12 +15,18 @@ from control_plane.api.errors import documented_errors
 from control_plane.api.openai.completion_stream import (
     CompletionChoice,
     CompletionEvents,
-    CompletionShape,
+    CompletionFields,
+    CompletionOptions,
     Echo,
-    Wanted,
 )
-from control_plane.api.openai.fields import V1Request, only
+from control_plane.api.openai.fields import (
+    TEXT_SCHEMA,
+    TOKEN_IDS_SCHEMA,
+    TopLogprobs,
+    V1Request,
+)
 from control_plane.api.openai.respond import Asked
+from control_plane.api.openai.responses import Completion
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
@@ -34,7 +40,7 @@ router = APIRouter(tags=["OpenAI"])
 def _prompts(value: object) -> list[str | list[int]]:
     """A text, token ids, or a list of either. Raises `ValueError`."""
     items: list[Any] = value if isinstance(value, list) else [value]
-    if items and all(_is_token_id(item) for item in items):
+    if isinstance(value, list) and items and all(_is_token_id(item) for item in items):
         items = [items]
     if not items:
         raise ValueError("must not be empty")
@@ -52,76 +58,88 @@ def _is_token_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
+_SEVERAL_SCHEMA = {
+    "type": "array",
+    "items": {"anyOf": [TEXT_SCHEMA, TOKEN_IDS_SCHEMA]},
+    "minItems": 1,
+}
 Prompts = Annotated[
     list[str | list[int]],
     PlainValidator(_prompts),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {}}]}),
+    WithJsonSchema({"anyOf": [TEXT_SCHEMA, TOKEN_IDS_SCHEMA, _SEVERAL_SCHEMA]}),
 ]
 
 
 class CompletionRequest(V1Request):
     prompt: Prompts = Field(description="A text, token ids, or a list of either")
-    max_tokens: int | None = Field(
-        None, ge=0, le=2**31 - 1, description="Absent: as many as the context holds"
-    )
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: TopLogprobs | None = None
     echo: bool | None = None
-    best_of: int | None = Field(None, ge=1, le=128, description="Must be equal to `n`")
-
-    # What this server does not do.
-    suffix: Annotated[Any, only(None, "")] = None
-    prompt_embeds: Annotated[Any, only(None)] = None
 
     def check(self) -> None:
         super().check()
-        if self.best_of not in (None, self.n or 1):
-            raise InvalidRequest(
-                "best_of: must be equal to `n`: answers are not ranked", param="best_of"
-            )
-        if self.max_tokens == 0 and not self.echo:
+        if self.limit == 0 and not self.echo:
             raise InvalidRequest(
                 "max_tokens: must be at least 1, or 0 with `echo`", param="max_tokens"
             )
 
     @property
     def shows_answers(self) -> bool:
-        return self.max_tokens != 0
+        return self.limit != 0
+
+    def logprobs_sampling(self) -> dict[str, int]:
+        """Sampling parameters beside those that chat has, too."""
+        if self.logprobs is None:
+            return {}
+        values = {"logprobs": self.logprobs}
+        if self.echo:
+            values["prompt_logprobs"] = max(self.logprobs, self.prompt_logprobs or 0)
+        return values
+
+    def returns(self) -> list[str]:
+        """Outputs that are needed."""
+        names = list(self.common_returns())
+        if self.logprobs is not None:
+            names += ["logprobs", "text_offsets"]
+            names += ["prompt_logprobs"] if self.echo and self.prompt_logprobs is None else []
+        return names
+
+    def options(self) -> CompletionOptions:
+        return CompletionOptions(
+            self.logprobs,
+            self.shows_answers,
+            bool(self.return_token_ids),
+            self.prompt_logprobs,
+            bool(self.return_tokens_as_token_ids),
+        )
 
     def prompts(self) -> list[Text | TokenIds]:
         special = self.add_special_tokens is not False
         return [Text(p, special) if isinstance(p, str) else TokenIds(p) for p in self.prompt]
 
 
-@router.post("/v1/completions", responses=documented_errors())
+@router.post("/v1/completions", response_model=Completion, responses=documented_errors())
 async def completions(body: CompletionRequest, request: Request, services: ServicesDep) -> Response:
     """Continue texts, as OpenAI's API does."""
     asked = Asked(body, request, services)
     # At least one token has to be made, if only for the prompt to be looked at.
-    sampling = body.sampling(max(1, asked.max_tokens(body.max_tokens)))
-    returns = []
-    if body.logprobs is not None:
-        sampling["logprobs"] = body.logprobs
-        returns.append("logprobs")
-        if body.echo:
-            sampling["prompt_logprobs"] = body.logprobs
-            returns.append("prompt_logprobs")
+    sampling = body.sampling(max(1, asked.max_tokens(body.limit)))
     prompts = body.prompts()
-    requests = asked.requests(prompts, sampling, returns)
+    requests = asked.requests(prompts, sampling | body.logprobs_sampling(), body.returns())
     echoes: Sequence[Echo | None] = [None] * len(prompts)
     if body.echo:
         echoes = await until_disconnect(request.receive, _echoes(body, asked, services))
-    wanted = Wanted(body.logprobs is not None, body.shows_answers)
+    options = body.options()
     head = asked.head("cmpl", "text_completion")
     if not body.streams:
         return await asked.collect(
             requests,
             head,
-            lambda index, result: _choice(index, result, wanted, echoes[index // asked.answers]),
+            lambda index, result: _choice(index, result, options, echoes[index // asked.answers]),
         )
 
     def events(frame: ChunkFrame, usage: Usage) -> CompletionEvents:
         choices = [
-            CompletionChoice(frame, index, wanted, echoes[index // asked.answers])
+            CompletionChoice(frame, index, options, echoes[index // asked.answers])
             for index in range(len(requests))
         ]
         return CompletionEvents(frame, choices, usage)
@@ -132,26 +150,24 @@ async def completions(body: CompletionRequest, request: Request, services: Servi
 async def _echoes(body: CompletionRequest, asked: Asked, services: Services) -> list[Echo]:
     async def echo(prompt: Text | TokenIds) -> Echo:
         generation, model = services.generation, asked.model
-        first = ""
-        if body.logprobs is not None:
-            tokens = await generation.tokenize(model, asked.request_id, prompt)
-            first = tokens.texts[0]
         if isinstance(prompt, Text):
-            return Echo(prompt.text, first)
-        return Echo(await generation.detokenize(model, asked.request_id, prompt.ids), first)
+            text = prompt.text
+        else:
+            text = await generation.detokenize(model, asked.request_id, prompt.ids)
+        if body.logprobs is None:
+            return Echo(text)
+        tokens = await generation.tokenize(model, asked.request_id, prompt, offsets=True)
+        first = f"token_id:{tokens.ids[0]}" if body.return_tokens_as_token_ids else tokens.texts[0]
+        return Echo(text, first, tokens.offsets)
 
     return list(await asyncio.gather(*(echo(prompt) for prompt in body.prompts())))
 
 
 def _choice(
-    index: int, result: GenerationResult, wanted: Wanted, echo: Echo | None
+    index: int, result: GenerationResult, options: CompletionOptions, echo: Echo | None
 ) -> Mapping[str, Any]:
-    text, logprobs = CompletionShape(wanted, echo).piece(
-        result.text, result.logprobs, result.finish_reason, result.prompt_logprobs
-    )
     return {
         "index": index,
-        "text": text,
-        "logprobs": logprobs,
-        "finish_reason": result.finish_reason if wanted.text else "length",
+        **CompletionFields(options, echo).of(result),
+        "finish_reason": result.finish_reason if options.text else "length",
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import orjson
@@ -15,10 +15,17 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
+from control_plane.api.body import (
+    IN_ANY_REQUEST,
+    Body,
+    Integral,
+    Unsupported,
+    settle_unknown_fields,
+)
 from control_plane.api.dependencies import ServicesDep, bill
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
-from control_plane.api.openai.fields import Given, V1Model, only
+from control_plane.api.openai.fields import TOKEN_IDS_SCHEMA
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import TokenIds
 from control_plane.validation import check_request
@@ -32,7 +39,7 @@ Rows: TypeAlias = list[str] | list[list[int]]
 def _rows(value: object) -> Rows:
     """Raises `ValueError`."""
     rows: list[Any] = value if isinstance(value, list) else [value]
-    if rows and all(_is_token_id(item) for item in rows):
+    if isinstance(value, list) and rows and all(_is_token_id(item) for item in rows):
         rows = [rows]
     if not 1 <= len(rows) <= MAX_ROWS:
         raise ValueError(f"must hold from 1 to {MAX_ROWS} elements, not {len(rows)}")
@@ -52,29 +59,50 @@ def _is_token_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
-_LIST = {"type": "array", "items": {}}
+_LISTS = [
+    {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_ROWS}
+    for items in ({"type": "string"}, TOKEN_IDS_SCHEMA)
+]
 Input = Annotated[
-    Rows, PlainValidator(_rows), WithJsonSchema({"anyOf": [{"type": "string"}, _LIST]})
+    Rows,
+    PlainValidator(_rows),
+    WithJsonSchema({"anyOf": [{"type": "string"}, TOKEN_IDS_SCHEMA, *_LISTS]}),
 ]
 
 
-class EmbeddingRequest(V1Model):
+class EmbeddingRequest(Body):
+    no_effect = IN_ANY_REQUEST
+    unsupported: ClassVar[Unsupported] = {
+        "add_special_tokens": (True,),
+        "embed_dtype": ("float32",),
+        "endianness": ("native", "little"),
+        "normalize": (True,),
+        "truncation_side": ("right",),
+        "use_activation": (True,),
+    }
+
     model: str | None = Field(None, description="The default model where absent")
     input: Input = Field(
         description="A text, or several; or the token ids of one or several, which are taken as "
         "they are"
     )
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(
+    dimensions: Annotated[int, Integral] | None = Field(
         None, description="So many of a vector's first numbers, scaled to length 1"
     )
-    truncate_prompt_tokens: int | None = Field(
+    truncate_prompt_tokens: Annotated[int, Integral] | None = Field(
         None, description="Cut texts at so many tokens; -1: at as many as the model takes"
     )
-    user: Given = None
-    priority: Given = None
-    request_id: Given = None
-    add_special_tokens: Annotated[Any, only(None, True)] = None
+    truncate: Literal["NONE", "END"] = Field(
+        "NONE", description="NVIDIA's: END is a `truncate_prompt_tokens` of -1"
+    )
+
+    @property
+    def cut(self) -> int | None:
+        """Tokens of each text that are taken at most; -1: as many as the model takes."""
+        if self.truncate_prompt_tokens is None and self.truncate == "END":
+            return -1
+        return self.truncate_prompt_tokens
 
 
 class Embedding(BaseModel):
@@ -106,6 +134,7 @@ _RENAMED = {
 @router.post("/v1/embeddings", response_model=EmbeddingResponse, responses=documented_errors())
 async def embeddings(body: EmbeddingRequest, request: Request, services: ServicesDep) -> Response:
     """A vector for each text."""
+    settle_unknown_fields(body, request)
     model = services.catalog.embedding_model(body.model)
     try:
         for row in body.input:
@@ -113,7 +142,7 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
             check_request(services.settings.validation, prompt, max_tokens=0)
         work = services.embedding.embed(
             *(model, request.state.request_id, body.input),
-            truncate=body.truncate_prompt_tokens,
+            truncate=body.cut,
             dimensions=body.dimensions,
         )
         made = await until_disconnect(request.receive, work)

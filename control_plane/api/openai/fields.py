@@ -1,21 +1,31 @@
 """What the requests of ``/v1`` share: their fields, and how these become sampling parameters.
 
-Fields are OpenAI's and vLLM's. One that is neither is refused, as OpenAI does it; so is a value
-that this server cannot honour. https://platform.openai.com/docs/api-reference,
+Fields are OpenAI's and vLLM's. https://platform.openai.com/docs/api-reference,
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from backends.contract import MAX_ALLOWED_TOKEN_IDS, MAX_STOP_TOKEN_IDS
+from backends.parameters import UNSUPPORTED
+from control_plane.api.body import (
+    IN_ANY_REQUEST,
+    MAX_INT,
+    Body,
+    Count,
+    Integral,
+    StopStringList,
+    TokenId,
+    TopK,
+    Unsupported,
+)
 from control_plane.errors import InvalidRequest
-
-Given = Annotated[Any, Field(description="Accepted, and without effect on the answer")]
 
 
 def only(*values: object) -> AfterValidator:
@@ -34,34 +44,88 @@ def _strings(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-StopStrings = Annotated[list[StopString], Field(max_length=16), BeforeValidator(_strings)]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+StopStrings = Annotated[StopStringList, BeforeValidator(_strings)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+TopLogprobs = Annotated[int, Field(ge=0, le=20), Integral]
 
 
-class V1Model(BaseModel):
-    """Strict: "512" is not a number. NaN is not JSON, but Python's parser takes it."""
+TEXT_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
+TOKEN_IDS_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": MAX_INT},
+    "minItems": 1,
+}
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+class StreamOptions(Body):
+    no_effect = frozenset({"include_obfuscation"})
 
-class StreamOptions(V1Model):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = Field(None, description="vLLM's: usage in every chunk")
-    include_obfuscation: Given = None
 
 
-class V1Request(V1Model):
-    """The fields that chat and completions share. Null is the same as absent."""
+class V1Request(Body):
+    """The fields that chat and completions share."""
+
+    no_effect = IN_ANY_REQUEST
+    unsupported: ClassVar[Unsupported] = {
+        **UNSUPPORTED,
+        # Of the other route.
+        "messages": ([],),
+        "prompt": ("", []),
+        # Of OpenAI's API.
+        "audio": (),
+        "function_call": ("none",),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "store": (False,),
+        "suffix": ("",),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+        # Of vLLM's.
+        "chat_template": (),
+        "documents": ([],),
+        "echo": (False,),
+        "guided_whitespace_pattern": (),
+        "include_reasoning": (True,),
+        "mm_processor_kwargs": ({},),
+        "prompt_embeds": ([],),
+        "return_prompt_text": (False,),
+        "structural_tag": (),
+        # Of other servers with this API: what an answer must look like, and ways to sample.
+        "ebnf": (),
+        "format": (),
+        "grammar": ("",),
+        "json_schema": (),
+        "regex": (),
+        "dry_multiplier": (0,),
+        "mirostat": (0,),
+        "mirostat_mode": (0,),
+        "stop_regex": ([],),
+        "tfs_z": (1,),
+        "top_a": (0,),
+        "typical_p": (1,),
+        "xtc_probability": (0,),
+    }
 
     model: str | None = Field(None, description="The default model where absent")
-    n: int | None = Field(None, ge=1, le=128, description="Answers to generate")
-    max_tokens: int | None = Field(None, description="Absent: as many as the context holds")
+    n: Annotated[int, Field(ge=1, le=128), Integral] | None = Field(
+        None, description="Answers to generate"
+    )
+    best_of: Annotated[int, Field(ge=1, le=128), Integral] | None = Field(
+        None, description="Must be equal to `n`"
+    )
+    max_tokens: Count | None = Field(None, description="Absent: as many as the context holds")
+    max_completion_tokens: Count | None = Field(
+        None, description="OpenAI's newer name of `max_tokens`, which it goes before"
+    )
     temperature: float | None = Field(None, ge=0, le=100, description="1; 0: greedy decoding")
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1, description="1; 0: greedy decoding")
     stop: StopStrings | None = None
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Integral] | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, Bias] | None = Field(None, description="By token id, -100 to 100")
@@ -70,13 +134,25 @@ class V1Request(V1Model):
     metadata: dict[str, Any] | None = Field(None, description="The caller's own; goes to the log")
 
     # vLLM's.
-    top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
+    top_k: TopK | None = None
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    min_tokens: Count | None = Field(
+        None, description="Nothing ends the answer before so many tokens but its structure's end"
+    )
     ignore_eos: bool | None = None
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=64)
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    include_stop_str_in_output: bool | None = None
+    allowed_token_ids: list[TokenId] | None = Field(None, max_length=MAX_ALLOWED_TOKEN_IDS)
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
+    prompt_logprobs: TopLogprobs | None = Field(
+        None, description="Alternatives beside each token of the prompt; not for streams"
+    )
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="`token_id:5` in place of a token's text in log probabilities"
+    )
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = Field(
         None, description="One of `json`, `regex`, `choice`, `grammar`, `json_object`"
@@ -86,26 +162,6 @@ class V1Request(V1Model):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
-
-    # What changes nothing in the answer.
-    user: Given = None
-    priority: Given = None
-    request_id: Given = None
-    cache_salt: Given = None
-
-    # What this server does not do.
-    min_tokens: Annotated[Any, only(None, 0)] = None
-    use_beam_search: Annotated[Any, only(None, False)] = None
-    length_penalty: Annotated[Any, only(None, 1.0, 1)] = None
-    include_stop_str_in_output: Annotated[Any, only(None, False)] = None
-    spaces_between_special_tokens: Annotated[Any, only(None, True)] = None
-    truncate_prompt_tokens: Annotated[Any, only(None)] = None
-    prompt_logprobs: Annotated[Any, only(None)] = None
-    allowed_token_ids: Annotated[Any, only(None)] = None
-    bad_words: Annotated[Any, only(None, [])] = None
-    return_tokens_as_token_ids: Annotated[Any, only(None, False)] = None
-    return_token_ids: Annotated[Any, only(None, False)] = None
-    logits_processors: Annotated[Any, only(None, [])] = None
 
     @property
     def streams(self) -> bool:
@@ -122,9 +178,17 @@ class V1Request(V1Model):
 
     def check(self) -> None:
         """What one field alone does not tell. Raises `InvalidRequest`."""
-        if self.stream_options is not None and not self.stream:
+        if self.usage_in_stream and not self.stream:
             raise InvalidRequest(
                 "stream_options: must only be given with `stream` as true", param="stream_options"
+            )
+        if self.stream and self.prompt_logprobs is not None:
+            raise InvalidRequest(
+                "prompt_logprobs: must not be given with `stream` as true", param="prompt_logprobs"
+            )
+        if self.best_of not in (None, self.n or 1):
+            raise InvalidRequest(
+                "best_of: must be equal to `n`: answers are not ranked", param="best_of"
             )
 
     @property
@@ -133,15 +197,28 @@ class V1Request(V1Model):
         return True
 
     @property
+    def limit(self) -> int | None:
+        """Tokens to generate at most."""
+        own = self.max_completion_tokens
+        return self.max_tokens if own is None else own
+
+    @property
     def renamed(self) -> dict[str, str]:
         """What the request calls fields of the contract, where it has other names for them."""
-        return {}
+        if self.max_completion_tokens is None:
+            return {}
+        return {"max_tokens": "max_completion_tokens"}
 
     def sampling(self, max_tokens: int) -> dict[str, Any]:
         """By the names of `backends.contract.SamplingParameters`. Raises `InvalidRequest`."""
         values = {name: getattr(self, name) for name in _SAMPLING}
         values |= {"max_tokens": max_tokens} | self._structure()
         return {name: value for name, value in values.items() if value is not None}
+
+    def common_returns(self) -> list[str]:
+        """Outputs that are needed on both routes."""
+        names = ["token_ids", "prompt_token_ids"] if self.return_token_ids else []
+        return [*names, "prompt_logprobs"] if self.prompt_logprobs is not None else names
 
     @property
     def structure_field(self) -> str | None:
@@ -169,8 +246,9 @@ class V1Request(V1Model):
 
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"),
-    *("frequency_penalty", "stop", "ignore_eos", "logit_bias", "stop_token_ids"),
-    *("skip_special_tokens", "lora_name"),
+    *("frequency_penalty", "stop", "ignore_eos", "logit_bias", "stop_token_ids", "min_tokens"),
+    *("allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens", "lora_name"),
+    "prompt_logprobs",
 )
 
 
@@ -186,7 +264,7 @@ def _schema(value: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def _structured_outputs(value: dict[str, Any]) -> dict[str, Any]:
-    given = {name: part for name, part in value.items() if part is not None}
+    given = {name: part for name, part in value.items() if part is not None and part is not False}
     if isinstance(given.get("json"), str):
         return given | _schema(given["json"])
     return given

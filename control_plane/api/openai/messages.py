@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from control_plane.api.openai.fields import V1Model, only
+from control_plane.api.openai.fields import only
+
+Content: TypeAlias = str | list[dict[str, Any]] | None
 
 
 def _content(value: object) -> str | list[dict[str, str]] | None:
@@ -49,7 +51,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | list[dict[str, Any]] | None, PlainValidator(_content)] = None
+    content: Annotated[Content, PlainValidator(_content, json_schema_input_type=Content)] = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -78,17 +80,31 @@ def _name(value: str) -> str:
     return value
 
 
-class FunctionDefinition(V1Model):
+class FunctionDefinition(BaseModel):
+    """Keys that are not known are the chat template's, as those of messages are: `return` of
+    transformers' ``get_json_schema`` is one."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
     name: Annotated[str, AfterValidator(_name)]
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="A JSON schema")
-    strict: bool | None = None
 
 
-class Tool(V1Model):
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
     type: Literal["function"]
     function: FunctionDefinition
 
 
+_FOR_THE_SERVER = {"strict", "cache_control", "defer_loading"}
+"""Keys of tools and functions that tell a server what to do with them, and the model nothing."""
+
+
 def for_templates(tools: Sequence[Tool]) -> list[dict[str, Any]]:
-    return [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools]
+    hidden = dict.fromkeys(_FOR_THE_SERVER, True)
+    return [
+        tool.model_dump(exclude_none=True, exclude=hidden | {"function": _FOR_THE_SERVER})
+        for tool in tools
+    ]

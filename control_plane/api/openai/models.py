@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from control_plane.api.dependencies import ServicesDep
+from control_plane.api.errors import documented_errors
 from control_plane.errors import ModelNotFound
 from control_plane.registry.catalog import Model
 
@@ -37,7 +38,7 @@ async def models(services: ServicesDep) -> ModelList:
     return ModelList(data=[_card(model) for model in services.catalog if model.loaded])
 
 
-@router.get("/v1/models/{model_id:path}")
+@router.get("/v1/models/{model_id:path}", responses=documented_errors(404))
 async def model(model_id: str, services: ServicesDep) -> ModelCard:
     """One of them. Its id may hold slashes."""
     found = services.catalog.find(model_id)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import bill, cache_control
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
@@ -33,6 +34,7 @@ class Asked:
     """One request of ``/v1`` on its way to the generation service."""
 
     def __init__(self, body: V1Request, request: Request, services: Services) -> None:
+        settle_unknown_fields(body, request)
         body.check()
         self.body = body
         self.request_id: str = request.state.request_id
@@ -113,7 +115,9 @@ class Asked:
         requests: Sequence[GenerationRequest],
         head: Head,
         choice: Callable[[int, GenerationResult], Mapping[str, Any]],
+        more: Callable[[GenerationResult], Mapping[str, Any]] = lambda _: {},
     ) -> Response:
+        """``more``: what the response says beside its choices, of the first one's prompt."""
         results = await until_disconnect(self._receive, self._results(requests))
         usage = self._usage(requests)
         for number, result in enumerate(results):
@@ -121,6 +125,7 @@ class Asked:
         body = head.values() | {
             "choices": [choice(number, result) for number, result in enumerate(results)],
             "usage": usage.body(),
+            **more(results[0]),
         }
         return Response(orjson.dumps(body), media_type="application/json")
 

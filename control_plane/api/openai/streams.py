@@ -42,19 +42,19 @@ class ChunkFrame:
         opened = orjson.dumps(head.values())[:-1]
         self._head = b"data: " + opened + b',"choices":['
         self._usage = usage
-        self._in_chunks = body.usage_in_chunks
+        self.usage_in_chunks = body.usage_in_chunks
         self._at_end = body.usage_in_stream
         self._request_id = request_id
         self._plain_tail = b'],"usage":null}\n\n' if self._at_end else b"]}\n\n"
 
-    def choice(self, index: int, key: bytes) -> bytes:
-        """A chunk up to the value of ``key``, which differs from chunk to chunk."""
-        return self._head + b'{"index":%d,"%b":' % (index, key)
+    def opened(self, index: int) -> bytes:
+        """A chunk up to the fields of its choice that differ from chunk to chunk."""
+        return self._head + b'{"index":%d,' % index
 
     @property
     def tail(self) -> bytes:
         """From the end of a choice to that of the chunk."""
-        if not self._in_chunks:
+        if not self.usage_in_chunks:
             return self._plain_tail
         return b'],"usage":' + orjson.dumps(self._usage.body()) + b"}\n\n"
 

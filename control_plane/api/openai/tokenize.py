@@ -1,19 +1,19 @@
-"""``POST /tokenize`` and ``POST /detokenize``, in vLLM's shapes.
+"""``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``, in vLLM's shapes.
 
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html#tokenizer-api
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from control_plane.api.body import IN_ANY_REQUEST, Body, TokenId, Unsupported, settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
-from control_plane.api.openai.fields import TokenId, V1Model, only
 from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat, Prompt, Text
@@ -21,8 +21,16 @@ from control_plane.triton.codec import Chat, Prompt, Text
 router = APIRouter(tags=["OpenAI"])
 
 
-class TokenizeRequest(V1Model):
+class TokenizeRequest(Body):
     """A text, or messages as the model's chat template has them."""
+
+    no_effect = IN_ANY_REQUEST
+    unsupported: ClassVar[Unsupported] = {
+        "chat_template": (),
+        "documents": ([],),
+        "mm_processor_kwargs": ({},),
+        "truncate_prompt_tokens": (),
+    }
 
     model: str | None = Field(None, description="The default model where absent")
     prompt: str | None = Field(None, min_length=1)
@@ -33,7 +41,6 @@ class TokenizeRequest(V1Model):
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
-    chat_template: Annotated[Any, only(None)] = None
 
     def as_prompt(self) -> Prompt:
         """Raises `InvalidRequest`."""
@@ -64,7 +71,9 @@ class TokenizeResponse(BaseModel):
     token_strs: list[str] | None = None
 
 
-class DetokenizeRequest(V1Model):
+class DetokenizeRequest(Body):
+    no_effect = IN_ANY_REQUEST
+
     model: str | None = None
     tokens: list[TokenId]
 
@@ -78,6 +87,7 @@ async def tokenize(
     body: TokenizeRequest, request: Request, services: ServicesDep
 ) -> TokenizeResponse:
     """The token ids that a prompt becomes."""
+    settle_unknown_fields(body, request)
     prompt = body.as_prompt()
     model = services.catalog.language_model(body.model)
     work = services.generation.tokenize(model, request.state.request_id, prompt)
@@ -95,6 +105,33 @@ async def detokenize(
     body: DetokenizeRequest, request: Request, services: ServicesDep
 ) -> DetokenizeResponse:
     """The text of token ids."""
+    settle_unknown_fields(body, request)
     model = services.catalog.language_model(body.model)
     work = services.generation.detokenize(model, request.state.request_id, body.tokens)
     return DetokenizeResponse(prompt=await until_disconnect(request.receive, work))
+
+
+class TokenizerInfo(BaseModel):
+    """As ``tokenizer_config.json`` has it; further keys may come."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tokenizer_class: str
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    unk_token: str | None = None
+    chat_template: str | dict[str, str] | None = None
+
+
+@router.get("/tokenizer_info", responses=documented_errors(400, 404, 503))
+async def tokenizer_info(
+    request: Request, services: ServicesDep, model: str | None = None
+) -> TokenizerInfo:
+    """What a model's tokenizer is: its special tokens and chat template, and no paths.
+
+    Evaluation harnesses apply the template with it. ``model``: the default one where absent.
+    """
+    found = services.catalog.language_model(model)
+    work = services.generation.tokenizer_info(found, request.state.request_id)
+    return TokenizerInfo(**await until_disconnect(request.receive, work))

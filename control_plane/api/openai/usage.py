@@ -25,7 +25,10 @@ class Usage:
             self._completion += completion_tokens
 
     def add_deltas(self, choice: int, deltas: Sequence[Delta]) -> None:
-        self.add(choice, deltas[-1].prompt_tokens, sum(delta.tokens for delta in deltas))
+        tokens = 0
+        for delta in deltas:
+            tokens += delta.tokens
+        self.add(choice, deltas[-1].prompt_tokens, tokens)
 
     def body(self) -> dict[str, int]:
         prompt = sum(self._prompts)

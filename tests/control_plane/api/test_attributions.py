@@ -62,7 +62,6 @@ def test_many_at_once_get_their_own(server: TriadServer) -> None:
         ({"prompt": "word " * 1500}, "prompt"),
         ({"prompt": FRANCE, "target": "word " * 1500}, "target"),
         ({"prompt": FRANCE, "model": "scripted"}, "prompt"),
-        ({"prompt": FRANCE, "targets": "x"}, "targets"),
     ],
 )
 def test_what_cannot_be_is_a_400_that_names_the_field(

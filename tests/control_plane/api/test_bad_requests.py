@@ -31,7 +31,7 @@ def assert_error(response: requests.Response, status: int, kind: str, param: str
 FIELDS: list[tuple[str, Any, str]] = [
     ("prompt", "", "at least 1 character"),
     ("prompt", 7, "valid string"),
-    ("prompt", None, "valid string"),
+    ("prompt", None, "required"),
     ("prompt", ["a"], "valid string"),
     ("max_tokens", 0, "greater than or equal to 1"),
     ("max_tokens", -1, "greater than or equal to 1"),
@@ -45,7 +45,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("temperature", "hot", "valid number"),
     ("temperature", float("nan"), "finite number"),
     ("temperature", float("inf"), "finite number"),
-    ("top_p", 0, "greater than 0"),
+    ("top_p", -0.1, "greater than or equal to 0"),
     ("top_p", 1.1, "less than or equal to 1"),
     ("top_k", -2, "greater than or equal to -1"),
     ("top_k", 2.5, "valid integer"),
@@ -56,13 +56,16 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("stop_sequences", "stop", "valid list"),
     ("stop_sequences[0]", [""], "at least 1 character"),
     ("stop_sequences[1]", ["a", 3], "valid string"),
-    ("stop_sequences", ["x"] * 17, "at most 16 items"),
+    ("stop_sequences", ["x"] * 257, "at most 256 items"),
+    ("min_tokens", 1000, "at most max_tokens"),
+    ("allowed_token_ids", [5000], "from 0 to 2047"),
+    ("stop", ["x"], "cannot be honoured"),
+    ("n", 2, "cannot be honoured"),
     ("seed", -1, "greater than or equal to 0"),
     ("seed", "one", "valid integer"),
     ("stream", "yes", "valid boolean"),
     ("metadata", "me", "valid dictionary"),
     ("model", 5, "valid string"),
-    ("max_token", 5, "did you mean `max_tokens`?"),
 ]
 
 
@@ -92,7 +95,6 @@ MESSAGES: list[tuple[str, Any]] = [
     ("messages[0].role", [{"content": "hello"}]),
     ("messages[0].content", [{"role": "user"}]),
     ("messages[0].content", [{"role": "user", "content": 5}]),
-    ("messages[0].name", [{"role": "user", "content": "hello", "name": "me"}]),
 ]
 
 

@@ -10,6 +10,14 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
+from control_plane.api.openai.answer_reader import AnswerReader
+from control_plane.api.openai.chat import ChatCompletionRequest
+from control_plane.api.openai.chat_stream import ChatChoice, ChatEvents
+from control_plane.api.openai.completion_stream import CompletionChoice, CompletionEvents
+from control_plane.api.openai.completions import CompletionRequest
+from control_plane.api.openai.streams import ChunkFrame, Head
+from control_plane.api.openai.usage import Usage
+from control_plane.triton.codec import Delta
 from tests.support.server import TriadServer
 
 FRANCE: list[ChatCompletionMessageParam] = [
@@ -82,8 +90,33 @@ def test_usage_in_every_chunk(client: OpenAI) -> None:
         stream_options=options,
     )
     counts = [chunk.usage.completion_tokens for chunk in stream if chunk.usage]
-    assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (1, 4)
+    # The role's, then the tokens' own, the finish reason's, and that of all.
+    assert counts == [0, 1, 2, 3, 4, 4, 4]
+
+
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_the_usage_of_a_chunk_is_that_of_its_own_tokens(route: str) -> None:
+    """Also where several have come at once: chunks are encoded together then."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    deltas = [Delta("a", 1, prompt_tokens=5), Delta("", 1, prompt_tokens=5)]
+    deltas.append(Delta("b", 2, "stop", prompt_tokens=5))
+    events: Any
+    asked: dict[str, Any] = {"stream": True, "stream_options": options}
+    head, usage = Head("id", "kind", 0, "model"), Usage(1, 1)
+    if route == "chat":
+        chat = ChatCompletionRequest.model_validate(asked | {"messages": FRANCE})
+        frame = ChunkFrame(head, chat, usage, "req")
+        reader = AnswerReader(chat, chat.choice_of_tools(), {})
+        events = ChatEvents(frame, [ChatChoice(frame, 0, reader)], usage)
+    else:
+        text = CompletionRequest.model_validate(asked | {"prompt": "x"})
+        frame = ChunkFrame(head, text, usage, "req")
+        choice = CompletionChoice(frame, 0, text.options(), None)
+        events = CompletionEvents(frame, [choice], usage)
+    chunks = [json.loads(block[6:]) for block in events.encode(deltas).decode().split("\n\n")[:-1]]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == ([0] if route == "chat" else []) + [1, 4, 4]
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {5}
 
 
 async def test_the_asynchronous_client(async_client: AsyncOpenAI) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 from openai import OpenAI
 from openai.types import Completion
 
@@ -205,3 +206,22 @@ def test_the_contract_is_documented(server: TriadServer) -> None:
     paths = json.loads(server.get("/openapi.json").text)["paths"]
     for path in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize"):
         assert path in paths
+
+
+def test_what_the_tokenizer_is(server: TriadServer) -> None:
+    """As lm-evaluation-harness reads it, to apply the chat template by itself."""
+    for model in ("demo", "demo_onnx"):
+        info = server.get(f"/tokenizer_info?model={model}").json()
+        assert (info["eos_token"], info["bos_token"]) == ("<|im_end|>", None)
+        assert info["model_max_length"] == 2048
+        assert info["added_tokens_decoder"]["2"] == "<|im_end|>"
+        messages = [{"role": "user", "content": "Hi"}]
+        rendered = (
+            Environment()
+            .from_string(info["chat_template"])
+            .render(messages=messages, add_generation_prompt=True)
+        )
+        ids = server.post("/tokenize", {"model": model, "messages": messages}).json()["tokens"]
+        assert tokens(server, rendered) == ids
+        assert "/" not in info["tokenizer_class"]
+        assert "weights" not in json.dumps({**info, "chat_template": ""})

@@ -152,7 +152,8 @@ def test_a_model_that_makes_no_embeddings_is_refused(client: OpenAI) -> None:
             f"from 3 to {CONTEXT}",
         ),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "from 3 to"),
-        ({"dimension": 5}, "dimension", "is not a known field"),
+        ({"normalize": False}, "normalize", "cannot be honoured"),
+        ({"input": 5}, "input", "a string, a list of strings"),
     ],
 )
 def test_bad_input_is_named(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
+from control_plane.errors import ModelNotFound, ModelNotReady
+from control_plane.registry.catalog import Model, Models
 from tests.support.contract import describe
 from tests.support.server import TriadServer, wait_until
 
@@ -53,7 +56,8 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     ("chat", "top_logprobs", 3, "top_logprobs", "`logprobs` as true"),
     ("chat", "logprobs", 3, "logprobs", "valid boolean"),
     ("chat", "stop", [""], "stop[0]", "at least 1 character"),
-    ("chat", "stop", ["x"] * 17, "stop", "at most 16"),
+    ("chat", "stop", ["x"] * 257, "stop", "at most 256"),
+    ("chat", "stop", ["x" * 1000] * 9, "stop", "at most 8192 characters together"),
     ("chat", "logit_bias", {"1": 101}, "logit_bias.1", "less than or equal to 100"),
     ("chat", "logit_bias", {"x": 1}, "logit_bias", "token ids"),
     ("chat", "logit_bias", {"99999": 1}, "logit_bias", "from 0 to 2047"),
@@ -69,15 +73,25 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     ("chat", "guided_regex", "", "guided_regex", "1 to"),
     ("chat", "audio", {"voice": "x"}, "audio", "cannot be honoured"),
     ("chat", "modalities", ["audio"], "modalities", "cannot be honoured"),
-    ("chat", "min_tokens", 3, "min_tokens", "cannot be honoured"),
+    ("chat", "min_tokens", -1, "min_tokens", "greater than or equal to 0"),
+    ("chat", "min_tokens", 10**6, "min_tokens", "at most max_tokens"),
+    ("chat", "allowed_token_ids", [], "allowed_token_ids", "at least one"),
+    ("chat", "allowed_token_ids", [99999], "allowed_token_ids", "from 0 to 2047"),
+    ("chat", "bad_words", ["x"], "bad_words", "cannot be honoured"),
+    ("chat", "best_of", 2, "best_of", "equal to `n`"),
+    ("chat", "max_tokens", "16", "max_tokens", "valid integer"),
+    ("chat", "max_tokens", 16.5, "max_tokens", "valid integer"),
+    ("chat", "max_completion_tokens", 0, "max_completion_tokens", "greater than or equal to 1"),
     ("chat", "store", True, "store", "cannot be honoured"),
     ("chat", "web_search_options", {}, "web_search_options", "cannot be honoured"),
-    ("chat", "temprature", 1, "temprature", "did you mean `temperature`"),
-    ("chat", "max_completion_token", 1, "max_completion_token", "`max_completion_tokens`"),
     ("text", "prompt", "", "prompt", "non-empty string"),
     ("text", "prompt", [], "prompt", "must not be empty"),
     ("text", "prompt", [[]], "prompt", "token ids"),
     ("text", "prompt", [-1], "prompt", "token ids"),
+    ("text", "prompt", 5, "prompt", "a non-empty string, a list of token ids"),
+    ("text", "prompt_logprobs", 21, "prompt_logprobs", "less than or equal to 20"),
+    ("text", "max_completion_tokens", 10**6, "max_completion_tokens", "from 1 to 2048"),
+    ("text", "tools", [{}], "tools", "cannot be honoured"),
     ("text", "prompt", [[5, "x"]], "prompt", "token ids"),
     ("text", "prompt", [99999], "prompt", "from 0 to 2047"),
     ("text", "prompt", "x " * 5000, "prompt", "from 1 to 2047 tokens"),
@@ -118,6 +132,40 @@ def test_statuses_are_the_clients_exceptions(client: OpenAI, server: TriadServer
         client.chat.completions.create(model="scripted", messages=script(fail_at=0))
     for path in ("/v1/nothing", "/v1/chat"):
         assert server.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["demo_vllm", "demo_onnx_decoder", "nobody"])
+def test_only_models_that_are_served_exist(server: TriadServer, name: str) -> None:
+    """Others of the repository are not told from those that are nowhere, and not listed."""
+    listed = {model["id"] for model in server.get("/v1/models").json()["data"]}
+    assert name not in listed
+    asked = [server.post("/v1/completions", TEXT | {"model": name})]
+    asked += [server.post("/chat", CHAT | {"model": name}), server.get(f"/v1/models/{name}")]
+    asked += [server.get(f"/tokenizer_info?model={name}")]
+    for response in asked:
+        assert response.status_code == 404
+        names = response.json()["error"]["message"].partition("; models: ")[2].split(", ")
+        assert set(names) == listed
+
+
+def test_a_model_that_may_come_back_is_not_missing() -> None:
+    class Known(Models):
+        def __iter__(self) -> Iterator[Model]:
+            yield Model("loading", "loading", expected=True)
+            yield Model("died", "died", facts={"type": "causal_lm"})
+            yield Model("other", "other")
+
+        def add_name(self, name: str) -> None: ...
+        def doubt(self) -> None: ...
+        async def refresh(self) -> None: ...
+        async def watch(self, interval: float) -> None: ...
+
+    known = Known("loading")
+    for name in (None, "loading", "died"):
+        with pytest.raises(ModelNotReady):
+            known.language_model(name)
+    with pytest.raises(ModelNotFound, match="models: none"):
+        known.language_model("other")
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -136,6 +136,11 @@ CASES: list[tuple[Callable[[], AnswerParser], str, Summary]] = [
         f"<tool_call>{WEATHER}}}]\n{WEATHER} so. </tool_call> Then",
         ("so.  Then", "", [("weather", ARGUMENTS)] * 2),
     ),
+    (
+        hermes,
+        f'<tool_call>{WEATHER} {{"x": 1}}</tool_call> y',
+        ('{"x": 1} y', "", [("weather", ARGUMENTS)]),
+    ),
     (hermes, f"<tool_call>{WEATHER}<tool_call>{WEATHER}", ("", "", [("weather", ARGUMENTS)] * 2)),
     (mistral, f"[TOOL_CALLS][{WEATHER}]]\n", ("", "", [("weather", ARGUMENTS)])),
     (
