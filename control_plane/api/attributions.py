@@ -11,7 +11,8 @@ from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
 from control_plane.triton import codec
 from control_plane.triton.client import ask
-from control_plane.validation import check_request
+from control_plane.validation import check_texts
+from control_plane.validation.texts import Place
 
 router = APIRouter(tags=["generation"])
 
@@ -26,7 +27,8 @@ async def attributions(
     first-order estimate of what the token adds (arXiv:1605.01713), and `gradient_norm` is `|g|`,
     how sensitive the answer is to it (arXiv:1312.6034). For models of the PyTorch engine.
     """
-    check_request(services.settings.validation, body.prompt, max_tokens=1)
+    texts = [(Place("prompt"), body.prompt), (Place("target"), body.target or "")]
+    check_texts(services.settings.validation, texts)
     model = services.catalog.language_model(body.model)
     request_id = request.state.request_id
     message = codec.attribution_request(

@@ -17,6 +17,7 @@ from control_plane.api.openai.fields import TokenId, V1Model, only
 from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat, Prompt, Text
+from control_plane.validation import check_length, check_request
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -79,6 +80,7 @@ async def tokenize(
 ) -> TokenizeResponse:
     """The token ids that a prompt becomes."""
     prompt = body.as_prompt()
+    check_request(services.settings.validation, prompt, max_tokens=0)
     model = services.catalog.language_model(body.model)
     work = services.generation.tokenize(model, request.state.request_id, prompt)
     tokens = await until_disconnect(request.receive, work)
@@ -95,6 +97,7 @@ async def detokenize(
     body: DetokenizeRequest, request: Request, services: ServicesDep
 ) -> DetokenizeResponse:
     """The text of token ids."""
+    check_length(services.settings.validation, "tokens", len(body.tokens))
     model = services.catalog.language_model(body.model)
     work = services.generation.detokenize(model, request.state.request_id, body.tokens)
     return DetokenizeResponse(prompt=await until_disconnect(request.receive, work))
