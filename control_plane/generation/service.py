@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from control_plane.cache.response_cache import ResponseCache, cache_key
+from control_plane.cache.response_cache import ResponseCache
 from control_plane.errors import (
     ModelNotReady,
     ShuttingDown,
@@ -41,6 +41,9 @@ class GenerationRequest:
 
     ``bill`` gets, once, how many tokens the generation took: of the answer and, with
     ``bills_prompt``, of the prompt.
+
+    ``caller`` and ``cache_salt`` keep what is cached apart: an answer is given again to requests
+    with the same ones.
     """
 
     prompt: codec.Prompt
@@ -53,6 +56,8 @@ class GenerationRequest:
     bill: Callable[[int], None] | None = None
     bills_prompt: bool = True
     cache: CacheUse = "read and write"
+    caller: str = ""
+    cache_salt: str = ""
 
     @property
     def outputs(self) -> Sequence[str]:
@@ -145,7 +150,10 @@ class GenerationService:
         if cache is None or request.cache == "none" or not (cache.sampled or request.is_fixed):
             return begin()
         facts = json.dumps([model.facts.get(name) for name in _IDENTITY])
-        key = cache_key(_message(model, request, "", stream=True), facts)
+        key = cache.key(
+            _message(model, request, "", stream=True),
+            *(facts, request.caller, request.cache_salt),
+        )
         return cache.stream(key, begin, reads=request.cache != "write")
 
     async def tokenize(self, model: Model, request_id: str, prompt: codec.Prompt) -> Tokens:

@@ -47,6 +47,9 @@ class CachingSettings(Section):
     """Seconds that an answer is kept."""
     sampled: bool = False
     """Keep answers that chance has a part in too: those with a temperature and without a seed."""
+    shared: bool = False
+    """Answer one caller with what was generated for another: it is faster, and lets a caller find
+    out whether somebody has asked the same."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Address of Redis, with its password if it has one. How large it grows, it sets itself."""
     folder: Annotated[Path, Field(strict=False)] | None = None
@@ -119,7 +122,7 @@ class ValidationSettings(Section):
     """`serving.validation`: limits on what a request may hold."""
 
     max_prompt_length: Positive | None = None
-    """Longest prompt, in characters: all texts of the messages, tools and template options together;
+    """Longest prompt, in characters, all texts of messages, tools and template options together;
     null: the model's own context is the limit."""
     max_tokens: Positive | None = None
     """Most tokens that a request may ask for; null: the model's own context is the limit."""

@@ -17,6 +17,7 @@ from control_plane.api.openai.fields import V1Request
 from control_plane.api.openai.streams import ChunkFrame, Head
 from control_plane.api.openai.usage import Usage
 from control_plane.api.sse import Events, EventStream
+from control_plane.auth.caller import caller_id
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult
@@ -40,6 +41,7 @@ class Asked:
         self._receive = request.receive
         self._bill = bill(request)
         self._cache_control = cache_control(request)
+        self._caller = caller_id(request.scope)
         self._services = services
         self.answers = body.n or 1  # to each prompt
 
@@ -84,6 +86,8 @@ class Asked:
                 bill=self._bill,
                 bills_prompt=number % self.answers == 0,
                 cache=self._cache_control,
+                caller=self._caller,
+                cache_salt=self.body.cache_salt or "",
             )
             for number, seed in enumerate(seeds)
         ]
