@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Request
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from control_plane.api.dependencies import ServicesDep
-from control_plane.api.disconnect import until_disconnect
+from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
 from control_plane.triton import codec
-from control_plane.triton.client import ask
+from control_plane.triton.client import TritonClient, ask
 from control_plane.validation import check_texts
 from control_plane.validation.texts import Place
 
@@ -35,7 +37,11 @@ async def attributions(
         model.name, codec.unique_id(request_id), body.prompt, body.target
     )
     timeout = services.settings.request_timeout
-    answer = await until_disconnect(request.receive, ask(services.client, message, timeout=timeout))
-    return AttributionResponse(
-        request_id=request_id, model_name=model.served_name, **orjson.loads(answer)
-    )
+    work = _ask(services.client, message, timeout)
+    answer = await charged(request, work, lambda a: len(a["prompt_tokens"]) + a["target_tokens"])
+    return AttributionResponse(request_id=request_id, model_name=model.served_name, **answer)
+
+
+async def _ask(client: TritonClient, message: ModelInferRequest, timeout: float) -> dict[str, Any]:
+    answer: dict[str, Any] = orjson.loads(await ask(client, message, timeout=timeout))
+    return answer

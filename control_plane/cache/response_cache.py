@@ -173,6 +173,9 @@ class _CachedStream:
         if self._stream is not None:
             self._stream.cancel()
 
+    async def rest(self) -> Sequence[ModelInferResponse]:
+        return () if self._stream is None else await self._stream.rest()
+
 
 def _packed(responses: Sequence[ModelInferResponse]) -> bytes | None:
     """None for an answer that is too large to be kept."""

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from control_plane.api.dependencies import bill, cache_control
+from control_plane.api.dependencies import bill, cache_control, count_requests
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
@@ -38,6 +38,7 @@ class Asked:
         self.body = body
         self.request_id: str = request.state.request_id
         self.model: Model = services.generation.model(body.model)
+        self._request = request
         self._receive = request.receive
         self._bill = bill(request)
         self._cache_control = cache_control(request)
@@ -73,6 +74,7 @@ class Asked:
             check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
         if not self.body.streams or self.body.usage_in_stream:
             returns = [*returns, "num_input_tokens"]
+        count_requests(self._request, count - 1)
         seeds = self.body.seeds(count)
         return [
             GenerationRequest(
