@@ -247,6 +247,7 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
                     self._eos_token_ids,
                 )
                 self._starts(request)
+                request.started = True
                 self._running.append(self._give_slot(request, sampler))
             except Exception as error:
                 _fail(request, error)

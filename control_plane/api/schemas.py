@@ -86,6 +86,9 @@ class Sampling(Body):
         "or `json_schema` with `json_schema: {schema}`",
     )
     lora_name: str | None = Field(None, description="One of the model's LoRA adapters, by name")
+    cache_salt: str | None = Field(
+        None, max_length=1024, description="Keeps what is cached apart from other salts'"
+    )
     stream: bool = False
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="The caller's own; goes to the log"

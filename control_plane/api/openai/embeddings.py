@@ -22,8 +22,7 @@ from control_plane.api.body import (
     Unsupported,
     settle_unknown_fields,
 )
-from control_plane.api.dependencies import ServicesDep, bill
-from control_plane.api.disconnect import until_disconnect
+from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.openai.fields import TOKEN_IDS_SCHEMA
 from control_plane.errors import InvalidRequest
@@ -145,9 +144,7 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
             truncate=body.cut,
             dimensions=body.dimensions,
         )
-        made = await until_disconnect(request.receive, work)
-        if (spend := bill(request)) is not None:
-            spend(made.tokens)
+        made = await charged(request, work, lambda made: made.tokens)
     except InvalidRequest as error:
         raise _renamed(error) from None
     written = _WRITTEN[body.encoding_format]

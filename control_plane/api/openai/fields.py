@@ -162,6 +162,9 @@ class V1Request(Body):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
+    cache_salt: str | None = Field(
+        None, max_length=1024, description="Keeps what is cached apart from other salts'"
+    )
 
     @property
     def streams(self) -> bool:

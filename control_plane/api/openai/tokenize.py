@@ -11,12 +11,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from control_plane.api.body import IN_ANY_REQUEST, Body, TokenId, Unsupported, settle_unknown_fields
-from control_plane.api.dependencies import ServicesDep
+from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat, Prompt, Text
+from control_plane.validation import check_length, check_request
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -89,9 +90,10 @@ async def tokenize(
     """The token ids that a prompt becomes."""
     settle_unknown_fields(body, request)
     prompt = body.as_prompt()
+    check_request(services.settings.validation, prompt, max_tokens=0)
     model = services.catalog.language_model(body.model)
     work = services.generation.tokenize(model, request.state.request_id, prompt)
-    tokens = await until_disconnect(request.receive, work)
+    tokens = await charged(request, work, lambda tokens: len(tokens.ids))
     return TokenizeResponse(
         count=len(tokens.ids),
         max_model_len=model.facts["context_length"],
@@ -106,9 +108,11 @@ async def detokenize(
 ) -> DetokenizeResponse:
     """The text of token ids."""
     settle_unknown_fields(body, request)
+    check_length(services.settings.validation, "tokens", len(body.tokens))
     model = services.catalog.language_model(body.model)
     work = services.generation.detokenize(model, request.state.request_id, body.tokens)
-    return DetokenizeResponse(prompt=await until_disconnect(request.receive, work))
+    text = await charged(request, work, lambda _: len(body.tokens))
+    return DetokenizeResponse(prompt=text)
 
 
 class TokenizerInfo(BaseModel):
