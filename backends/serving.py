@@ -33,7 +33,7 @@ from backends.contract import (
 from backends.engine import Engine
 from backends.errors import EngineError, InvalidField
 from backends.generation import Generation, Responder, triton_error
-from backends.text import Tokenizer, Verbatim, token_offsets
+from backends.text import Tokenizer, token_offsets
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class ServedModel(ABC):
     def _prompt_offsets(self, request: GenerationRequest, ids: list[int]) -> list[int]:
         """In the text that was given, or else in that of the ids with their special tokens."""
         if request.prompt is None:
-            return token_offsets(Verbatim(self.tokenizer), ids)
+            return token_offsets(self.tokenizer, ids)
         special = request.add_special_tokens is not False
         return self.tokenizer.text_offsets(request.prompt, add_special_tokens=special)
 

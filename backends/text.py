@@ -95,7 +95,7 @@ class Tokenizer:
             pairs = self._tokenizer(text, **options)["offset_mapping"]
         except NotImplementedError:  # a tokenizer in Python
             ids = self.encode(text, add_special_tokens=add_special_tokens)
-            return token_offsets(Verbatim(self), ids)
+            return token_offsets(self, ids)
         offsets, end = [], 0
         for first, last in pairs:
             # White space before a word is its token's, though some tokenizers leave it out.
@@ -160,7 +160,7 @@ def _main_template(tokenizer: Any) -> str | None:  # noqa: ANN401
 class Verbatim:
     """A decoder that leaves special tokens in the text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TokenDecoder) -> None:
         self._tokenizer = tokenizer
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -216,9 +216,38 @@ class Detokenizer:
         return piece
 
 
-def token_offsets(decoder: Decoder, ids: Sequence[int]) -> list[int]:
-    """Where the text of each token begins in that of all."""
-    detokenizer, offsets, length = Detokenizer(decoder, []), [], 0
+class TokenDecoder(Protocol):
+    """What `token_offsets` needs of a tokenizer."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+
+    def token(self, id_: int) -> tuple[str, bytes | None]: ...
+
+
+_CONTINUATION = bytes(range(0x80, 0xC0))
+"""In UTF-8, the bytes of a character but its first one."""
+
+
+def token_offsets(tokenizer: TokenDecoder, ids: Sequence[int]) -> list[int]:
+    """Where the text of each token begins in that of all, special tokens included."""
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    spelled = [text.encode() if raw is None else raw for text, raw in map(tokenizer.token, ids)]
+    joined = b"".join(spelled).decode(errors="replace")
+    # SentencePiece's leading space is not in the text.
+    missing = len(joined) - len(text)
+    if joined[max(missing, 0) :] != text or REPLACEMENT in joined or missing not in (0, 1):
+        return _offsets_one_by_one(tokenizer, ids)
+    offsets, characters = [], -missing
+    for part in spelled:
+        goes_on = bool(part) and part[0] in _CONTINUATION
+        offsets.append(max(0, characters - goes_on))
+        characters += len(part.translate(None, _CONTINUATION))
+    return offsets
+
+
+def _offsets_one_by_one(tokenizer: TokenDecoder, ids: Sequence[int]) -> list[int]:
+    """For tokens whose texts do not add up to that of all: bytes that are no UTF-8, for one."""
+    detokenizer, offsets, length = Detokenizer(Verbatim(tokenizer), []), [], 0
     for id_ in ids:
         offsets.append(length)
         length += len(detokenizer.push(id_))

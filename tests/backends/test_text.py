@@ -515,6 +515,18 @@ def test_a_token_that_is_not_in_the_text_stands_at_the_next_one(sentencepiece: T
 
 
 @pytest.mark.parametrize("text", OFFSET_TEXTS)
-def test_offsets_of_ids_are_those_of_their_text(byte_level: Tokenizer, text: str) -> None:
-    ids = byte_level.encode(text)
-    assert token_offsets(Verbatim(byte_level), ids) == byte_level.text_offsets(text)
+@pytest.mark.parametrize("name", ["byte_level", "single_bytes", "sentencepiece", "metaspace"])
+def test_offsets_of_ids_are_those_of_their_text(
+    request: pytest.FixtureRequest, name: str, text: str
+) -> None:
+    """The quick way has them as decoding token by token has them."""
+    tokenizer: Tokenizer = request.getfixturevalue(name)
+    ids = tokenizer.encode(text)
+    for part in (ids, ids[:-1], ids[1:], [0, *ids]):
+        detokenizer, offsets, length = Detokenizer(Verbatim(tokenizer), []), [], 0
+        for id_ in part:
+            offsets.append(length)
+            length += len(detokenizer.push(id_))
+        assert token_offsets(tokenizer, part) == offsets
+    if tokenizer.decode(ids) == text:
+        assert token_offsets(tokenizer, ids) == tokenizer.text_offsets(text)

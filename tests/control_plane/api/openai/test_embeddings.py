@@ -118,6 +118,21 @@ def test_a_long_text_is_cut_only_where_that_is_asked_for(
         np.testing.assert_allclose(vectors(answer), wanted, atol=1e-5)
 
 
+def test_what_other_clients_send(others_server: TriadServer, client: OpenAI) -> None:
+    """LiteLLM's nulls, NVIDIA's ways to cut texts, and what is for other models."""
+    text = "x" * (CONTEXT + 5)
+    wanted = client.embeddings.create(
+        model="bert", input=text, extra_body={"truncate_prompt_tokens": -1}, encoding_format="float"
+    )
+    nulls = dict.fromkeys(["encoding_format", "dimensions", "user", "truncate_prompt_tokens"])
+    body = {"model": "bert", "input": text, "input_type": "query", "truncate": "END"} | nulls
+    response = others_server.post("/v1/embeddings", body)
+    assert response.json()["data"][0]["embedding"] == wanted.data[0].embedding
+    assert response.headers["x-triad-ignored-fields"] == "input_type"
+    for refused in ({"truncate": "NONE"}, {"truncate": "START"}, {"truncate": None}):
+        assert others_server.post("/v1/embeddings", body | refused).status_code == 400
+
+
 def test_a_model_that_makes_no_embeddings_is_refused(client: OpenAI) -> None:
     for given in ({"model": "scripted"}, {"model": None}):  # the default is the scripted one
         with pytest.raises(BadRequestError) as refused:
