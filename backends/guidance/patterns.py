@@ -18,10 +18,32 @@ _CONTROL = re.compile(
 )
 
 
+_WITHOUT_LOOKAHEAD = {
+    # A decimal number as pydantic before 2.13 has it: something, but not signs and points alone.
+    r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(\d+\.?\d*|\.\d+)$",
+    # An address as Zod has it: no point at the beginning, and no two of them together.
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$": (
+        r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]"
+        r"@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+    ),
+}
+"""Patterns that libraries make by themselves, and the same without what is not regular."""
+
+_IRREGULAR = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
+
+
+def is_regular(pattern: str) -> bool:
+    """Whether it has no lookahead, no lookbehind, and nothing that refers back to a group."""
+    return not any(
+        _IRREGULAR.match(pattern, at) for at, part in _parts_at(pattern) if part[0] in "(\\"
+    )
+
+
 def safe_pattern(pattern: str) -> str:
     """Raises ValueError for a control character outside of a class."""
+    pattern = _WITHOUT_LOOKAHEAD.get(pattern, pattern)
     parts = []
-    for part in _parts(pattern):
+    for _, part in _parts_at(pattern):
         if part.startswith(("[", "\\p", "\\P")) and len(part) > 1:
             parts.append(rf"[{part}&&[^\x0B]]")
         elif _CONTROL.fullmatch(part):
@@ -31,12 +53,13 @@ def safe_pattern(pattern: str) -> str:
     return "".join(parts)
 
 
-def _parts(pattern: str) -> Iterator[str]:
-    """Classes, escapes, and single characters; what is wrong is left for the regex parser."""
+def _parts_at(pattern: str) -> Iterator[tuple[int, str]]:
+    """Classes, escapes, and single characters, and where each begins; what is wrong is left for
+    the regex parser."""
     at = 0
     while at < len(pattern):
         end = _class_end(pattern, at) if pattern[at] == "[" else _escape_end(pattern, at)
-        yield pattern[at:end]
+        yield at, pattern[at:end]
         at = end
 
 
