@@ -56,8 +56,8 @@ CALL_FORMATS = ("json", "hermes", "llama3_json", "mistral")
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
-    """``value``: a JSON schema or an object of ``tool_calls`` as compact JSON, a pattern, choices, a
-    grammar, or the forms of ``any_of``; "" for ``json_object``."""
+    """``value``: a JSON schema or an object of ``tool_calls`` as compact JSON, a pattern, choices,
+    a grammar, or the forms of ``any_of``; "" for ``json_object``."""
 
     kind: Kind
     value: str | tuple[str, ...] | tuple[StructuredOutput, ...] = ""

@@ -27,7 +27,7 @@ Fail = Callable[[RunningSequence, Exception], None]
 
 
 class Masks:
-    """Of one engine's sequences. ``fail``, in its methods: called for one whose grammar gives up."""
+    """Of one engine's sequences. ``fail``, in methods: called for one whose grammar gives up."""
 
     def __init__(self) -> None:
         self._held: deque[tuple[RunningSequence, Tensor]] = deque()

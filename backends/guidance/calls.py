@@ -35,7 +35,7 @@ class Calls:
                 check_schema("", schema, literals)
             except (InvalidField, TooLarge, ValueError) as error:
                 problem = str(error).removeprefix(": ")
-                raise InvalidField(guided.given_as, f"tools[{number}] {problem}") from None
+                raise InvalidField(guided.given_as, f"tools[{number}] {problem}") from error
             parameters[tool["name"]] = schema
         return cls(value.get("format", "json"), value.get("parallel", True), parameters)
 

@@ -64,6 +64,7 @@ class GrammarCompiler:
             "options": dict(OPTIONS),
             "limits": COUNTERS,
             "forces": True,
+            "compiles": True,
         }
 
     def prepare(self, request: EngineRequest) -> Future[Guide]:

@@ -2,8 +2,8 @@
 
 https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
 
-llguidance has a converter of its own, whose time grows with the square of the text. As there, a rule
-that leads to no recursion becomes a terminal: one regular expression, which is matched as a whole.
+llguidance has a converter of its own, whose time grows with the square of the text. As there, a
+rule that leads to no recursion becomes a terminal: one regular expression, matched as a whole.
 """
 
 from __future__ import annotations

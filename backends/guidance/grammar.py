@@ -23,8 +23,8 @@ def lark_grammar(
     options: Mapping[str, Any] = OPTIONS,
 ) -> str:
     """In Lark's form, as llguidance reads it. ``special``: the ids of special tokens, by name.
-    ``longest_literal``: characters that the model's context has room for. ``options``: llguidance's,
-    for JSON.
+    ``longest_literal``: characters that the model's context has room for. ``options``: of
+    llguidance, for JSON.
 
     Raises `InvalidField` for what cannot be a grammar; the grammar may still prove wrong.
     """
@@ -45,7 +45,7 @@ def _errors_named(guided: StructuredOutput) -> Iterator[None]:
     except InvalidField:
         raise
     except TooLarge as error:
-        raise InvalidField(guided.given_as, str(error)) from None
+        raise InvalidField(guided.given_as, str(error)) from error
     except Exception as error:
         raise InvalidField(guided.given_as, f"{_NAMES[guided.kind]} {short(error)}") from None
 

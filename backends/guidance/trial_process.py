@@ -27,6 +27,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from backends.errors import InvalidField
+from backends.guidance.bounds import TooLarge
 from backends.guidance.grammar import lark_grammar, short
 from backends.guidance.limits import (
     SLOW_MASK_SECONDS,
@@ -72,14 +73,15 @@ class Trial:
 
     def __init__(self, setup: dict[str, Any]) -> None:
         """``setup``: ``tokenizer_json``, ``vocab_size``, ``eos_token_ids``; the model's
-        ``context_length``; ``options`` for `lark_grammar`; ``limits`` of llguidance; ``forces``: fixed text is cut into
-        the tokenizer's own tokens, and special tokens are renamed so that it is not cut into these.
-        Raises ValueError."""
+        ``context_length``; ``options`` for `lark_grammar`; ``limits`` of llguidance, or None;
+        ``forces``: fixed text is cut into the tokenizer's own tokens, and special tokens are
+        renamed so that it is not cut into these; ``compiles``: llguidance will compile what is
+        tried, and not only its sizes matter. Raises ValueError."""
         from llguidance import LLParserLimits, LLTokenizer
 
         vocabulary = Vocabulary.of(setup["tokenizer_json"])
         self._special = vocabulary.special
-        self._forces = setup["forces"]
+        self._forces, self._compiles = setup["forces"], setup["compiles"]
         self._tokenizer = LLTokenizer(
             vocabulary.tokenizer_json if self._forces else setup["tokenizer_json"],
             n_vocab=setup["vocab_size"],
@@ -91,15 +93,20 @@ class Trial:
         self._options: dict[str, Any] = setup["options"]
 
     def result(self, job: dict[str, Any]) -> dict[str, Any]:
-        """``grammar``, or ``invalid``: a field and its problem."""
+        """``grammar``, "" where llguidance does not compile it; or ``invalid``: a field and its
+        problem."""
         given_as = job["given_as"]
         try:
             guided = StructuredOutput.of(job["guided"], given_as)
             grammar = lark_grammar(guided, self._special, self._longest_literal, self._options)
+            if not self._compiles:
+                return {"grammar": ""}
             if not self._forces:
                 grammar = '%llguidance {"no_forcing": true}\n' + grammar
             self._walk(grammar, given_as)
         except InvalidField as error:
+            if not self._compiles and not isinstance(error.__cause__, TooLarge):
+                return {"grammar": ""}
             return {"invalid": [error.field, str(error).removeprefix(f"{error.field}: ")]}
         return {"grammar": grammar}
 

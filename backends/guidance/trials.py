@@ -1,4 +1,4 @@
-"""Grammars on trial: what would take a model's process down, or hold it up, is found out elsewhere."""
+"""Grammars on trial: what would end a model's process, or hold it up, is found out elsewhere."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A model's tokenizer for grammars: text is text, whatever it spells.
 
-A tokenizer writes the text ``<|im_end|>`` as the token of that name, which ends an answer or is left
-out of it. In a grammar such a text is plain text, to be written piece by piece, so special tokens get
-names that no text has.
+A tokenizer writes the text ``<|im_end|>`` as the token of that name, which ends an answer or is
+left out of it. In a grammar such a text is plain text, to be written piece by piece, so special
+tokens get names that no text has.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Vocabulary:
 def _is_special(token: dict[str, Any]) -> bool:
     """As llguidance has it. What else is added is text: runs of spaces and line ends, mostly."""
     content = token["content"]
-    return token["special"] or (content.startswith("<") and content.endswith(">"))
+    return bool(token["special"] or (content.startswith("<") and content.endswith(">")))
 
 
 def _rename(model: dict[str, Any], renamed: dict[str, str]) -> None:

@@ -75,7 +75,9 @@ class ChatCompletionRequest(V1Request):
 
     @property
     def renamed(self) -> dict[str, str]:
-        names = {"logprobs": "top_logprobs", "guided": "tools"}
+        names = {"logprobs": "top_logprobs"}
+        if self.choice_of_tools().forced:
+            names["guided"] = "tools"
         if self.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
         return names
@@ -88,13 +90,7 @@ class ChatCompletionRequest(V1Request):
     def choice_of_tools(self) -> ToolChoice:
         """Raises `InvalidRequest`."""
         parallel = self.parallel_tool_calls is not False
-        choice = ToolChoice.of(self.tools or [], self.tool_choice, parallel)
-        if choice.forced and self.structure_field is not None:
-            raise InvalidRequest(
-                f"tool_choice: must not ask for a call beside `{self.structure_field}`",
-                param="tool_choice",
-            )
-        return choice
+        return ToolChoice.of(self.tools or [], self.tool_choice, parallel)
 
     def prompt(self, tools: ToolChoice) -> Chat:
         options: dict[str, Any] = {}
@@ -123,7 +119,7 @@ async def chat_completions(
     tools = body.choice_of_tools()
     reader = AnswerReader(body, tools, asked.chat)
     limit = asked.max_tokens(body.max_completion_tokens or body.max_tokens)
-    sampling = body.sampling(limit) | reader.sampling()
+    sampling = reader.sampling(body.sampling(limit))
     requests = asked.requests([body.prompt(tools)], sampling, reader.returns())
     if not body.streams:
         return await asked.collect(

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from backends.errors import InvalidField
+from backends.structured import StructuredOutput
 from control_plane.errors import InvalidRequest
 
 Given = Annotated[Any, Field(description="Accepted, and without effect on the answer")]
@@ -153,6 +155,19 @@ class V1Request(V1Model):
             problem = f"must not be given beside `{given[0]}`"
             raise InvalidRequest(f"{given[1]}: {problem}", param=given[1])
         return given[0] if given else None
+
+    @property
+    def structure(self) -> StructuredOutput | None:
+        """What the answer must look like. Raises `InvalidRequest`."""
+        field = self.structure_field
+        if field is None:
+            return None
+        try:
+            if field == "response_format":
+                return StructuredOutput.of_response_format(self.response_format)
+            return StructuredOutput.of(self._structure()["guided"], field)
+        except InvalidField as error:
+            raise InvalidRequest(str(error), param=error.field) from None
 
     def _structure(self) -> dict[str, Any]:
         field = self.structure_field
