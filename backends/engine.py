@@ -45,6 +45,7 @@ class EngineRequest:
     sink: Sink
     output_ids: list[int] = field(default_factory=list)
     cancelled: bool = False  # set by anyone, at any time; the engine drops the request
+    started: bool = False  # set by the engine when it begins to compute the prompt
     guide: Guide | None = None  # set by the engine, where the sampling is guided
 
 

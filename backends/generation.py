@@ -113,7 +113,7 @@ class Generation:
         """Take what has come and send it as one response. Called by the responder alone."""
         self._queued = False
         if self._cancelled and not self.closed:
-            return self._finish(None)
+            return self._send_usage()
         for _ in range(len(self._inbox)):  # no more: an engine may be faster than this
             if self.closed:
                 return
@@ -200,6 +200,16 @@ class Generation:
             self._finish(response)
         else:
             self._sender.send(response)
+
+    def _send_usage(self) -> None:
+        """End a request that was cancelled by telling what it took: the tokens that were generated
+        and not sent, and the prompt's if it was computed."""
+        chunk = self._chunk
+        chunk.text, chunk.finish_reason = "", None
+        chunk.token_ids += [item[0].id for item in self._inbox if isinstance(item, tuple)]
+        if not self.engine_request.started:
+            chunk.num_input_tokens = 0
+        self._send(final=True)
 
     def check_cancelled(self, interval: float) -> None:
         """Drop the request if its client has left; asks at most once an ``interval`` seconds."""

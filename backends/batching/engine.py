@@ -254,6 +254,7 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
                     request.guide,
                 )
                 self._starts(request)
+                request.started = True
                 self._running.append(self._give_slot(request, sampler))
             except Exception as error:
                 _fail(request, error)

@@ -127,6 +127,7 @@ class _Script:
         """Give the next token. False: there is nothing more to come."""
         if self.request.cancelled:
             return False
+        self.request.started = True
         if self.made == self.exit_at:
             os._exit(1)
         if self.made == self.fail_at:

@@ -188,6 +188,7 @@ class VllmEngine(GenerationOnly):
         request_id: str,
     ) -> None:
         """One request, from its submission to its end. Cancelling this aborts it in vLLM."""
+        request.started = True
         prompt = TokensPrompt(prompt_token_ids=[*request.prompt_ids, *request.output_ids])
         try:
             outputs = self._llm.generate(prompt, params, request_id, lora_request=adapter)

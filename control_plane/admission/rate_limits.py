@@ -84,6 +84,11 @@ class Account:
             )
         limits.requests.take(self._caller, 1, now)
 
+    def count_requests(self, count: int) -> None:
+        """Requests that one request stands for beside itself, such as further answers to it. They
+        may take more than there is: the caller's next request then waits until that is made up."""
+        self._limits.requests.take(self._caller, count, time.monotonic())
+
     def spend(self, tokens: int) -> None:
         self._limits.tokens.take(self._caller, tokens, time.monotonic())
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Request
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from control_plane.api.dependencies import ServicesDep
-from control_plane.api.disconnect import until_disconnect
+from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
 from control_plane.triton import codec
-from control_plane.triton.client import ask
-from control_plane.validation import check_request
+from control_plane.triton.client import TritonClient, ask
+from control_plane.validation import check_texts
+from control_plane.validation.texts import Place
 
 router = APIRouter(tags=["generation"])
 
@@ -26,14 +29,19 @@ async def attributions(
     first-order estimate of what the token adds (arXiv:1605.01713), and `gradient_norm` is `|g|`,
     how sensitive the answer is to it (arXiv:1312.6034). For models of the PyTorch engine.
     """
-    check_request(services.settings.validation, body.prompt, max_tokens=1)
+    texts = [(Place("prompt"), body.prompt), (Place("target"), body.target or "")]
+    check_texts(services.settings.validation, texts)
     model = services.catalog.language_model(body.model)
     request_id = request.state.request_id
     message = codec.attribution_request(
         model.name, codec.unique_id(request_id), body.prompt, body.target
     )
     timeout = services.settings.request_timeout
-    answer = await until_disconnect(request.receive, ask(services.client, message, timeout=timeout))
-    return AttributionResponse(
-        request_id=request_id, model_name=model.served_name, **orjson.loads(answer)
-    )
+    work = _ask(services.client, message, timeout)
+    answer = await charged(request, work, lambda a: len(a["prompt_tokens"]) + a["target_tokens"])
+    return AttributionResponse(request_id=request_id, model_name=model.served_name, **answer)
+
+
+async def _ask(client: TritonClient, message: ModelInferRequest, timeout: float) -> dict[str, Any]:
+    answer: dict[str, Any] = orjson.loads(await ask(client, message, timeout=timeout))
+    return answer

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
 from control_plane.admission.rate_limits import Account
+from control_plane.api.disconnect import until_disconnect
 from control_plane.generation.service import CacheUse
 from control_plane.services import Services
+
+T = TypeVar("T")
 
 
 async def _services(request: Request) -> Services:
@@ -21,6 +25,35 @@ def bill(request: Request) -> Callable[[int], None] | None:
     """What takes note of the tokens that a request costs, where there is a limit."""
     account: Account | None = request.scope["state"].get("account")
     return None if account is None else account.spend
+
+
+def count_requests(request: Request, count: int) -> None:
+    """Take note, where there is a limit, of requests that one request stands for beside itself."""
+    account: Account | None = request.scope["state"].get("account")
+    if account is not None:
+        account.count_requests(count)
+
+
+async def charged(request: Request, work: Coroutine[Any, Any, T], cost: Callable[[T], int]) -> T:
+    """The result of ``work``, for which the caller is charged ``cost`` in tokens, where there is a
+    limit: also when the client has left meanwhile, since it is computed all the same.
+
+    Raises `ClientDisconnected`, and what ``work`` raises.
+    """
+    if (spend := bill(request)) is None:
+        return await until_disconnect(request.receive, work)
+
+    async def charge() -> T:
+        result = await work
+        spend(cost(result))
+        return result
+
+    return await until_disconnect(request.receive, _shielded(asyncio.ensure_future(charge())))
+
+
+async def _shielded(task: asyncio.Future[T]) -> T:
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return await asyncio.shield(task)
 
 
 def cache_control(request: Request) -> CacheUse:

@@ -23,6 +23,7 @@ from control_plane.api.schemas import (
     TextEvent,
 )
 from control_plane.api.sse import EventEncoder, EventStream
+from control_plane.auth.caller import caller_id
 from control_plane.generation.result import GenerationResult, collect
 from control_plane.generation.service import GenerationRequest
 from control_plane.services import Services
@@ -81,6 +82,7 @@ async def _respond(
         metadata=body.metadata,
         bill=bill(request),
         cache=cache_control(request),
+        caller=caller_id(request.scope),
     )
     generation = await until_disconnect(request.receive, services.generation.start(asked))
     if body.stream:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from control_plane.api.dependencies import ServicesDep
-from control_plane.api.disconnect import until_disconnect
+from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import GenerateRequest
 from control_plane.triton import codec
@@ -28,7 +27,10 @@ async def profile(body: GenerateRequest, request: Request, services: ServicesDep
         model.name, codec.unique_id(request_id), body.prompt, body.sampling_parameters()
     )
     timeout = services.settings.request_timeout
-    trace = await until_disconnect(request.receive, ask(services.client, message, timeout=timeout))
+    tokens = await services.generation.tokenize(model, request_id, body.prompt)
+    cost = len(tokens.ids) + body.max_tokens  # the trace does not say how many there were
+    work = ask(services.client, message, timeout=timeout)
+    trace = await charged(request, work, lambda _: cost)
     name = f"trace-{request_id}.json.gz"
     return Response(
         trace,

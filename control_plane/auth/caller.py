@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
+from starlette.types import Scope
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -13,3 +15,12 @@ class Caller:
     id: str
     scopes: Set[str] = frozenset()
     expires: float | None = None
+
+
+def caller_id(scope: Scope) -> str:
+    """Identify the sender of an ASGI request: by its token, or else by its address."""
+    caller: Caller | None = scope["state"].get("caller")
+    if caller is not None:
+        return caller.id
+    address, _ = scope["client"] or ("unknown", 0)
+    return f"address:{address}"

@@ -18,16 +18,20 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
-from control_plane.cache.store import Store, StoreError, open_store
+from control_plane.cache.store import MAX_VALUE_BYTES, Store, StoreError, open_store
 from control_plane.observability.metrics import Metrics
 from control_plane.settings import CachingSettings
 from control_plane.triton.client import InferStream
-from control_plane.triton.codec import delta
+from control_plane.triton.codec import Delta, delta
 
 logger = logging.getLogger(__name__)
 
-_VERSION = b"1"
+_VERSION = b"2"
 """Of what is kept, and of its key."""
+MAX_UNPACKED_BYTES = MAX_VALUE_BYTES
+"""Of one answer's responses. A larger answer is not kept; a value that unpacks to more is none."""
+_FINISH_REASONS = ("stop", "length")
+_TOKEN_KEYS = {"logprob", "rank", "decoded_token"}
 _COMPLAINT_SECONDS = 30.0
 """A store that does not work is spoken of so often at most."""
 
@@ -35,9 +39,13 @@ _COMPLAINT_SECONDS = 30.0
 class ResponseCache:
     """A store that does not work costs nothing but its answers: they are computed then."""
 
-    def __init__(self, store: Store, metrics: Metrics, *, sampled: bool) -> None:
-        """``sampled``: answers in which chance has a part are kept as well."""
+    def __init__(
+        self, store: Store, metrics: Metrics, *, sampled: bool = False, shared: bool = False
+    ) -> None:
+        """``sampled``: answers in which chance has a part are kept as well. ``shared``: one caller
+        gets another's answers."""
         self.sampled = sampled
+        self._shared = shared
         self._store = store
         self._counter = Counter(
             "triad_cache_requests",
@@ -47,6 +55,18 @@ class ResponseCache:
         )
         self._putting: set[asyncio.Task[None]] = set()
         self._complained = float("-inf")
+
+    def key(self, request: ModelInferRequest, model_facts: str, caller: str, salt: str) -> bytes:
+        """Name what an answer depends on. ``request``: without an id, and always as a stream.
+        ``model_facts``: what may change under one name. ``salt``: the client's own part."""
+        parts = (
+            _VERSION,
+            model_facts.encode(),
+            b"" if self._shared else caller.encode(),
+            salt.encode(),
+            request.SerializeToString(deterministic=True),
+        )
+        return hashlib.sha256(b"".join(len(p).to_bytes(8, "little") + p for p in parts)).digest()
 
     def stream(
         self, key: bytes, begin: Callable[[], InferStream], *, reads: bool = True
@@ -66,8 +86,10 @@ class ResponseCache:
         return found
 
     def put(self, key: bytes, responses: Sequence[ModelInferResponse]) -> None:
-        """Nobody waits for it."""
-        task = asyncio.ensure_future(self._put(key, _packed(responses)))
+        """Keep an answer, without waiting for the store."""
+        if (value := _packed(responses)) is None:
+            return
+        task = asyncio.ensure_future(self._put(key, value))
         self._putting.add(task)
         task.add_done_callback(self._putting.discard)
 
@@ -88,13 +110,6 @@ class ResponseCache:
         await self._store.close()
 
 
-def cache_key(request: ModelInferRequest, model_facts: str) -> bytes:
-    """``request``: without an id, and always as a stream. ``model_facts``: what may change under
-    one name."""
-    content = request.SerializeToString(deterministic=True)
-    return hashlib.sha256(b"\0".join((_VERSION, model_facts.encode(), content))).digest()
-
-
 @asynccontextmanager
 async def open_cache(
     settings: CachingSettings, metrics: Metrics
@@ -103,7 +118,9 @@ async def open_cache(
     if not settings.enabled:
         yield None
         return
-    cache = ResponseCache(open_store(settings), metrics, sampled=settings.sampled)
+    cache = ResponseCache(
+        open_store(settings), metrics, sampled=settings.sampled, shared=settings.shared
+    )
     try:
         yield cache
     finally:
@@ -156,24 +173,52 @@ class _CachedStream:
         if self._stream is not None:
             self._stream.cancel()
 
+    async def rest(self) -> Sequence[ModelInferResponse]:
+        return () if self._stream is None else await self._stream.rest()
 
-def _packed(responses: Sequence[ModelInferResponse]) -> bytes:
+
+def _packed(responses: Sequence[ModelInferResponse]) -> bytes | None:
+    """None for an answer that is too large to be kept."""
     parts = []
     for response in responses:
         body = response.SerializeToString()
         parts += [len(body).to_bytes(4, "little"), body]
-    return zlib.compress(b"".join(parts), 1)
+    data = b"".join(parts)
+    return zlib.compress(data, 1) if len(data) <= MAX_UNPACKED_BYTES else None
 
 
 def _unpacked(value: bytes) -> list[ModelInferResponse]:
-    """Raises `ValueError`."""
+    """The responses of a whole answer. Raises `ValueError` for a value that is none: others may
+    write into the store, and another version of this program may have done so."""
     try:
-        data = zlib.decompress(value)
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(value, MAX_UNPACKED_BYTES)
+        if not unpacker.eof:
+            raise ValueError("a kept answer is cut off or too large")
         responses, at = [], 0
         while at < len(data):
             size = int.from_bytes(data[at : at + 4], "little")
             responses.append(ModelInferResponse.FromString(data[at + 4 : at + 4 + size]))
             at += 4 + size
+        _check_whole([delta(response) for response in responses])
     except (zlib.error, DecodeError) as error:
-        raise ValueError(f"what is kept cannot be read: {error}") from None
+        raise ValueError(f"a kept answer cannot be read: {error}") from None
     return responses
+
+
+def _check_whole(deltas: Sequence[Delta]) -> None:
+    """Raises `ValueError` unless the last response, and no other, ends the answer."""
+    reasons = [d.finish_reason for d in deltas]
+    if not reasons or reasons[-1] not in _FINISH_REASONS or any(reasons[:-1]):
+        raise ValueError("a kept answer is not whole")
+    for d in deltas:
+        if not all(map(_is_entry, [*(d.logprobs or ()), *filter(None, d.prompt_logprobs or ())])):
+            raise ValueError("a kept answer has log probabilities of another form")
+
+
+def _is_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and bool(entry)
+        and all(isinstance(token, dict) and token.keys() >= _TOKEN_KEYS for token in entry.values())
+    )

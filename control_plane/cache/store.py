@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _REDIS_TIMEOUT = 0.5  # seconds: computing an answer is better than waiting for Redis
 _REDIS_CONNECTIONS = 16
+MAX_VALUE_BYTES = 64 * 2**20
+"""A longer value is not read: others may write into a file or into Redis."""
 _TRIM_AFTER = 0.01  # of the file's size, written since the last time
 
 
@@ -29,7 +31,7 @@ class StoreError(Exception):
 
 
 class Store(Protocol):
-    """Every method may raise `StoreError`."""
+    """Keeps values that are not empty. Every method may raise `StoreError`."""
 
     async def get(self, key: bytes) -> bytes | None: ...
 
@@ -101,8 +103,12 @@ class DiskStore:
             raise StoreError(str(error)) from None
 
     def _get(self, key: bytes) -> bytes | None:
-        query = "select value from answers where key = ? and expires > ?"
-        row: tuple[bytes] | None = self._connection.execute(query, (key, time.time())).fetchone()
+        query = (
+            "select value from answers where key = ? and expires > ? and typeof(value) = 'blob' "
+            "and length(value) <= ?"
+        )
+        found = self._connection.execute(query, (key, time.time(), MAX_VALUE_BYTES))
+        row: tuple[bytes] | None = found.fetchone()
         return row and row[0]
 
     def _put(self, key: bytes, value: bytes) -> None:
@@ -154,10 +160,12 @@ class RedisStore:
 
     async def get(self, key: bytes) -> bytes | None:
         try:
-            value = await self._redis.get(self._name(key))
+            value = await self._redis.getrange(self._name(key), 0, MAX_VALUE_BYTES)
         except (redis.RedisError, OSError) as error:
             raise StoreError(f"Redis: {error}") from None
-        return value if isinstance(value, bytes) else None
+        if isinstance(value, bytes) and 0 < len(value) <= MAX_VALUE_BYTES:
+            return value
+        return None  # Redis says nothing of a key that is not there but that it has no bytes
 
     async def put(self, key: bytes, value: bytes) -> None:
         try:

@@ -45,6 +45,7 @@ class BalancedStream:
         self._token_ids: list[int] = []
         self._tried: list[Instance] = []
         self._stream: InferStream | None = None
+        self._left: InferStream | None = None  # the one that was cancelled
         self._failure: TriadError | None = None  # of the last server that was tried before
         self._death: TriadError | None = None  # of the model where it runs now
         self._started = self._cancelled = False
@@ -124,8 +125,12 @@ class BalancedStream:
     def cancel(self) -> None:
         self._cancelled = True
         if self._stream is not None:
+            self._left = self._stream
             self._stream.cancel()
             self._leave()
+
+    async def rest(self) -> Sequence[ModelInferResponse]:
+        return () if self._left is None else await self._left.rest()
 
     def _leave(self) -> None:
         self._stream = None

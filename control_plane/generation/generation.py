@@ -120,6 +120,16 @@ class Generation:
         self.prompt_tokens = deltas[-1].prompt_tokens
         self.finish_reason = deltas[-1].finish_reason
 
+    async def settle(self) -> None:
+        """Wait, once it is closed, for a request that was cancelled to end at the server, and count
+        what was computed for it and not read."""
+        if self._stream is None or self.finish_reason is not None:
+            return
+        for response in await self._stream.rest():
+            rest = delta(response)
+            self.tokens += rest.tokens
+            self.prompt_tokens = max(self.prompt_tokens, rest.prompt_tokens)
+
     def abort(self, error: TriadError) -> None:
         """Make the iteration raise ``error``, and end the request at the server."""
         if self._abort is None and self.finish_reason is None:

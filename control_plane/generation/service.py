@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from control_plane.cache.response_cache import ResponseCache, cache_key
+from control_plane.cache.response_cache import ResponseCache
 from control_plane.errors import (
     ModelNotReady,
     ShuttingDown,
@@ -39,8 +40,11 @@ _IDENTITY = ("backend", "type", "parameters", "dtype", "context_length")
 class GenerationRequest:
     """What to generate. ``returns``: names of the contract's outputs that `Delta` is to have.
 
-    ``bill`` gets, once, how many tokens the generation took: of the answer and, with
-    ``bills_prompt``, of the prompt.
+    ``bill`` gets, once, how many tokens were computed: of the answer and, with ``bills_prompt``,
+    of the prompt; also of what nobody read because the client had left.
+
+    ``caller`` and ``cache_salt`` keep what is cached apart: an answer is given again to requests
+    with the same ones.
     """
 
     prompt: codec.Prompt
@@ -53,6 +57,8 @@ class GenerationRequest:
     bill: Callable[[int], None] | None = None
     bills_prompt: bool = True
     cache: CacheUse = "read and write"
+    caller: str = ""
+    cache_salt: str = ""
 
     @property
     def outputs(self) -> Sequence[str]:
@@ -95,6 +101,7 @@ class GenerationService:
         self._stats = stats
         self._timeout = timeout
         self._running: set[Generation] = set()
+        self._settling: set[asyncio.Future[None]] = set()
         self.draining = False
 
     @property
@@ -145,7 +152,10 @@ class GenerationService:
         if cache is None or request.cache == "none" or not (cache.sampled or request.is_fixed):
             return begin()
         facts = json.dumps([model.facts.get(name) for name in _IDENTITY])
-        key = cache_key(_message(model, request, "", stream=True), facts)
+        key = cache.key(
+            _message(model, request, "", stream=True),
+            *(facts, request.caller, request.cache_salt),
+        )
         return cache.stream(key, begin, reads=request.cache != "write")
 
     async def tokenize(self, model: Model, request_id: str, prompt: codec.Prompt) -> Tokens:
@@ -164,9 +174,23 @@ class GenerationService:
     ) -> None:
         self._running.discard(generation)
         if request.bill is not None:
-            request.bill(generation.tokens + request.bills_prompt * generation.prompt_tokens)
+            self._bill(request, generation)
         if isinstance(error, Unavailable):
             self._catalog.doubt()
+
+    def _bill(self, request: GenerationRequest, generation: Generation) -> None:
+        """At once for an answer that has ended, else when the engine has told what it took."""
+
+        def bill(_: object = None) -> None:
+            assert request.bill is not None
+            request.bill(generation.tokens + request.bills_prompt * generation.prompt_tokens)
+
+        if generation.finish_reason is not None:
+            return bill()
+        settling = asyncio.ensure_future(generation.settle())
+        self._settling.add(settling)
+        settling.add_done_callback(bill)
+        settling.add_done_callback(self._settling.discard)
 
     def abort_model(self, model: Model) -> None:
         """End what runs on a model that has died: its streams would never end by themselves."""

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control_plane.admission.rate_limits import Account, RateLimits
 from control_plane.api.errors import error_response
+from control_plane.auth.caller import caller_id
 from control_plane.errors import RateLimited
 
 
@@ -24,7 +25,7 @@ class RateLimitMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         state = scope["state"]
-        state["account"] = account = Account(self._limits, _caller(scope))
+        state["account"] = account = Account(self._limits, caller_id(scope))
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -37,11 +38,3 @@ class RateLimitMiddleware:
             response = error_response(error, state["request_id"])
             return await response(scope, receive, send_with_limits)
         await self._app(scope, receive, send_with_limits)
-
-
-def _caller(scope: Scope) -> str:
-    if "caller" in scope["state"]:
-        id_: str = scope["state"]["caller"].id
-        return id_
-    address, _ = scope["client"] or ("unknown", 0)
-    return f"address:{address}"

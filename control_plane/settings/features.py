@@ -47,6 +47,9 @@ class CachingSettings(Section):
     """Seconds that an answer is kept."""
     sampled: bool = False
     """Keep answers that chance has a part in too: those with a temperature and without a seed."""
+    shared: bool = False
+    """Answer one caller with what was generated for another: it is faster, and lets a caller find
+    out whether somebody has asked the same."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Address of Redis, with its password if it has one. How large it grows, it sets itself."""
     folder: Annotated[Path, Field(strict=False)] | None = None
@@ -119,7 +122,8 @@ class ValidationSettings(Section):
     """`serving.validation`: limits on what a request may hold."""
 
     max_prompt_length: Positive | None = None
-    """Longest prompt, in characters; null: the model's own context is the limit."""
+    """Longest prompt, in characters, all texts of messages, tools and template options together;
+    null: the model's own context is the limit."""
     max_tokens: Positive | None = None
     """Most tokens that a request may ask for; null: the model's own context is the limit."""
     allowed_characters: Literal["unicode", "ascii", "printable"] = "unicode"
@@ -128,13 +132,16 @@ class ValidationSettings(Section):
     """Refuse prompts in which one of `content_filters` is found."""
     content_filters: dict[Name, Pattern] = Field(
         default={
-            "control_token": r"<\|[a-z_]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>",
+            "control_token": r"<[|\x{ff5c}][^<>|\x{ff5c}\s]{1,60}[|\x{ff5c}]>|</?s>|"
+            r"<(start|end)_of_turn>|<</?SYS>>|</?tool_(call|response)>|"
+            r"\[/?(INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|AVAILABLE_TOOLS|ARGS|CALL_ID|THINK)\]",
             "private_key": r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
             "cloud_key": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
         }
     )
-    """Regular expressions by name. By default: tokens of chat templates, with which a text could
-    pass itself off as somebody else's message, and keys, which are secrets."""
+    """Regular expressions by name, in the syntax of RE2, whose time is linear in the text
+    (https://github.com/google/re2/wiki/Syntax). By default: tokens of chat templates, with which a
+    text could pass itself off as somebody else's message, and keys, which are secrets."""
 
 
 class AlertThresholds(Section):

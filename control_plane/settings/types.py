@@ -4,9 +4,9 @@ The JSON schema key `accepts` holds, for a value that a range or a list of
 choices cannot describe, the words for what is accepted.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
+import re2
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -101,16 +101,18 @@ HttpUrl = Annotated[
 
 
 def _compiles(value: str) -> str:
+    options = re2.Options()
+    options.log_errors = False
     try:
-        re.compile(value)
-    except re.error as error:
+        re2.compile(value, options)
+    except re2.error as error:
         raise ValueError(f"no regular expression: {error}") from None
     return value
 
 
 Pattern = Annotated[
     str,
-    Field(json_schema_extra={"accepts": "a regular expression of Python's `re`"}),
+    Field(json_schema_extra={"accepts": "a regular expression of RE2"}),
     AfterValidator(_compiles),
 ]
 HeaderName = Annotated[

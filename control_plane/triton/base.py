@@ -44,6 +44,7 @@ class ResponseStream(ABC):
         self._request = request
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._waiting: list[ModelInferResponse] = []
+        self._rest: list[ModelInferResponse] = []  # what came after the consumer had left
         self._consumer: asyncio.Future[None] | None = None
         self._error: TriadError | None = None
         self._cancellation: asyncio.Future[None] | None = None
@@ -62,6 +63,8 @@ class ResponseStream(ABC):
         elif self._cancellation is None:
             self._waiting.append(message.infer_response)
             self._wake()
+        else:
+            self._rest.append(message.infer_response)
 
     def finish(self, error: TriadError | None = None) -> None:
         """``error``: why the call failed."""
@@ -94,9 +97,13 @@ class ResponseStream(ABC):
     def cancel(self) -> None:
         if self._cancellation is None and not self.closed.done():
             self._cancellation = asyncio.ensure_future(self._end())
-            self._waiting.clear()
+            self._rest, self._waiting = self._waiting, []
             self._taken()
             self._wake()
+
+    async def rest(self) -> Sequence[ModelInferResponse]:
+        await asyncio.wait({self.closed})
+        return self._rest
 
     async def _end(self) -> None:
         for _ in range(_CANCEL_ATTEMPTS):

@@ -28,6 +28,10 @@ class InferStream(Protocol):
     def cancel(self) -> None:
         """End the request at the server. Does nothing when it has ended already."""
 
+    async def rest(self) -> Sequence[ModelInferResponse]:
+        """Wait for the end of a request that was cancelled: the responses that nobody took, of
+        which the last one says what was generated and not sent."""
+
 
 class TritonClient(Protocol):
     """One Triton server. Every method raises `TriadError`; timeouts are in seconds."""

@@ -93,6 +93,10 @@ class TriadServer:
             float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " "))
         )
 
+    def process_memory(self) -> int:
+        """The control plane's resident memory, in bytes."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
     def descendants(self, name: str) -> list[psutil.Process]:
         """Those that live: not what is left of a killed one."""
         found = []

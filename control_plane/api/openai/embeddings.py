@@ -15,8 +15,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
-from control_plane.api.dependencies import ServicesDep, bill
-from control_plane.api.disconnect import until_disconnect
+from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.openai.fields import Given, V1Model, only
 from control_plane.errors import InvalidRequest
@@ -116,9 +115,7 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
             truncate=body.truncate_prompt_tokens,
             dimensions=body.dimensions,
         )
-        made = await until_disconnect(request.receive, work)
-        if (spend := bill(request)) is not None:
-            spend(made.tokens)
+        made = await charged(request, work, lambda made: made.tokens)
     except InvalidRequest as error:
         raise _renamed(error) from None
     written = _WRITTEN[body.encoding_format]

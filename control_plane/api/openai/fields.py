@@ -88,12 +88,14 @@ class V1Request(V1Model):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
+    cache_salt: str | None = Field(
+        None, max_length=1024, description="Keeps what is cached apart from other salts'"
+    )
 
     # What changes nothing in the answer.
     user: Given = None
     priority: Given = None
     request_id: Given = None
-    cache_salt: Given = None
 
     # What this server does not do.
     min_tokens: Annotated[Any, only(None, 0)] = None

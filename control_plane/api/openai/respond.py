@@ -10,13 +10,14 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from control_plane.api.dependencies import bill, cache_control
+from control_plane.api.dependencies import bill, cache_control, count_requests
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
 from control_plane.api.openai.streams import ChunkFrame, Head
 from control_plane.api.openai.usage import Usage
 from control_plane.api.sse import Events, EventStream
+from control_plane.auth.caller import caller_id
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult
@@ -37,9 +38,11 @@ class Asked:
         self.body = body
         self.request_id: str = request.state.request_id
         self.model: Model = services.generation.model(body.model)
+        self._request = request
         self._receive = request.receive
         self._bill = bill(request)
         self._cache_control = cache_control(request)
+        self._caller = caller_id(request.scope)
         self._services = services
         self.answers = body.n or 1  # to each prompt
 
@@ -71,6 +74,7 @@ class Asked:
             check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
         if not self.body.streams or self.body.usage_in_stream:
             returns = [*returns, "num_input_tokens"]
+        count_requests(self._request, count - 1)
         seeds = self.body.seeds(count)
         return [
             GenerationRequest(
@@ -84,6 +88,8 @@ class Asked:
                 bill=self._bill,
                 bills_prompt=number % self.answers == 0,
                 cache=self._cache_control,
+                caller=self._caller,
+                cache_salt=self.body.cache_salt or "",
             )
             for number, seed in enumerate(seeds)
         ]

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from control_plane.api.dependencies import ServicesDep
-from control_plane.api.disconnect import until_disconnect
+from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.openai.fields import TokenId, V1Model, only
 from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat, Prompt, Text
+from control_plane.validation import check_length, check_request
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -79,9 +79,10 @@ async def tokenize(
 ) -> TokenizeResponse:
     """The token ids that a prompt becomes."""
     prompt = body.as_prompt()
+    check_request(services.settings.validation, prompt, max_tokens=0)
     model = services.catalog.language_model(body.model)
     work = services.generation.tokenize(model, request.state.request_id, prompt)
-    tokens = await until_disconnect(request.receive, work)
+    tokens = await charged(request, work, lambda tokens: len(tokens.ids))
     return TokenizeResponse(
         count=len(tokens.ids),
         max_model_len=model.facts["context_length"],
@@ -95,6 +96,8 @@ async def detokenize(
     body: DetokenizeRequest, request: Request, services: ServicesDep
 ) -> DetokenizeResponse:
     """The text of token ids."""
+    check_length(services.settings.validation, "tokens", len(body.tokens))
     model = services.catalog.language_model(body.model)
     work = services.generation.detokenize(model, request.state.request_id, body.tokens)
-    return DetokenizeResponse(prompt=await until_disconnect(request.receive, work))
+    text = await charged(request, work, lambda _: len(body.tokens))
+    return DetokenizeResponse(prompt=text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 import openai
 import pytest
 import requests
+from redis import Redis
+from tritonclient.grpc.service_pb2 import ModelInferResponse
 
+from control_plane.auth.keys import KeyStore
 from tests.conftest import ServerFactory
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.server import SCRIPTED, TriadServer, triad, triad_server, wait_until
@@ -167,6 +171,87 @@ def test_a_file_serves_the_next_server(start_server: ServerFactory, tmp_path: Pa
     assert text(first, asking(8)) == made
     first.stop()
     assert text(start_server(**settings), asking(8)) == made
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["apart", "shared"])
+def test_callers_get_each_other_s_answers_only_where_these_are_shared(
+    start_server: ServerFactory, keys: KeyStore, shared: bool
+) -> None:
+    server = start_server(
+        TRIAD_SERVING__AUTH__ENABLED="true",
+        TRIAD_SERVING__AUTH__KEY_STORE=str(keys.file),
+        TRIAD_SERVING__CACHING__ENABLED="true",
+        TRIAD_SERVING__CACHING__CACHE_TYPE="memory",
+        TRIAD_SERVING__CACHING__SHARED=str(shared).lower(),
+    )
+    first, second = (
+        {"Authorization": f"Bearer {keys.create(name, ['llm:generate'])}"} for name in "ab"
+    )
+    made = text(server, asking(10), first, **GREEDY)
+    assert text(server, asking(10), first, **GREEDY) == made
+    assert (text(server, asking(10), second, **GREEDY) == made) is shared
+
+
+def test_a_salt_keeps_answers_apart(caching: TriadServer, prompt: str) -> None:
+    def complete(**salt: str) -> str:
+        body = {"model": "scripted", "prompt": prompt, "temperature": 0, **salt}
+        return str(caching.post("/v1/completions", body).json()["choices"][0]["text"])
+
+    made = complete(cache_salt="a")
+    assert complete(cache_salt="a") == made
+    assert complete(cache_salt="b") != made
+    assert complete() != made
+
+
+def _packed(*responses: ModelInferResponse) -> bytes:
+    bodies = [response.SerializeToString() for response in responses]
+    return zlib.compress(b"".join(len(body).to_bytes(4, "little") + body for body in bodies))
+
+
+def _response(**outputs: bytes) -> ModelInferResponse:
+    response = ModelInferResponse()
+    for name, value in outputs.items():
+        response.outputs.add(name=name, datatype="BYTES", shape=[1])
+        response.raw_output_contents.append(len(value).to_bytes(4, "little") + value)
+    return response
+
+
+TEXT = _response(text_output=b"x", finish_reason=b"None")
+END = _response(text_output=b"", finish_reason=b"stop")
+POISON: dict[str, bytes] = {
+    "nothing": b"",
+    "no answer": zlib.compress(b""),
+    "an empty response": _packed(ModelInferResponse()),
+    "an answer without its end": _packed(TEXT),
+    "an answer that ends twice": _packed(END, END),
+    "an end for no known reason": _packed(_response(finish_reason=b"done")),
+    "a cut value": _packed(TEXT, END)[:-4],
+    "a text that is not UTF-8": _packed(_response(text_output=b"\xff", finish_reason=b"stop")),
+    "other log probabilities": _packed(_response(finish_reason=b"stop", logprobs=b"[5]")),
+    "a value that unpacks to a gigabyte": zlib.compress(bytes(2**30), 1),
+    "noise": bytes(range(256)),
+}
+
+
+def test_what_is_no_whole_answer_is_a_miss(start_server: ServerFactory, redis: RedisServer) -> None:
+    """Whoever writes into the store must not bring requests to fail, nor the server down."""
+    server = start_server(
+        TRIAD_SERVING__CACHING__ENABLED="true", TRIAD_SERVING__CACHING__REDIS_URL=redis.url
+    )
+    with Redis.from_url(redis.url) as store:
+        text(server, asking(11), **GREEDY)
+        wait_until(lambda: store.keys("triad:answer:*"))
+        (key,) = store.keys("triad:answer:*")
+        before = server.process_memory()
+        for name, value in POISON.items():
+            store.set(key, value)
+            made = text(server, asking(11), **GREEDY)
+            assert len(made.split()) == 4, name
+            wait_until(lambda value=value: store.get(key) != value)  # type: ignore[misc]
+        store.delete(key)
+        store.lpush(key, "of another type")
+        assert len(text(server, asking(11), **GREEDY).split()) == 4
+        assert server.process_memory() - before < 400 * 2**20
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import openai
@@ -23,7 +24,7 @@ def limited(
     keys: KeyStore, encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TriadServer]:
     environment = {
-        "TRIAD_SERVING__MODELS": f"[{SCRIPTED_CHAT}, {encoders['bert']}]",
+        "TRIAD_SERVING__MODELS": f"[{SCRIPTED_CHAT}, {encoders['bert']}, demo]",
         "TRIAD_SERVING__AUTH__ENABLED": "true",
         "TRIAD_SERVING__AUTH__KEY_STORE": str(keys.file),
         "TRIAD_SERVING__RATE_LIMITING__ENABLED": "true",
@@ -128,6 +129,61 @@ def test_a_stream_costs_what_was_generated_though_its_client_left(
                 break
     time.sleep(1)
     assert left(ask(limited, key)) < TOKENS - 500
+
+
+def _leave(server: TriadServer, key: str, body: dict[str, object], after: float) -> None:
+    """A client that waits for so many seconds and closes the connection."""
+    with suppress(requests.Timeout):
+        requests.post(
+            f"{server.url}/generate",
+            json=body,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=after,
+        )
+    wait_until(lambda: server.gauge("triad_requests_running") == 0)
+
+
+def test_a_whole_answer_costs_what_was_generated_though_its_client_left(
+    limited: TriadServer, key: str
+) -> None:
+    prompt = json.dumps({"tokens": 5000, "interval_ms": 1})
+    _leave(limited, key, {"prompt": prompt, "max_tokens": 5000}, 1.5)
+    wait_until(lambda: left(ask(limited, key)) < TOKENS - 700)
+
+
+def test_a_prompt_costs_its_tokens_though_nothing_came_of_it(
+    limited: TriadServer, key: str
+) -> None:
+    waits = json.dumps({"tokens": 1, "hang_at": 0, "padding": "x" * 3000})
+    _leave(limited, key, {"prompt": waits, "stream": True}, 0.5)
+    wait_until(lambda: left(ask(limited, key)) < TOKENS - 2500)
+
+
+def test_each_answer_counts_as_a_request(limited: TriadServer, key: str) -> None:
+    body = {"prompt": ["a", "b"], "n": 3, "max_tokens": 1}
+    headers = {"Authorization": f"Bearer {key}"}
+    limited.post("/v1/completions", body, headers=headers)  # the scripted model refuses them
+    refused = ask(limited, key)
+    assert refused.status_code == 429
+    wait = int(refused.headers["retry-after-ms"]) / 1000
+    assert 0.5 < wait <= (6 - BURST) * 60 / REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "cost"),
+    [
+        ("/tokenize", {"prompt": "x" * 2000}, 2000),
+        ("/detokenize", {"tokens": [65] * 2000}, 2000),
+        ("/attributions", {"model": "demo", "prompt": "a b c " * 100, "target": "d " * 200}, 500),
+    ],
+)
+def test_what_generates_nothing_costs_what_it_reads(
+    limited: TriadServer, key: str, path: str, body: dict[str, object], cost: int
+) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    response = limited.post(path, body, headers=headers)
+    assert response.ok, response.text
+    assert left(ask(limited, key)) < TOKENS - cost + 150
 
 
 def test_answers_to_one_prompt_cost_it_once(limited: TriadServer, key: str) -> None:
