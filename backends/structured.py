@@ -78,11 +78,11 @@ class StructuredOutput:
         """Of what ``response_format`` is as JSON; None for text. Raises `InvalidField`."""
         name = "response_format"
         type_ = value.get("type") if isinstance(value, Mapping) else None
-        if not isinstance(value, Mapping) or type_ not in _SCHEMA_KEYS:
+        if not isinstance(value, Mapping) or str(type_) not in _SCHEMA_KEYS:
             raise InvalidField(
                 name, "must be an object whose `type` is text, json_object or json_schema"
             )
-        key = _SCHEMA_KEYS[type_]
+        key = _SCHEMA_KEYS[str(type_)]
         given = {name for name, part in value.items() if part is not None}
         if unknown := given - {"type", key}:
             raise InvalidField(name, f"of type {type_} must not have `{str(min(unknown))[:64]}`")
