@@ -133,12 +133,12 @@ def test_what_cannot_be_kept_to_is_told_at_once(tokenizer: Tokenizer) -> None:
 
 def test_a_guide_that_gives_up_ends_its_own_sequence_alone(tokenizer: Tokenizer) -> None:
     """After the comma comes more than is looked at for one token: a trial does not get there."""
-    long = {"type": "string", "pattern": "^[a-z ]{90}$"}
+    long = {"type": "string", "pattern": "^[a-z ]{300}$"}
     heavy = {"type": "object", "properties": {f"p{i}": {} for i in range(2200)}}
     guided = {"json": {"type": "array", "prefixItems": [long, heavy], "minItems": 2}}
     with engine(tokenizer.to_json) as made:
         _, beside = submit(made, temperature=0, ignore_eos=True)
-        _, sink = submit(made, guided=guided)
+        _, sink = submit(made, guided=guided, max_tokens=400)
         assert isinstance(sink.wait().error, InvalidField)
         assert sink.ids
         _, alone = submit(made, temperature=0, ignore_eos=True)
