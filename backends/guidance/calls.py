@@ -34,7 +34,7 @@ class Calls:
                 literals.add(tool["name"])
                 check_schema("", schema, literals)
             except (InvalidField, TooLarge, ValueError) as error:
-                problem = str(error).removeprefix(": ")
+                problem = error.problem if isinstance(error, InvalidField) else str(error)
                 raise InvalidField(guided.given_as, f"tools[{number}] {problem}") from error
             parameters[tool["name"]] = schema
         return cls(value.get("format", "json"), value.get("parallel", True), parameters)

@@ -11,23 +11,42 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from cachetools import LRUCache
 
 from backends.engine import EngineRequest
 from backends.errors import Cancelled, EngineError, InvalidField, Overloaded
 from backends.guidance.grammar import short
 from backends.guidance.limits import deep_stacks
 from backends.guidance.trials import QUICK, SLOW, Lane, TookTooLong, Trials
+from backends.structured import StructuredOutput
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 64
 MAX_SLOW = 16
 """Of those, in the slow lane."""
+MAX_REFUSED = 256
+"""Grammars that need not be refused by a trial again."""
 NICENESS = 5
 """Compiling gives way to decoding."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task(Generic[T]):
+    request: EngineRequest
+    made: Callable[[], T | None]
+    make: Callable[[str], T]
+    future: Future[T] = field(default_factory=Future)
+
+    @property
+    def guided(self) -> StructuredOutput:
+        assert self.request.sampling.guided is not None
+        return self.request.sampling.guided
 
 
 class CheckedGrammars:
@@ -39,6 +58,7 @@ class CheckedGrammars:
         self._trials = Trials(setup)
         self._lock = threading.Lock()
         self._pending = {QUICK: 0, SLOW: 0}
+        self._refused: LRUCache[StructuredOutput, str] = LRUCache(MAX_REFUSED)
         self._lanes = {QUICK: _pool("grammars"), SLOW: _pool("slow-grammars")}
         self._started = self._lanes[QUICK].submit(self._start)
 
@@ -51,47 +71,55 @@ class CheckedGrammars:
         except EngineError as error:
             logger.warning("structured output has to wait: %s", error)
 
-    def prepare(self, request: EngineRequest, make: Callable[[str], T]) -> Future[T]:
-        """``make``: of a grammar that has been tried, in a thread of this queue's.
+    def prepare(
+        self, request: EngineRequest, made: Callable[[], T | None], make: Callable[[str], T]
+    ) -> Future[T]:
+        """In a thread of this queue's, what was ``made`` for another request meanwhile, or else
+        what ``make`` makes of a grammar that has been tried.
 
         The future fails with `InvalidField`, `Overloaded`, or `Cancelled`, if the request was so
         before its turn. Raises `Overloaded`.
         """
-        future: Future[T] = Future()
-        self._enter(QUICK, MAX_PENDING)
-        self._lanes[QUICK].submit(self._take, QUICK, request, make, future)
-        return future
+        task = _Task(request, made, make)
+        self._enter(QUICK, MAX_PENDING, task)
+        return task.future
 
-    def _enter(self, lane: Lane, most: int) -> None:
+    def _enter(self, lane: Lane, most: int, task: _Task[Any]) -> None:
         with self._lock:
             if self._pending[lane] >= most:
                 raise Overloaded(f"{most} requests are waiting for their grammars already")
             self._pending[lane] += 1
+        self._lanes[lane].submit(self._take, lane, task)
 
-    def _take(
-        self, lane: Lane, request: EngineRequest, make: Callable[[str], T], future: Future[T]
-    ) -> None:
+    def _take(self, lane: Lane, task: _Task[Any]) -> None:
         with self._lock:
             self._pending[lane] -= 1
         try:
-            if request.cancelled:
+            if task.request.cancelled:
                 raise Cancelled("the request was cancelled")
+            if (made := task.made()) is None:
+                made = task.make(self._checked(task.guided, lane))
+            task.future.set_result(made)
+        except TookTooLong:
             try:
-                future.set_result(make(self._checked(request, lane)))
-            except TookTooLong as error:
-                if lane is SLOW:
-                    raise InvalidField(error.field, error.problem) from None
-                self._enter(SLOW, MAX_SLOW)
-                self._lanes[SLOW].submit(self._take, SLOW, request, make, future)
+                self._enter(SLOW, MAX_SLOW, task)
+            except Overloaded as error:
+                task.future.set_exception(error)
         except Exception as error:
-            future.set_exception(error)
+            task.future.set_exception(error)
 
-    def _checked(self, request: EngineRequest, lane: Lane) -> str:
-        guided = request.sampling.guided
-        assert guided is not None
+    def _checked(self, guided: StructuredOutput, lane: Lane) -> str:
+        with self._lock:
+            problem = self._refused.get(guided)
+        if problem is not None:
+            raise InvalidField(guided.given_as, problem)
         try:
             self._started.result()
             return self._trials.grammar(guided, lane)
+        except InvalidField as error:
+            with self._lock:
+                self._refused[guided] = error.problem
+            raise
         except (ImportError, ValueError) as error:
             raise InvalidField(
                 guided.given_as, f"is not possible with this model: {short(error)}"

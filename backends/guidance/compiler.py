@@ -6,6 +6,7 @@ counters, and where these are not enough by a trial in a process of its own.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from backends.guidance.checked import CheckedGrammars
 from backends.guidance.grammar import short
 from backends.guidance.guide import Guide
 from backends.guidance.json_schema import OPTIONS
-from backends.guidance.limits import COUNTERS
+from backends.guidance.limits import COUNTERS, TRIAL
 from backends.guidance.vocabulary import Vocabulary
 from backends.structured import StructuredOutput
 
@@ -53,6 +54,9 @@ class GrammarCompiler:
         self._cache: OrderedDict[StructuredOutput, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
+        # llguidance makes many errors that it handles itself. With stack traces compiling takes
+        # four to eight times as long.
+        os.environ["RUST_LIB_BACKTRACE"] = "0"
         self._checked = CheckedGrammars(self._setup)
 
     def _setup(self) -> dict[str, Any]:
@@ -65,6 +69,7 @@ class GrammarCompiler:
             "limits": COUNTERS,
             "forces": True,
             "compiles": True,
+            **TRIAL,
         }
 
     def prepare(self, request: EngineRequest) -> Future[Guide]:
@@ -79,10 +84,16 @@ class GrammarCompiler:
             future: Future[Guide] = Future()
             _settle(future, lambda: _guide(matcher, guided, request))
             return future
-        return self._checked.prepare(request, partial(self._make, guided, request))
+        return self._checked.prepare(
+            request, partial(self._made, guided, request), partial(self._make, guided, request)
+        )
+
+    def _made(self, guided: StructuredOutput, request: EngineRequest) -> Guide | None:
+        matcher = self._cached(guided)
+        return None if matcher is None else _guide(matcher, guided, request)
 
     def _make(self, guided: StructuredOutput, request: EngineRequest, grammar: str) -> Guide:
-        matcher = self._cached(guided) or self._keep(guided, self._compile(guided, grammar))
+        matcher = self._keep(guided, self._compile(guided, grammar))
         return _guide(matcher, guided, request)
 
     def _cached(self, guided: StructuredOutput) -> LLMatcher | None:

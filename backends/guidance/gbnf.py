@@ -107,12 +107,11 @@ class _Reader:
     def __init__(self, text: str, literals: Literals) -> None:
         self._text = text
         self._literals = literals
-        self._tokens = self._scan()
-        self._next: re.Match[str] | None = None
+        self._tokens = list(self._scan())
+        self._at = 0
         self._rules: dict[str, Rule] = {}
 
     def read(self) -> dict[str, Rule]:
-        self._advance()
         while self._skip_newlines() is not None:
             name = self._expect("name")
             rule = self._rule(name)
@@ -143,8 +142,12 @@ class _Reader:
         at = len(self._text) if self._next is None else self._next.start()
         return ValueError(self._cannot_be_read(at))
 
+    @property
+    def _next(self) -> re.Match[str] | None:
+        return self._tokens[self._at] if self._at < len(self._tokens) else None
+
     def _advance(self) -> None:
-        self._next = next(self._tokens, None)
+        self._at += 1
 
     def _skip_newlines(self) -> re.Match[str] | None:
         while self._next is not None and self._next["newline"] is not None:
@@ -180,9 +183,14 @@ class _Reader:
         return body, size
 
     def _at_bar(self, depth: int) -> bool:
-        if depth:
-            self._skip_newlines()
-        return self._next is not None and self._next[0] == "|"
+        """Also where it begins the next line. (llama.cpp has it at the end of one alone.)"""
+        before = self._at
+        token = self._skip_newlines()
+        if token is not None and token[0] == "|":
+            return True
+        if not depth:
+            self._at = before
+        return False
 
     def _sequence(self, rule: Rule, depth: int) -> tuple[list[str | int], int]:
         body: list[str | int] = []

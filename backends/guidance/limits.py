@@ -28,9 +28,8 @@ MASKS_SECONDS = 2.0
 
 STACK_BYTES = 16 * 2**20
 """Of threads that compile grammars. Those that have been tried needed a quarter of it."""
-TRIAL_STACK_BYTES = STACK_BYTES // 4
-TRIAL_MEMORY_BYTES = 768 * 2**20
-"""Beside the tokenizer."""
+TRIAL: dict[str, Any] = {"stack_bytes": STACK_BYTES // 4, "memory_bytes": 768 * 2**20}
+"""What a trial may take; memory beside the tokenizer."""
 
 
 @contextmanager

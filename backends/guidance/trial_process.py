@@ -29,11 +29,7 @@ if __name__ == "__main__":
 from backends.errors import InvalidField
 from backends.guidance.bounds import TooLarge
 from backends.guidance.grammar import lark_grammar, short
-from backends.guidance.limits import (
-    SLOW_MASK_SECONDS,
-    TRIAL_MEMORY_BYTES,
-    TRIAL_STACK_BYTES,
-)
+from backends.guidance.limits import SLOW_MASK_SECONDS
 from backends.guidance.vocabulary import Vocabulary
 from backends.structured import StructuredOutput
 
@@ -76,7 +72,8 @@ class Trial:
         ``context_length``; ``options`` for `lark_grammar`; ``limits`` of llguidance, or None;
         ``forces``: fixed text is cut into the tokenizer's own tokens, and special tokens are
         renamed so that it is not cut into these; ``compiles``: llguidance will compile what is
-        tried, and not only its sizes matter. Raises ValueError."""
+        tried, and not only its sizes matter; ``stack_bytes`` and ``memory_bytes`` that a trial
+        may take. Raises ValueError."""
         from llguidance import LLParserLimits, LLTokenizer
 
         vocabulary = Vocabulary.of(setup["tokenizer_json"])
@@ -91,10 +88,25 @@ class Trial:
         self._limits = LLParserLimits(**limits) if limits is not None else None
         self._longest_literal = vocabulary.longest_token * setup["context_length"]
         self._options: dict[str, Any] = setup["options"]
+        self._stack_bytes: int = setup["stack_bytes"]
+        self._memory_bytes: int = setup["memory_bytes"]
+
+    def limit(self, job: dict[str, Any]) -> None:
+        """This process dies where it does not keep to the limits."""
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.nice(NICENESS)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _, most = resource.getrlimit(resource.RLIMIT_STACK)
+        resource.setrlimit(resource.RLIMIT_STACK, (self._stack_bytes, most))
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        memory = pages * resource.getpagesize() + self._memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        signal.setitimer(signal.ITIMER_PROF, job["cpu_seconds"])
+        signal.setitimer(signal.ITIMER_REAL, job["wall_seconds"])
 
     def result(self, job: dict[str, Any]) -> dict[str, Any]:
-        """``grammar``, "" where llguidance does not compile it; or ``invalid``: a field and its
-        problem."""
+        """``grammar``, "" where llguidance does not compile it; or ``invalid``: the
+        problem of the field."""
         given_as = job["given_as"]
         try:
             guided = StructuredOutput.of(job["guided"], given_as)
@@ -107,7 +119,7 @@ class Trial:
         except InvalidField as error:
             if not self._compiles and not isinstance(error.__cause__, TooLarge):
                 return {"grammar": ""}
-            return {"invalid": [error.field, str(error).removeprefix(f"{error.field}: ")]}
+            return {"invalid": error.problem}
         return {"grammar": grammar}
 
     def _walk(self, grammar: str, given_as: str) -> None:
@@ -145,25 +157,11 @@ def _any_of(mask: bytes, chance: random.Random) -> int:
     return at * 8 + chance.choice([bit for bit in range(8) if mask[at] >> bit & 1])
 
 
-def _limit(job: dict[str, Any]) -> None:
-    """Of this process, which dies where it does not keep to them."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.nice(NICENESS)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_STACK)
-    resource.setrlimit(resource.RLIMIT_STACK, (TRIAL_STACK_BYTES, most))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    memory = pages * resource.getpagesize() + TRIAL_MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    signal.setitimer(signal.ITIMER_PROF, job["cpu_seconds"])
-    signal.setitimer(signal.ITIMER_REAL, job["wall_seconds"])
-
-
 def _run(trial: Trial, channel: socket.socket, job: dict[str, Any]) -> None:
     """In a forked process, which ends here."""
     code = 1
     try:
-        _limit(job)
+        trial.limit(job)
         result = trial.result(job)
         for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
             signal.setitimer(timer, 0)

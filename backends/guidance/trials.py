@@ -27,24 +27,22 @@ START_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """``cpu_seconds``: of a trial. ``wall_seconds``: while others use the processor, too."""
+    """``cpu_seconds``: of a trial. ``wall_seconds``: more than that by what others may use of the
+    processor meanwhile. ``is_last``: what takes longer is refused."""
 
     number: int
     cpu_seconds: float
     wall_seconds: float
+    is_last: bool
 
 
-QUICK = Lane(0, 0.25, 2.0)
-SLOW = Lane(1, 1.5, 4.0)
+QUICK = Lane(0, cpu_seconds=0.4, wall_seconds=4, is_last=False)
+SLOW = Lane(1, cpu_seconds=2, wall_seconds=10, is_last=True)
 LANES = (QUICK, SLOW)
 
 
-class TookTooLong(InvalidField):
-    """A trial came to the end of its lane's time."""
-
-    def __init__(self, field: str, lane: Lane) -> None:
-        self.problem = f"cannot be kept to: compiling it takes more than {lane.cpu_seconds} s"
-        super().__init__(field, self.problem)
+class TookTooLong(EngineError):
+    """A trial came to the end of the quick lane's time: there is a slow one."""
 
 
 class Trials:
@@ -73,6 +71,7 @@ class Trials:
         setup = self._setup()
         self._discard()
         pairs = [socket.socketpair() for _ in LANES]
+        self._channels = [ours for ours, _ in pairs]
         try:
             theirs = [str(other.fileno()) for _, other in pairs]
             self._process = subprocess.Popen(
@@ -82,11 +81,11 @@ class Trials:
                 env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"} | _libraries(),
             )
         except OSError as error:
+            self._discard()
             raise Overloaded(f"grammars cannot be tried: {error}") from None
         finally:
             for _, other in pairs:
                 other.close()
-        self._channels = [ours for ours, _ in pairs]
         channel = self._channels[0]
         try:
             channel.settimeout(START_SECONDS)
@@ -121,7 +120,7 @@ class Trials:
         if result is None:
             raise Overloaded("grammars cannot be tried: the process that does so has died")
         if "invalid" in result:
-            raise InvalidField(*result["invalid"])
+            raise InvalidField(guided.given_as, result["invalid"])
         if "died" in result:
             raise _death(guided, lane, result["died"], result["cpu_seconds"])
         return str(result["grammar"])
@@ -162,9 +161,11 @@ def _libraries() -> dict[str, str]:
 
 
 def _death(guided: StructuredOutput, lane: Lane, code: int, cpu_seconds: float) -> EngineError:
-    if code == -signal.SIGALRM and cpu_seconds < lane.cpu_seconds / 2:
-        return Overloaded("other requests are waiting for the processor: a grammar had no turn")
-    if code in (-signal.SIGPROF, -signal.SIGALRM):
-        return TookTooLong(guided.given_as, lane)
     what = "more memory or a deeper stack than there is for it"
+    if code in (-signal.SIGPROF, -signal.SIGALRM):
+        if not lane.is_last:
+            return TookTooLong("there was not enough time")
+        if code == -signal.SIGALRM and cpu_seconds < lane.cpu_seconds / 2:
+            return Overloaded("other requests are waiting for the processor: a grammar got no turn")
+        what = f"more than {lane.cpu_seconds} s"
     return InvalidField(guided.given_as, f"cannot be kept to: compiling it takes {what}")

@@ -27,6 +27,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from backends.engine import EngineRequest, GenerationOnly
 from backends.errors import EngineDead, EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.guidance.checked import CheckedGrammars
+from backends.guidance.limits import TRIAL
 from backends.structured import StructuredOutput
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
@@ -102,6 +103,7 @@ class VllmEngine(GenerationOnly):
             "limits": None,  # vLLM sets none
             "forces": False,
             "compiles": self._uses_guidance,
+            **TRIAL,
         }
 
     def submit(self, request: EngineRequest) -> None:
@@ -115,9 +117,13 @@ class VllmEngine(GenerationOnly):
         with self._lock:
             if guided in self._tried:
                 return self._start_soon(request, self._tried[guided] or None)
-            grammar = self._grammars.prepare(request, str)
+            grammar = self._grammars.prepare(request, partial(self._known, guided), str)
             self._preparing.add(request)
         grammar.add_done_callback(partial(self._prepared, request))
+
+    def _known(self, guided: StructuredOutput) -> str | None:
+        with self._lock:
+            return self._tried.get(guided)
 
     def _start_soon(self, request: EngineRequest, grammar: str | None) -> None:
         params, name = sampling_params(request, grammar), request.sampling.lora_name
