@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backends.guidance.patterns import is_regular
-from backends.guidance.references import NAMED, VALUES, Schema
+from backends.guidance.references import NAMED, VALUES, Schema, pointer_of
 
 _REFUSED = frozenset(
     [
@@ -98,7 +98,7 @@ def _parts(schema: Schema) -> Iterator[Schema]:
 
 def _at(document: Schema, reference: str) -> object:
     part: object = document
-    for spelled in reference.split("/")[1:]:
+    for spelled in pointer_of(reference).split("/")[1:]:
         token = spelled.replace("~1", "/").replace("~0", "~")
         if isinstance(part, dict):
             part = part.get(token)

@@ -34,6 +34,8 @@ from backends.guidance.references import (
     Schema,
     escaped,
     is_resource,
+    pointer_of,
+    reference_to,
     renamed,
 )
 from backends.structured import MAX_REGEX_CHARACTERS
@@ -118,7 +120,7 @@ def plain_schema(document: Schema, place: str = "") -> Schema:
                 made[name] = part
             elif is_schema and name == "$ref" and isinstance(part, str):
                 found = references.resolve(part, resource)
-                made[name] = part if found is None else f"#{place}{found}"
+                made[name] = part if found is None else reference_to(place + found)
             else:
                 inner = copied(part, resource, below, not (is_schema and name in NAMED))
                 made[renamed(value, name) if is_schema else name] = inner
@@ -156,7 +158,7 @@ class _Graph:
             inner = enumerate(value) if isinstance(value, list) else _items(value)
             for name, part in inner:
                 if is_schema and name == "$ref" and isinstance(part, str):
-                    steps.append((part[1:], 1))
+                    steps.append((pointer_of(part), 1))
                 elif isinstance(part, dict | list) and not (is_schema and name in VALUES):
                     place = f"{pointer}/{escaped(name)}"
                     names = is_schema and name in NAMED

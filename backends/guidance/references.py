@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import quote, unquote, urldefrag, urljoin
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -20,6 +20,15 @@ NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "d
 def escaped(token: str | int) -> str:
     """A part of a JSON pointer (RFC 6901)."""
     return str(token).replace("~", "~0").replace("/", "~1")
+
+
+def reference_to(pointer: str) -> str:
+    return "#" + quote(pointer, safe="/~!$&'()*+,;=:@")
+
+
+def pointer_of(reference: str) -> str:
+    """Of a reference that is a pointer."""
+    return unquote(reference.removeprefix("#"))
 
 
 class References:
