@@ -13,6 +13,8 @@ from backends.guidance.json_schema import check_schema, finished, plain_schema
 from backends.guidance.references import Schema
 from backends.structured import StructuredOutput, describes_object
 
+NEWLINE = '"\\n"'
+
 
 @dataclass(frozen=True, slots=True)
 class Calls:
@@ -67,39 +69,35 @@ class Calls:
         def embedded(schema: Schema) -> str:
             return f"%json {finished(schema, options)}"
 
-        more = "*" if self.parallel else "{0,0}"
+        def all_of(first: str, further: str) -> str:
+            return f"{first} ({further})*" if self.parallel else first
+
         if self.format == "json":
             return f"{name}: {embedded(self.schema('parameters', listed=True))}\n"
         if self.format == "hermes":
             begin, end = mark("<tool_call>"), mark("</tool_call>")
             return (
-                f'{name}: {name}_call ("\\n" {name}_call){more}\n'
-                f'{name}_call: {begin} "\\n"? {name}_json "\\n"? {end}\n'
+                f"{name}: {all_of(f'{name}_call', f'{NEWLINE} {name}_call')}\n"
+                f"{name}_call: {begin} {NEWLINE}? {name}_json {NEWLINE}? {end}\n"
                 f"{name}_json: {embedded(self.schema('arguments', listed=False))}\n"
             )
         if self.format == "llama3_json":
+            calls = all_of(f"{name}_call", f'";" " "? {name}_call')
             return (
-                f'{name}: {mark("<|python_tag|>")}? {name}_call (";" " "? {name}_call){more}\n'
+                f"{name}: {mark('<|python_tag|>')}? {calls}\n"
                 f"{name}_call: {embedded(self.schema('parameters', listed=False))}\n"
             )
-        begin, named = mark("[TOOL_CALLS]"), f"{name}_named {name}_more{more}"
-        rules = f'{name}: {begin} " "? {name}_json'
+        begin = mark("[TOOL_CALLS]")
+        rules = f"{name}_list: {embedded(self.schema('arguments', listed=True))}\n"
         if "[ARGS]" not in special:
-            return rules + f"\n{name}_json: {embedded(self.schema('arguments', listed=True))}\n"
-        calls = " | ".join(
+            return f'{name}: {begin} " "? {name}_list\n{rules}'
+        named = " | ".join(
             f"{json.dumps(function)} {mark('[ARGS]')} {name}_{number}"
             for number, function in enumerate(self.parameters)
         )
-        arguments = "".join(
-            f"{name}_{number}: "
-            + embedded({"$ref": f"#/$defs/{number}", "$defs": {str(number): schema}})
-            + "\n"
-            for number, schema in enumerate(self.parameters.values())
-        )
-        return (
-            f"{rules} | {begin} {named}\n"
-            f"{name}_json: {embedded(self.schema('arguments', listed=True))}\n"
-            f"{name}_named: {calls}\n"
-            f"{name}_more: {begin} {name}_named\n"
-            f"{arguments}"
-        )
+        calls = all_of(f"{begin} {name}_named", f"{begin} {name}_named")
+        rules += f'{name}: {begin} " "? {name}_list | {calls}\n{name}_named: {named}\n'
+        for number, schema in enumerate(self.parameters.values()):
+            alone = {"$ref": f"#/$defs/{number}", "$defs": {str(number): schema}}
+            rules += f"{name}_{number}: {embedded(alone)}\n"
+        return rules

@@ -248,8 +248,13 @@ class _Reader:
         while (token := self._next) is not None:
             if token["repeats"] is not None:
                 low, high = token["low"], token["high"]
+                if high is None:
+                    high = low
                 size *= repeats(low, high)
-                mark = f"{{{low},{low if high is None else high}}}"
+                if high and not int(high):
+                    element, mark = ['""'], ""
+                else:
+                    mark = f"{{{low},{high}}}"
             elif token[0] in ("*", "+", "?"):
                 mark = token[0]
             else:

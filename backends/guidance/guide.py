@@ -88,6 +88,8 @@ class Guide:
 
     def resume(self, token_ids: Sequence[int]) -> None:
         """Tokens that were generated before. Raises `InvalidField` where they do not fit."""
+        self._mask = None
+        self._forced.clear()
         taken = self._matcher.try_consume_tokens(list(token_ids))
         if taken < len(token_ids):
             raise InvalidField(
