@@ -25,19 +25,30 @@ class EitherParser:
         self._inner: AnswerParser | None = None
 
     def push(self, text: str) -> list[Part]:
-        if self._inner is not None:
-            return self._inner.push(text)
-        self._held += text
+        if self._inner is None:
+            self._held += text
+            self._inner = self._reader()
+            if self._inner is None:
+                return []
+            text, self._held = self._held, ""
+        return self._parts(self._inner.push(text))
+
+    def _reader(self) -> AnswerParser | None:
+        """None: it cannot be told yet."""
         seen = "".join(self._held.split())
         if any(seen.startswith(beginning) for beginning in self._beginnings):
-            self._inner = self._calls
-        elif not any(beginning.startswith(seen) for beginning in self._beginnings):
-            self._inner = TextParser()
-        else:
-            return []
-        return self._inner.push(self._held)
+            return self._calls
+        if any(beginning.startswith(seen) for beginning in self._beginnings):
+            return None
+        return TextParser()
+
+    def _parts(self, parts: list[Part]) -> list[Part]:
+        """Calls alone have no text: it would be of one that was cut off before its name."""
+        if self._inner is not self._calls:
+            return parts
+        return [part for part in parts if not isinstance(part, Content)]
 
     def finish(self) -> list[Part]:
         if self._inner is not None:
-            return self._inner.finish()
+            return self._parts(self._inner.finish())
         return [Content(self._held)] if self._held else []

@@ -83,7 +83,7 @@ class ToolChoice:
 
     def _parameters(self, tool: Tool) -> dict[str, Any]:
         # Without parameters a function takes none.
-        parameters = tool.function.parameters or {"properties": {}}
+        parameters = tool.function.parameters or {"properties": {}, "additionalProperties": False}
         try:
             return describes_object(parameters)
         except ValueError as error:
