@@ -313,13 +313,15 @@ INVALID_VALUES: dict[str, list[object]] = {
         *({"regex": ["a"]}, {"grammar": ""}, {"grammar": None}, {"grammar": "x" * (2**17 + 1)}),
         *({"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]}),
         *({"choice": [str(i) for i in range(8193)]}, {"choice": ["x" * 2**16, "y" * 2**17]}),
-        *({"tool_calls": part} for part in ([], {}, {"tools": []}, {"tools": [TOOL] * 257})),
-        *({"tool_calls": {"tools": [TOOL | part]}} for part in ({"x": 1}, {"parameters": True})),
+        *({"tool_calls": []}, {"tool_calls": {}}, {"tool_calls": {"tools": []}}),
+        *({"tool_calls": {"tools": tools}} for tools in ([TOOL] * 257, [TOOL | {"x": 1}])),
+        {"tool_calls": {"tools": [TOOL | {"parameters": True}]}},
         *(
             {"tool_calls": {"tools": [TOOL], key: value}}
             for key, value in (("format", "xml"), ("format", ["json"]), ("parallel", 1), ("x", 1))
         ),
-        *({"any_of": part} for part in ({}, [], [REGEX], [REGEX] * 5, [{"xml": ""}] * 2)),
+        *({"any_of": forms} for forms in ([], [REGEX], [REGEX] * 5, [{"xml": ""}] * 2)),
+        {"any_of": {}},
         {"any_of": [REGEX, {"any_of": [REGEX, REGEX]}]},
     ],
     "stop_token_ids": [None, 5, "5", [-1], [2**31], ["5"], [True], [1.5], list(range(65))],

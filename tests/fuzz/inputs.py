@@ -65,22 +65,21 @@ class Inputs:
                 ]
             )
         names = [self._text(6) for _ in range(self._size(12))]
-        return chance.choice(
-            [
-                lambda: {
-                    "type": "object",
-                    "properties": {name: self._schema(depth - 2) for name in names},
-                    "required": names[: chance.randint(0, len(names))],
-                    chance.choice(["additionalProperties", "x"]): chance.choice([False, {}]),
-                },
-                lambda: {chance.choice(KEYWORDS): [self._schema(depth - 1) for _ in range(3)]},
-                lambda: {chance.choice(KEYWORDS): self._schema(depth - 1)},
-                lambda: {"type": "array", "items": self._schema(depth - 1), "maxItems": 3},
-                lambda: {"$defs": {"a": self._schema(depth - 1)}, "$ref": "#/$defs/a"},
-                lambda: {"$id": self._text(5), **dict.fromkeys(names, self._schema(depth - 1))},
-                lambda: {chance.choice(["properties", "$defs", "required", "type"]): names},
-            ]
-        )()
+        shapes: list[Callable[[], Json]] = [
+            lambda: {
+                "type": "object",
+                "properties": {name: self._schema(depth - 2) for name in names},
+                "required": names[: chance.randint(0, len(names))],
+                chance.choice(["additionalProperties", "x"]): chance.choice([False, {}]),
+            },
+            lambda: {chance.choice(KEYWORDS): [self._schema(depth - 1) for _ in range(3)]},
+            lambda: {chance.choice(KEYWORDS): self._schema(depth - 1)},
+            lambda: {"type": "array", "items": self._schema(depth - 1), "maxItems": 3},
+            lambda: {"$defs": {"a": self._schema(depth - 1)}, "$ref": "#/$defs/a"},
+            lambda: {"$id": self._text(5), **dict.fromkeys(names, self._schema(depth - 1))},
+            lambda: {chance.choice(["properties", "$defs", "required", "type"]): names},
+        ]
+        return chance.choice(shapes)()
 
     def _chain(self) -> Json:
         count, keyword = self._size(1500), self._chance.choice(KEYWORDS)

@@ -152,7 +152,7 @@ def test_calls_begin_with_the_token_and_text_does_not(
 
 def test_mistral_s_newer_form(byte_level: Model, tokenizer: Tokenizer) -> None:
     begin, arguments = (2048 + list(ADDED).index(name) for name in ("[TOOL_CALLS]", "[ARGS]"))
-    tools = [{"name": name, "parameters": {}} for name in ("f", "g")]
+    tools: list[dict[str, Any]] = [{"name": name, "parameters": {}} for name in ("f", "g")]
 
     def ids(*names: str) -> list[int]:
         return [
