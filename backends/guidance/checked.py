@@ -14,12 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from cachetools import LRUCache
-
 from backends.engine import EngineRequest
 from backends.errors import Cancelled, EngineError, InvalidField, Overloaded
 from backends.guidance.grammar import short
 from backends.guidance.limits import deep_stacks
+from backends.guidance.recent import Recent
 from backends.guidance.trials import QUICK, SLOW, Lane, TookTooLong, Trials
 from backends.structured import StructuredOutput
 
@@ -58,7 +57,7 @@ class CheckedGrammars:
         self._trials = Trials(setup)
         self._lock = threading.Lock()
         self._pending = {QUICK: 0, SLOW: 0}
-        self._refused: LRUCache[StructuredOutput, str] = LRUCache(MAX_REFUSED)
+        self._refused: Recent[StructuredOutput, str] = Recent(MAX_REFUSED)
         self._lanes = {QUICK: _pool("grammars"), SLOW: _pool("slow-grammars")}
         self._started = self._lanes[QUICK].submit(self._start)
 
@@ -109,16 +108,13 @@ class CheckedGrammars:
             task.future.set_exception(error)
 
     def _checked(self, guided: StructuredOutput, lane: Lane) -> str:
-        with self._lock:
-            problem = self._refused.get(guided)
-        if problem is not None:
+        if (problem := self._refused.get(guided)) is not None:
             raise InvalidField(guided.given_as, problem)
         try:
             self._started.result()
             return self._trials.grammar(guided, lane)
         except InvalidField as error:
-            with self._lock:
-                self._refused[guided] = error.problem
+            self._refused.put(guided, error.problem)
             raise
         except (ImportError, ValueError) as error:
             raise InvalidField(

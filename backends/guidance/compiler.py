@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -21,6 +20,7 @@ from backends.guidance.grammar import short
 from backends.guidance.guide import Guide
 from backends.guidance.json_schema import OPTIONS
 from backends.guidance.limits import COUNTERS, TRIAL
+from backends.guidance.recent import Recent
 from backends.guidance.vocabulary import Vocabulary
 from backends.structured import StructuredOutput
 
@@ -51,8 +51,8 @@ class GrammarCompiler:
         self._vocab_size = vocab_size
         self._eos_token_ids = sorted(eos_token_ids)
         self._context_length = context_length
-        self._cache: OrderedDict[StructuredOutput, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
+        # Each with a lock: what is copied must not be copied by another thread meanwhile.
+        self._cache: Recent[StructuredOutput, tuple[LLMatcher, threading.Lock]] = Recent(CACHED)
         self._tokenizer: LLTokenizer | None = None
         # llguidance makes many errors that it handles itself. With stack traces compiling takes
         # four to eight times as long.
@@ -60,8 +60,10 @@ class GrammarCompiler:
         self._checked = CheckedGrammars(self._setup)
 
     def _setup(self) -> dict[str, Any]:
+        tokenizer_json = self._tokenizer_json()
+        self._load_tokenizer(tokenizer_json)
         return {
-            "tokenizer_json": self._tokenizer_json(),
+            "tokenizer_json": tokenizer_json,
             "vocab_size": self._vocab_size,
             "eos_token_ids": self._eos_token_ids,
             "context_length": self._context_length,
@@ -98,40 +100,38 @@ class GrammarCompiler:
 
     def _cached(self, guided: StructuredOutput) -> LLMatcher | None:
         """A copy: matchers are changed by what they match."""
-        with self._lock:
-            if guided not in self._cache:
-                return None
-            self._cache.move_to_end(guided)
-            return self._cache[guided].deep_copy()
+        if (kept := self._cache.get(guided)) is None:
+            return None
+        matcher, lock = kept
+        with lock:
+            return matcher.deep_copy()
 
     def _keep(self, guided: StructuredOutput, matcher: LLMatcher) -> LLMatcher:
-        with self._lock:
-            self._cache[guided] = matcher
-            while len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
-            return matcher.deep_copy()
+        copy = matcher.deep_copy()
+        self._cache.put(guided, (matcher, threading.Lock()))
+        return copy
 
     def _compile(self, guided: StructuredOutput, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**COUNTERS)
-        matcher = LLMatcher(self._own_tokenizer(), grammar, log_level=0, limits=limits)
+        assert self._tokenizer is not None  # what tries grammars has had it first
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         matcher.compute_bitmask()
         if matcher.is_error():
             raise InvalidField(guided.given_as, f"cannot be kept to: {short(matcher.get_error())}")
         return matcher
 
-    def _own_tokenizer(self) -> LLTokenizer:
+    def _load_tokenizer(self, tokenizer_json: str) -> None:
+        """Once, before there are requests to hold up."""
         from llguidance import LLTokenizer
 
-        with self._lock:
-            if self._tokenizer is None:
-                self._tokenizer = LLTokenizer(
-                    Vocabulary.of(self._tokenizer_json()).tokenizer_json,
-                    n_vocab=self._vocab_size,
-                    eos_token=self._eos_token_ids or None,
-                )
-            return self._tokenizer
+        if self._tokenizer is None:
+            self._tokenizer = LLTokenizer(
+                Vocabulary.of(tokenizer_json).tokenizer_json,
+                n_vocab=self._vocab_size,
+                eos_token=self._eos_token_ids or None,
+            )
 
     def close(self) -> None:
         self._checked.close()

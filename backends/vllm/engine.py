@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import uvloop
-from cachetools import LRUCache
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
@@ -28,6 +27,7 @@ from backends.engine import EngineRequest, GenerationOnly
 from backends.errors import EngineDead, EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.guidance.checked import CheckedGrammars
 from backends.guidance.limits import TRIAL
+from backends.guidance.recent import Recent
 from backends.structured import StructuredOutput
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
@@ -83,7 +83,7 @@ class VllmEngine(GenerationOnly):
         backend = self._llm.vllm_config.structured_outputs_config.backend
         self._uses_guidance = backend == GUIDANCE
         self._preparing: set[EngineRequest] = set()  # those whose grammars are tried
-        self._tried: LRUCache[StructuredOutput, str] = LRUCache(CACHED)
+        self._tried: Recent[StructuredOutput, str] = Recent(CACHED)
         self._lock = threading.Lock()
         self._grammars = CheckedGrammars(lambda: self._trials(tokenizer_json()))
         self._facts = static_facts(self._llm.vllm_config)
@@ -114,16 +114,12 @@ class VllmEngine(GenerationOnly):
             return self._start_soon(request, None)
         if request.output_ids:
             check_resumable(request.sampling)
+        if (tried := self._tried.get(guided)) is not None:
+            return self._start_soon(request, tried or None)
         with self._lock:
-            if guided in self._tried:
-                return self._start_soon(request, self._tried[guided] or None)
-            grammar = self._grammars.prepare(request, partial(self._known, guided), str)
+            grammar = self._grammars.prepare(request, partial(self._tried.get, guided), str)
             self._preparing.add(request)
         grammar.add_done_callback(partial(self._prepared, request))
-
-    def _known(self, guided: StructuredOutput) -> str | None:
-        with self._lock:
-            return self._tried.get(guided)
 
     def _start_soon(self, request: EngineRequest, grammar: str | None) -> None:
         params, name = sampling_params(request, grammar), request.sampling.lora_name
@@ -140,8 +136,7 @@ class VllmEngine(GenerationOnly):
         assert guided is not None
         try:
             tried = grammar.result()
-            with self._lock:
-                self._tried[guided] = tried
+            self._tried.put(guided, tried)
             self._start_soon(request, tried or None)
         except Exception as error:
             if not request.cancelled:

@@ -47,14 +47,19 @@ class Limited(GrammarCompiler):
 
     def __init__(self, tokenizer: Tokenizer, **limits: Any) -> None:  # noqa: ANN401
         self._limits = limits
+        self._others = helpers()
         super().__init__(tokenizer.to_json, PADDED, EOS)
 
     def _setup(self) -> dict[str, Any]:
         return super()._setup() | self._limits
 
+    def helpers(self) -> list[psutil.Process]:
+        """Its own."""
+        return [helper for helper in helpers() if helper not in self._others]
+
 
 @contextmanager
-def compiler(tokenizer: Tokenizer, **limits: Any) -> Iterator[GrammarCompiler]:  # noqa: ANN401
+def compiler(tokenizer: Tokenizer, **limits: Any) -> Iterator[Limited]:  # noqa: ANN401
     made = Limited(tokenizer, **limits)
     try:
         yield made
@@ -100,12 +105,12 @@ def test_what_a_trial_dies_of_is_refused(
     monkeypatch.setattr(checked, "QUICK", replace(QUICK, cpu_seconds=0.2))
     with compiler(tokenizer, **limits) as made:
         make(made, **DIGITS)
-        (before,) = helpers()
+        (before,) = made.helpers()
         for _ in range(2):
             with pytest.raises(InvalidField, match=f"^guided: cannot be kept to: .*{says}"):
                 make(made, **guided)
         assert not make(made, regex="[a-z]+").ended
-        assert helpers() == [before]  # which forks for each
+        assert made.helpers() == [before]  # which forks for each
 
 
 def test_a_slow_grammar_does_not_stand_before_others(
@@ -139,12 +144,13 @@ def test_a_grammar_that_many_ask_for_is_tried_once(tokenizer: Tokenizer) -> None
         assert gate.wait(30)
         return tokenizer.to_json()
 
+    others = helpers()
     made = GrammarCompiler(to_json, PADDED, EOS)
     wide = {"json": {"enum": [{"a": i} for i in range(1500)]}}
     waiting = [made.prepare(request(guided=wide)) for _ in range(30)]
     gate.set()
     guides = [future.result(60) for future in waiting]
-    (helper,) = helpers()
+    (helper,) = (process for process in helpers() if process not in others)
     assert len(set(map(id, guides))) == 30
     assert helper.cpu_times().children_user < 3
     made.close()
@@ -154,10 +160,10 @@ def test_it_is_started_again_when_it_was_killed(tokenizer: Tokenizer) -> None:
     with compiler(tokenizer) as made:
         make(made, **DIGITS)
         for number in range(2):
-            (helper,) = helpers()
+            (helper,) = made.helpers()
             helper.kill()
             assert not make(made, regex=f"[0-9]{{{number + 1}}}").ended
-        assert len(helpers()) == 1
+        assert len(made.helpers()) == 1
 
 
 def test_without_it_nothing_is_compiled(
@@ -175,7 +181,7 @@ def test_without_it_nothing_is_compiled(
 def test_it_ends_with_the_compiler(tokenizer: Tokenizer) -> None:
     with compiler(tokenizer) as made:
         make(made, **DIGITS)
-        (helper,) = helpers()
+        (helper,) = made.helpers()
         waiting = made.prepare(request(guided={"json": SLOWEST}))
         children = helper.children
         wait_until(lambda: children())
@@ -216,5 +222,5 @@ def test_it_ends_with_a_process_that_is_killed() -> None:
 def test_it_does_not_import_pytorch(tokenizer: Tokenizer) -> None:
     with compiler(tokenizer) as made:
         make(made, **DIGITS)
-        (helper,) = helpers()
+        (helper,) = made.helpers()
         assert not any("torch" in region.path for region in helper.memory_maps())
