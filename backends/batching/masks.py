@@ -44,7 +44,7 @@ class Masks:
         ready = []
         for row in rows:
             sequence, guide = step[row], step[row].sampler.guide
-            if guide is not None and (guide.last_seconds > QUICK_SECONDS or self._left < 0):
+            if guide is not None and (guide.expected_seconds > QUICK_SECONDS or self._left < 0):
                 self._held.append((sequence, torch.as_tensor(logits[row]).clone()))
             elif guide is None or self._found(sequence, logits.shape[-1], fail):
                 ready.append(row)

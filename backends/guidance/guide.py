@@ -37,8 +37,12 @@ class Guide:
         # each of them would take longer and longer.
         self._forced: deque[int] = deque()
         self._masks, self._slow_masks, self._seconds = 0, 0, 0.0
-        self.last_seconds = 0.0
-        """Of processor time, which finding the last mask took."""
+        self._last_seconds = 0.0
+
+    @property
+    def expected_seconds(self) -> float:
+        """Of processor time, that finding the next mask may take: as the last one did."""
+        return 0.0 if self._forced or self._mask is not None else self._last_seconds
 
     def find_mask(self, words: int) -> None:
         """Finds out which tokens may come next, where that is not known yet. ``words``: of the
@@ -58,7 +62,7 @@ class Guide:
         self._count(time.thread_time() - began)
 
     def _count(self, seconds: float) -> None:
-        self.last_seconds = seconds
+        self._last_seconds = seconds
         self._seconds += seconds
         self._masks += 1
         self._slow_masks += seconds > SLOW_MASK_SECONDS

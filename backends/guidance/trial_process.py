@@ -27,7 +27,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from backends.errors import InvalidField
-from backends.guidance.bounds import TooLarge
+from backends.guidance.bounds import MAX_LITERAL, TooLarge
 from backends.guidance.grammar import lark_grammar, short
 from backends.guidance.limits import SLOW_MASK_SECONDS
 from backends.guidance.vocabulary import Vocabulary
@@ -74,11 +74,21 @@ class Trial:
         renamed so that it is not cut into these; ``compiles``: llguidance will compile what is
         tried, and not only its sizes matter; ``stack_bytes`` and ``memory_bytes`` that a trial
         may take. Raises ValueError."""
+        self._forces, self._compiles = setup["forces"], setup["compiles"]
+        self._options: dict[str, Any] = setup["options"]
+        self._stack_bytes: int = setup["stack_bytes"]
+        self._memory_bytes: int = setup["memory_bytes"]
+        self._special: dict[str, int] = {}
+        self._longest_literal = MAX_LITERAL
+        if self._compiles:
+            self._load_tokenizer(setup)
+
+    def _load_tokenizer(self, setup: dict[str, Any]) -> None:
         from llguidance import LLParserLimits, LLTokenizer
 
         vocabulary = Vocabulary.of(setup["tokenizer_json"])
         self._special = vocabulary.special
-        self._forces, self._compiles = setup["forces"], setup["compiles"]
+        self._longest_literal = vocabulary.longest_token * setup["context_length"]
         self._tokenizer = LLTokenizer(
             vocabulary.tokenizer_json if self._forces else setup["tokenizer_json"],
             n_vocab=setup["vocab_size"],
@@ -86,10 +96,6 @@ class Trial:
         )
         limits = setup["limits"]
         self._limits = LLParserLimits(**limits) if limits is not None else None
-        self._longest_literal = vocabulary.longest_token * setup["context_length"]
-        self._options: dict[str, Any] = setup["options"]
-        self._stack_bytes: int = setup["stack_bytes"]
-        self._memory_bytes: int = setup["memory_bytes"]
 
     def limit(self, job: dict[str, Any]) -> None:
         """This process dies where it does not keep to the limits."""
@@ -161,6 +167,7 @@ def _run(trial: Trial, channel: socket.socket, job: dict[str, Any]) -> None:
     """In a forked process, which ends here."""
     code = 1
     try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a compiler says when it dies
         trial.limit(job)
         result = trial.result(job)
         for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):

@@ -21,7 +21,7 @@ from backends.structured import StructuredOutput
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 120
+START_SECONDS = 60
 """A tokenizer of 250,000 tokens takes two on an idle machine."""
 
 

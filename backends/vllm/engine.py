@@ -85,7 +85,7 @@ class VllmEngine(GenerationOnly):
         self._preparing: set[EngineRequest] = set()  # those whose grammars are tried
         self._tried: Recent[StructuredOutput, str] = Recent(CACHED)
         self._lock = threading.Lock()
-        self._grammars = CheckedGrammars(lambda: self._trials(tokenizer_json()))
+        self._grammars = CheckedGrammars(lambda: self._trials(tokenizer_json))
         self._facts = static_facts(self._llm.vllm_config)
 
     async def _start(self, arguments: Any) -> AsyncLLM:  # noqa: ANN401
@@ -93,9 +93,9 @@ class VllmEngine(GenerationOnly):
         self._sweeper = asyncio.create_task(self._sweep())
         return llm
 
-    def _trials(self, tokenizer_json: str) -> dict[str, Any]:
+    def _trials(self, tokenizer_json: Callable[[], str]) -> dict[str, Any]:
         return {
-            "tokenizer_json": tokenizer_json,
+            "tokenizer_json": tokenizer_json() if self._uses_guidance else "",
             "vocab_size": max(self.vocab_size, self._llm.model_config.get_vocab_size()),
             "eos_token_ids": [],
             "context_length": self.context_length,
