@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from backends.guidance.patterns import without_first_lookahead
+
 Schema: TypeAlias = dict[str, Any]
 
 FORMATS = frozenset(
@@ -38,6 +40,10 @@ def without_neutral(schema: Schema) -> Schema:
         and not _is_neutral(name, value)
     }
     _older_spellings(made)
+    if isinstance(pattern := made.get("pattern"), str):
+        made["pattern"], also = without_first_lookahead(pattern)
+        if also is not None:
+            made["allOf"] = [*(made.get("allOf") or []), {"pattern": also}]
     if "contains" in made and made.get("minContains") == 0 and "maxContains" not in made:
         del made["contains"]
     if "contains" not in made:

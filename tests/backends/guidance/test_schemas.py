@@ -27,6 +27,14 @@ EMAIL = (
     r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@"
     r"([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
 )
+DURATION = (
+    r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?"
+    r"(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$"
+)
+HOSTNAME = (
+    r"^(?=.{1,253}\.?$)[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?)*\.?$"
+)
 MAP: Schema = {"type": "object", "additionalProperties": INTEGER}
 
 
@@ -259,6 +267,13 @@ def test_references_of_tools_are_relative_to_their_own_schemas(
         ),
         ({"type": "string", "pattern": DECIMAL}, ["1", "-0.5", ".5", "1."], ["", "-", ".", "a"]),
         ({"type": "string", "pattern": EMAIL}, ["a.b@c.de"], [".a@c.de", "a..b@c.de", "a@c"]),
+        ({"type": "string", "pattern": DURATION}, ["P1Y", "PT1.5S"], ["P", "PT", "P1W1D"]),
+        (
+            {"type": "string", "pattern": HOSTNAME, "format": "hostname"},
+            ["a.b", f"{'a' * 60}.b"],
+            ["-a", ".".join(["a" * 60] * 5)],
+        ),
+        ({"type": "string", "pattern": "^(?=[ab)]{2}$)[b-z)]+$"}, ["bb", "b)"], ["ab", "b", "cc"]),
     ],
     ids=lambda value: json.dumps(value)[:60],
 )
@@ -271,6 +286,7 @@ def test_alternatives_that_cannot_be_kept_to_are_spared(
 @pytest.mark.parametrize(
     "schema",
     [
+        *({"type": "string", "pattern": p} for p in ("^(?=a)a|b$", "^(?=a", "^(?=(?=a)a)a")),
         *(LOOKAHEAD, {"anyOf": [LOOKAHEAD, {"not": {}}]}, {"oneOf": [LOOKAHEAD, INTEGER]}),
         *({"allOf": [LOOKAHEAD]}, {"type": "string", "pattern": "(?<=a)b"}),
         {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, LOOKAHEAD]}}},
@@ -283,7 +299,8 @@ def test_there_has_to_be_one_that_can(guide: MakeGuide, schema: Schema) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "alphabet", "length"), [(DECIMAL, "+-.01", 5), (EMAIL, ".a_'@-", 7)]
+    ("pattern", "alphabet", "length"),
+    [(DECIMAL, "+-.01", 5), (EMAIL, ".a_'@-", 7), (DURATION, "PT1YMWS.", 6)],
 )
 def test_patterns_of_libraries_without_their_lookaheads_are_the_same(
     pattern: str, alphabet: str, length: int
