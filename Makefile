@@ -1,6 +1,7 @@
 # make serve   install, start Triton and the control plane with the demo model, answer a prompt
 # make test    install what tests need, and run them all
 # make bench   measure the gateway and the engines, each beside what users have otherwise
+# make fuzz    send a real server odd and hostile structured output, for MINUTES (10)
 #
 # PYTHON       the Python to make the virtual environment with (3.11 to 3.13)
 # TORCH        the PyTorch to install where there is none
@@ -17,6 +18,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 BACKEND ?=
 ARGS ?=
+MINUTES ?= 10
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -26,7 +28,7 @@ TEST_READY := $(VENV)/.ready-to-test
 BENCH_READY := $(VENV)/.ready-to-bench
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: serve test check bench clean
+.PHONY: serve test check bench fuzz clean
 
 ifeq ($(BACKEND),vllm)
 serve: $(VLLM_READY)
@@ -51,6 +53,9 @@ bench: $(BENCH_READY) $(VLLM_READY)
 	@$(BIN)/python -m tests.benchmarks.onnx $(ARGS)
 	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m tests.benchmarks.vllm $(ARGS)
 	@$(BIN)/python -m tests.benchmarks.openai_route $(filter --quick,$(ARGS))
+
+fuzz: $(TEST_READY)
+	@$(BIN)/python -m tests.fuzz.structured_output --minutes $(MINUTES) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache

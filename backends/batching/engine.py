@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from backends.batching.masks import Masks
 from backends.batching.runner import Runner, Segment
 from backends.batching.sequence import RunningSequence, common_prefix
 from backends.contract import FinishReason
@@ -30,6 +31,7 @@ from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
+from backends.guidance.limits import deep_stacks
 from backends.sampling import Logits, Sampler, sample
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,8 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
             target=self._main, args=(load, num_threads, loaded), name="engine", daemon=True
         )
         self._start = threading.Event()
-        self._thread.start()
+        with deep_stacks():  # it finds the tokens that grammars allow
+            self._thread.start()
         self.model = model = loaded.result()
         self.context_length = model.context_length
         self.vocab_size = model.vocab_size
@@ -104,13 +107,16 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
         }
         self._reused_tokens = 0
         self._grammars = (
-            GrammarCompiler(tokenizer_json, model.vocab_size, model.eos_token_ids)
+            GrammarCompiler(
+                tokenizer_json, model.vocab_size, model.eos_token_ids, model.context_length
+            )
             if tokenizer_json is not None
             else None
         )
         self._preparing: set[EngineRequest] = set()  # those whose guides are being made
         self._waiting: deque[EngineRequest] = deque()
         self._running: list[RunningSequence] = []  # in the order in which they came
+        self._masks = Masks()
         # What each slot holds, and the slots without a sequence, the longest unused one first.
         self._held: list[list[int]] = [[] for _ in range(runner.slots)]
         self._free = list(range(runner.slots))
@@ -192,9 +198,11 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
             while self._wait():
                 self._drop_ended()
                 self._admit()
+                self._masks.begin_step()
                 step, size = self._next_step(), self._runner.max_segments
                 for i in range(0, len(step), size):
                     self._compute(step[i : i + size])
+                self._sample_held()
                 self._drop_ended()
         with self._wake:
             preparing, self._preparing = self._preparing, set()
@@ -352,18 +360,25 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
 
     def _emit(self, step: list[RunningSequence], logits: Logits) -> None:
         rows = [i for i, s in enumerate(step) if not s.left and not s.request.cancelled]
+        if any(step[i].sampler.guide is not None for i in rows):
+            rows = self._masks.find(step, rows, logits, self._end)
         if not rows:
             return
-        ready = [step[i] for i in rows]
-        if len(rows) < len(step):
-            logits = logits[rows]
+        self._sample([step[i] for i in rows], logits[rows] if len(rows) < len(step) else logits)
+
+    def _sample_held(self) -> None:
+        """The sequences whose masks had to wait."""
+        if held := self._masks.find_held(self._end):
+            self._sample([s for s, _ in held], torch.stack([logits for _, logits in held]))
+
+    def _sample(self, ready: list[RunningSequence], logits: Logits) -> None:
         try:
             tokens = sample([s.sampler for s in ready], logits)
         except Exception as error:
             if len(ready) == 1:
                 return self._end(ready[0], error)
             for sequence, row in zip(ready, logits, strict=True):  # one of them is at fault
-                self._emit([sequence], row[None])
+                self._sample([sequence], row[None])
             return
         for sequence, token in zip(ready, tokens, strict=True):
             self._put(sequence, token)

@@ -1,42 +1,32 @@
-"""Grammars for one model's tokens, made beside the engine's thread.
+"""Grammars for one model's tokens, made beside the engine's thread once they have been tried.
 
-Most take a few milliseconds, the largest that a request may bring around a second. What a grammar
-may cost is bounded by llguidance's own counters, not by time, so that what is refused is always
-refused.
+What a grammar may cost is bounded by the sizes of what is written in it, by llguidance's own
+counters, and where these are not enough by a trial in a process of its own.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backends.engine import EngineRequest
-from backends.errors import Cancelled, EngineError, InvalidField, Overloaded
-from backends.guidance.grammar import llguidance_grammar, short
+from backends.errors import EngineError, InvalidField
+from backends.guidance.checked import CheckedGrammars
+from backends.guidance.grammar import short
 from backends.guidance.guide import Guide
+from backends.guidance.json_schema import OPTIONS
+from backends.guidance.limits import COUNTERS, TRIAL
+from backends.guidance.recent import Recent
+from backends.guidance.vocabulary import Vocabulary
 from backends.structured import StructuredOutput
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-logger = logging.getLogger(__name__)
-
-LIMITS: dict[str, Any] = {
-    # Half and less of llguidance's defaults: a step holds up all sequences.
-    "initial_lexer_fuel": 500_000,
-    "step_lexer_fuel": 100_000,
-    "step_max_items": 20_000,
-    "max_lexer_states": 50_000,
-    "max_grammar_size": 200_000,
-    "verbose_errors": False,
-}
-
-THREADS = 2
-MAX_PENDING = 64
 CACHED = 64
 """Grammars that are kept: those used last."""
 
@@ -49,34 +39,40 @@ class GrammarCompiler:
         tokenizer_json: Callable[[], str],
         vocab_size: int,
         eos_token_ids: Iterable[int],
+        context_length: int = 1 << 30,
     ) -> None:
         """``tokenizer_json``: gives the tokenizer as the ``tokenizers`` library writes it, and
-        raises ValueError where it cannot. It is called in a thread of the compiler's, at once:
-        what a vocabulary of 150,000 needs takes a second.
+        raises ValueError where it cannot. It is called in a thread of the compiler's, at once.
 
         ``vocab_size``: how many logits the model gives; ids that the tokenizer lacks are never
-        allowed.
+        allowed. ``context_length``: in tokens.
         """
+        self._tokenizer_json = tokenizer_json
         self._vocab_size = vocab_size
         self._eos_token_ids = sorted(eos_token_ids)
-        self._cache: OrderedDict[StructuredOutput, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
-        self._pending = 0
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grammars")
-        self._tokenizer = self._pool.submit(self._load, tokenizer_json)
+        self._context_length = context_length
+        # Each with a lock: what is copied must not be copied by another thread meanwhile.
+        self._cache: Recent[StructuredOutput, tuple[LLMatcher, threading.Lock]] = Recent(CACHED)
+        self._tokenizer: LLTokenizer | None = None
+        # llguidance makes many errors that it handles itself. With stack traces compiling takes
+        # four to eight times as long.
+        os.environ["RUST_LIB_BACKTRACE"] = "0"
+        self._checked = CheckedGrammars(self._setup)
 
-    def _load(self, tokenizer_json: Callable[[], str]) -> LLTokenizer:
-        try:
-            from llguidance import LLTokenizer
-
-            return LLTokenizer(
-                tokenizer_json(),
-                n_vocab=self._vocab_size,
-                eos_token=self._eos_token_ids or None,
-            )
-        except (ImportError, ValueError) as error:
-            logger.warning("no structured output: %s", short(error))
-            raise
+    def _setup(self) -> dict[str, Any]:
+        tokenizer_json = self._tokenizer_json()
+        self._load_tokenizer(tokenizer_json)
+        return {
+            "tokenizer_json": tokenizer_json,
+            "vocab_size": self._vocab_size,
+            "eos_token_ids": self._eos_token_ids,
+            "context_length": self._context_length,
+            "options": dict(OPTIONS),
+            "limits": COUNTERS,
+            "forces": True,
+            "compiles": True,
+            **TRIAL,
+        }
 
     def prepare(self, request: EngineRequest) -> Future[Guide]:
         """The guide of a request that is ``guided``, at the end of its ``output_ids``.
@@ -84,65 +80,61 @@ class GrammarCompiler:
         The future may be done already. It fails with `InvalidField`; or with `Cancelled`, if the
         request was before its turn. Raises `Overloaded`.
         """
-        future: Future[Guide] = Future()
         guided = request.sampling.guided
         assert guided is not None
         if (matcher := self._cached(guided)) is not None:
+            future: Future[Guide] = Future()
             _settle(future, lambda: _guide(matcher, guided, request))
             return future
-        with self._lock:
-            if self._pending >= MAX_PENDING:
-                raise Overloaded(f"{MAX_PENDING} requests are waiting for their grammars already")
-            self._pending += 1
-        return self._pool.submit(self._make, guided, request)
+        return self._checked.prepare(
+            request, partial(self._made, guided, request), partial(self._make, guided, request)
+        )
 
-    def _make(self, guided: StructuredOutput, request: EngineRequest) -> Guide:
-        try:
-            if request.cancelled:
-                raise Cancelled("the request was cancelled")
-            matcher = self._cached(guided) or self._keep(guided, self._compile(guided))
-            return _guide(matcher, guided, request)
-        finally:
-            with self._lock:
-                self._pending -= 1
+    def _made(self, guided: StructuredOutput, request: EngineRequest) -> Guide | None:
+        matcher = self._cached(guided)
+        return None if matcher is None else _guide(matcher, guided, request)
+
+    def _make(self, guided: StructuredOutput, request: EngineRequest, grammar: str) -> Guide:
+        matcher = self._keep(guided, self._compile(guided, grammar))
+        return _guide(matcher, guided, request)
 
     def _cached(self, guided: StructuredOutput) -> LLMatcher | None:
         """A copy: matchers are changed by what they match."""
-        with self._lock:
-            if guided not in self._cache:
-                return None
-            self._cache.move_to_end(guided)
-            return self._cache[guided].deep_copy()
-
-    def _keep(self, guided: StructuredOutput, matcher: LLMatcher) -> LLMatcher:
-        with self._lock:
-            self._cache[guided] = matcher
-            while len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
+        if (kept := self._cache.get(guided)) is None:
+            return None
+        matcher, lock = kept
+        with lock:
             return matcher.deep_copy()
 
-    def _compile(self, guided: StructuredOutput) -> LLMatcher:
+    def _keep(self, guided: StructuredOutput, matcher: LLMatcher) -> LLMatcher:
+        copy = matcher.deep_copy()
+        self._cache.put(guided, (matcher, threading.Lock()))
+        return copy
+
+    def _compile(self, guided: StructuredOutput, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
 
-        try:
-            tokenizer = self._tokenizer.result()
-        except (ImportError, ValueError) as error:
-            raise InvalidField(
-                guided.given_as, f"is not possible with this model: {short(error)}"
-            ) from None
-        grammar = llguidance_grammar(guided)
-        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
+        limits = LLParserLimits(**COUNTERS)
+        assert self._tokenizer is not None  # what tries grammars has had it first
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         matcher.compute_bitmask()
-        # The first tokens show what is too large to keep to, or has no text at all.
-        first = matcher.deep_copy()
-        if first.consume_tokens(first.compute_ff_tokens()) and not first.is_stopped():
-            first.compute_bitmask()
-        if first.is_error():
-            raise InvalidField(guided.given_as, f"cannot be kept to: {short(first.get_error())}")
+        if matcher.is_error():
+            raise InvalidField(guided.given_as, f"cannot be kept to: {short(matcher.get_error())}")
         return matcher
 
+    def _load_tokenizer(self, tokenizer_json: str) -> None:
+        """Once, before there are requests to hold up."""
+        from llguidance import LLTokenizer
+
+        if self._tokenizer is None:
+            self._tokenizer = LLTokenizer(
+                Vocabulary.of(tokenizer_json).tokenizer_json,
+                n_vocab=self._vocab_size,
+                eos_token=self._eos_token_ids or None,
+            )
+
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._checked.close()
 
 
 def _guide(matcher: LLMatcher, guided: StructuredOutput, request: EngineRequest) -> Guide:

@@ -9,21 +9,32 @@ from contextlib import contextmanager
 from typing import Any
 
 from backends.errors import InvalidField
-from backends.guidance.json_schema import OPTIONS, exact_schema
+from backends.guidance.bounds import MAX_LITERAL, Literals, TooLarge, check_pattern
+from backends.guidance.calls import Calls
+from backends.guidance.gbnf import lark_rules
+from backends.guidance.json_schema import OPTIONS, exact_schema, finished
 from backends.structured import StructuredOutput
 
 
-def llguidance_grammar(guided: StructuredOutput) -> str:
-    """Raises `InvalidField` for what cannot be a grammar; the grammar may still prove wrong."""
-    with _errors_named(guided):
-        return _grammar(guided)
+def lark_grammar(
+    guided: StructuredOutput,
+    special: Mapping[str, int],
+    longest_literal: int = MAX_LITERAL,
+    options: Mapping[str, Any] = OPTIONS,
+) -> str:
+    """In Lark's form, as llguidance reads it. ``special``: the ids of special tokens, by name.
+    ``longest_literal``: characters that the model's context has room for. ``options``: of
+    llguidance, for JSON.
 
-
-def guided_schema(guided: StructuredOutput, options: Mapping[str, Any] = OPTIONS) -> str:
-    """Of the kinds ``json`` and ``json_object``, a JSON schema with llguidance's options in it.
-    Raises `InvalidField`."""
-    with _errors_named(guided):
-        return exact_schema(guided.given_as, str(guided.value) or '{"type": "object"}', options)
+    Raises `InvalidField` for what cannot be a grammar; the grammar may still prove wrong.
+    """
+    literals = Literals(longest_literal)
+    rules, names = "", []
+    for number, form in enumerate(guided.forms):
+        names.append(f"form{number}")
+        with _errors_named(form):
+            rules += _rules(form, names[-1], special, literals, options)
+    return f"start: {' | '.join(names)}\n{rules}"
 
 
 @contextmanager
@@ -33,6 +44,8 @@ def _errors_named(guided: StructuredOutput) -> Iterator[None]:
         yield
     except InvalidField:
         raise
+    except TooLarge as error:
+        raise InvalidField(guided.given_as, str(error)) from error
     except Exception as error:
         raise InvalidField(guided.given_as, f"{_NAMES[guided.kind]} {short(error)}") from None
 
@@ -43,44 +56,52 @@ _NAMES = {
     "regex": "has a pattern that cannot be read:",
     "choice": "has choices that cannot be read:",
     "grammar": "has a grammar that is not GBNF:",
+    "tool_calls": "has tools that cannot be read:",
 }
 
 
+_PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+_EXCERPT = re.compile(r"^\s*\d+ \| ", re.MULTILINE)
+
+
 def short(error: object) -> str:
-    """A library's message in one line that is not the whole grammar."""
-    first = str(error).replace("<non-verbose/>", "").strip()
-    text = " ".join(first.split()) or type(error).__name__
+    """A library's message in one line, without places in a grammar that nobody has seen."""
+    first = _EXCERPT.split(str(error).replace("<non-verbose/>", ""), maxsplit=1)[0]
+    text = " ".join(_PLACE.sub("", first.strip()).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
-def _grammar(guided: StructuredOutput) -> str:
+def _rules(
+    guided: StructuredOutput,
+    name: str,
+    special: Mapping[str, int],
+    literals: Literals,
+    options: Mapping[str, Any],
+) -> str:
+    """Lark, whose rule ``name`` is the text."""
+    value = guided.value
+    if guided.kind == "choice":
+        texts = [str(text) for text in value]
+        for text in texts:
+            literals.add(text)
+        choices = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+        return f"{name}: {name.upper()}\n{name.upper()}: {choices}\n"
+    text = str(value)
+    if guided.kind == "regex":
+        check_pattern(text)
+        return f"{name}: /{_in_slashes(text)}/\n"
+    if guided.kind == "grammar":
+        rules, root = lark_rules(text, literals, f"{name}_")
+        return f"{name}: {root}\n{rules}"
+    if guided.kind == "tool_calls":
+        return Calls.of(guided, literals).rules(name, special, options)
+    schema = exact_schema(guided.given_as, text or '{"type": "object"}', literals)
+    # As text: what a converter makes of Python's numbers is not all of JSON's.
+    return f"{name}: %json {finished(schema, options)}\n"
+
+
+def _in_slashes(pattern: str) -> str:
     from llguidance import LLMatcher
 
-    value = guided.value
-    if isinstance(value, tuple):
-        choices = " | ".join(json.dumps(text, ensure_ascii=False) for text in value)
-        return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}\n")
-    if guided.kind == "regex":
-        return LLMatcher.grammar_from_regex(value)
-    if guided.kind == "grammar":
-        return LLMatcher.grammar_from_lark(_lark(value))
-    # As text: what the converter makes of Python's numbers is not all of JSON's.
-    return LLMatcher.grammar_from_json_schema(guided_schema(guided))
-
-
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
-
-
-def _lark(gbnf: str) -> str:
-    from llguidance.gbnf_to_lark import gbnf_to_lark
-
-    def literal(match: re.Match[str]) -> str:
-        """The converter keeps escapes by number as they are, which Lark reads otherwise."""
-        code = match[1] or match[2] or match[3]
-        if code is None:
-            return match[0]
-        character = chr(int(code, 16))
-        special = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
-        return special.get(character) or ("\\" + character if character in "[]" else character)
-
-    return gbnf_to_lark(_ESCAPE.sub(literal, gbnf))
+    grammar = json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]["lark_grammar"]
+    return str(grammar).removeprefix("start: /").removesuffix("/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,12 @@ from torch import Tensor
 
 from backends.errors import InvalidField
 from backends.guidance.grammar import short
+from backends.guidance.limits import (
+    MASKS_SECONDS,
+    MAX_SLOW_MASKS,
+    MEAN_MASK_SECONDS,
+    SLOW_MASK_SECONDS,
+)
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -24,24 +32,68 @@ class Guide:
         """``matcher`` is this guide's own; ``given_as``: the field that errors name."""
         self._matcher = matcher
         self._given_as = given_as
+        self._mask: Tensor | None = None  # of the tokens that may come next
+        # Tokens that have to come, the next one first: cutting a long text into tokens again for
+        # each of them would take longer and longer.
+        self._forced: deque[int] = deque()
+        self._masks, self._slow_masks, self._seconds = 0, 0, 0.0
+        self._last_seconds = 0.0
+
+    @property
+    def expected_seconds(self) -> float:
+        """Of processor time, that finding the next mask may take: as the last one did."""
+        return 0.0 if self._forced or self._mask is not None else self._last_seconds
+
+    def find_mask(self, words: int) -> None:
+        """Finds out which tokens may come next, where that is not known yet. ``words``: of the
+        mask, of 32 tokens each. Raises `InvalidField` where it takes too long."""
+        if self._mask is not None:
+            return
+        self._mask = torch.zeros(words, dtype=torch.int32)
+        if self._forced:
+            return _allow(self._mask, self._forced[0])
+        began = time.thread_time()
+        size = self._mask.numel() * self._mask.element_size()
+        self._matcher.unsafe_compute_mask_ptr(self._mask.data_ptr(), size)
+        if self._matcher.is_error():
+            raise self._gives_up(short(self._matcher.get_error()))
+        if _is_one(self._mask):
+            self._forced.extend(self._matcher.compute_ff_tokens())
+        self._count(time.thread_time() - began)
+
+    def _count(self, seconds: float) -> None:
+        self._last_seconds = seconds
+        self._seconds += seconds
+        self._masks += 1
+        self._slow_masks += seconds > SLOW_MASK_SECONDS
+        if (
+            self._slow_masks > MAX_SLOW_MASKS
+            or self._seconds > MASKS_SECONDS + MEAN_MASK_SECONDS * self._masks
+        ):
+            raise self._gives_up("finding its tokens takes too long")
+
+    def _gives_up(self, problem: str) -> InvalidField:
+        return InvalidField(self._given_as, f"describes too much to keep to: {problem}")
 
     def allow(self, row: Tensor) -> None:
         """Sets in ``row``, INT32 [words of 32 tokens] on the CPU, the bits of the tokens that may
         come next, end-of-sequence tokens included where the text may end. Raises `InvalidField`
         where finding out takes too long."""
-        self._matcher.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
-        if self._matcher.is_error():
-            raise InvalidField(
-                self._given_as,
-                f"describes too much to keep to: {short(self._matcher.get_error())}",
-            )
+        self.find_mask(row.numel())
+        assert self._mask is not None
+        row.copy_(self._mask)
 
     def advance(self, token_id: int) -> None:
-        """A token that was allowed. Raises nothing: the next `allow` tells what went wrong."""
+        """A token that was allowed. Raises nothing: the next `find_mask` tells what went wrong."""
+        self._mask = None
+        if self._forced and self._forced.popleft() != token_id:
+            self._forced.clear()
         self._matcher.consume_token(token_id)
 
     def resume(self, token_ids: Sequence[int]) -> None:
         """Tokens that were generated before. Raises `InvalidField` where they do not fit."""
+        self._mask = None
+        self._forced.clear()
         taken = self._matcher.try_consume_tokens(list(token_ids))
         if taken < len(token_ids):
             raise InvalidField(
@@ -54,6 +106,25 @@ class Guide:
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
 
+def _allow(mask: Tensor, token_id: int) -> None:
+    word, bit = divmod(token_id, WORD_BITS)
+    mask[word] = (1 << bit) - (1 << WORD_BITS if bit == WORD_BITS - 1 else 0)
+
+
+def _is_one(mask: Tensor) -> bool:
+    """Whether a single token is allowed."""
+    found = mask.nonzero()
+    if len(found) != 1:
+        return False
+    word = int(mask[found[0, 0]]) & 0xFFFFFFFF
+    return word & (word - 1) == 0
+
+
+def words_of(vocabulary: int) -> int:
+    """How many words a mask has."""
+    return -(-vocabulary // WORD_BITS)
+
+
 def restrict(scores: Tensor, guides: Sequence[Guide | None]) -> Tensor:
     """The scores FP32 [sequences, vocabulary] with minus infinity for what a guide does not allow.
 
@@ -63,7 +134,7 @@ def restrict(scores: Tensor, guides: Sequence[Guide | None]) -> Tensor:
     if not rows:
         return scores
     vocabulary = scores.shape[-1]
-    words = torch.zeros(len(rows), -(-vocabulary // WORD_BITS), dtype=torch.int32)
+    words = torch.zeros(len(rows), words_of(vocabulary), dtype=torch.int32)
     for word_row, guide in zip(words, filter(None, guides), strict=True):
         guide.allow(word_row)
     penalties = _penalties(words.view(torch.uint8).to(scores.device), vocabulary)

@@ -1,4 +1,5 @@
-"""JSON schemas, made safe for llguidance: what it would take and not keep to is refused here.
+"""JSON schemas, made safe for llguidance: what it would take and not keep to is refused here, and
+what asks for nothing is left out.
 
 llguidance itself refuses the keywords that it does not know how to keep to (``not``, ``if``,
 ``uniqueItems``, a ``oneOf`` whose parts may overlap, ...), and takes what is no keyword of JSON
@@ -11,14 +12,33 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeGuard
 
 from backends.errors import InvalidField
+from backends.guidance.bounds import (
+    MAX_PARTS,
+    Literals,
+    TooLarge,
+    check_pattern,
+    check_steps,
+)
+from backends.guidance.branches import drop_branches
+from backends.guidance.keywords import without_neutral
 from backends.guidance.patterns import safe_pattern
-
-Schema: TypeAlias = dict[str, Any]
+from backends.guidance.references import (
+    NAMED,
+    VALUES,
+    References,
+    Schema,
+    escaped,
+    is_resource,
+    pointer_of,
+    reference_to,
+    renamed,
+)
+from backends.structured import MAX_REGEX_CHARACTERS
 
 OPTIONS: Mapping[str, Any] = {
     # One space at most where JSON has room for some: as much as a model likes could be forever.
@@ -38,44 +58,120 @@ states counting takes."""
 MAX_EXACT = 2**53
 """llguidance computes with doubles: of whole numbers from here on it knows every second."""
 
-_VALUES = frozenset({"const", "enum", "default", "examples"})  # anything, and no schemas
-_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 
-
-def exact_schema(field: str, text: str, options: Mapping[str, Any] = OPTIONS) -> str:
-    """A schema with llguidance's options in it, as JSON. ``field``: what errors name. Raises
+def exact_schema(field: str, text: str, literals: Literals | None = None) -> Schema:
+    """A schema that llguidance keeps to, or refuses. ``field``: what errors name. Raises
     `InvalidField`, ValueError."""
-    schema: Schema | bool = json.loads(text)
-    if isinstance(schema, bool):
-        schema = {} if schema else {"anyOf": []}
+    document: Schema | bool = json.loads(text)
+    if isinstance(document, bool):
+        document = {} if document else {"anyOf": []}
+    schema = plain_schema(document)
+    check_schema(field, schema, literals or Literals())
+    return schema
+
+
+def finished(schema: Schema, options: Mapping[str, Any] = OPTIONS) -> str:
+    """As JSON, with llguidance's options in it, and without alternatives that it would refuse."""
+    drop_branches(schema)
+    return json.dumps(schema | {"x-guidance": dict(options)})
+
+
+def check_schema(field: str, schema: Schema, literals: Literals) -> None:
+    """What llguidance would take and not keep to, and sizes. Some bounds are rounded, in place.
+    Raises `InvalidField`, ValueError."""
     multiples: list[int] = []
-    for part in _schemas(schema):
+    for number, part in enumerate(_schemas(schema)):
+        if number == MAX_PARTS:
+            raise TooLarge(f"must have a schema of at most {MAX_PARTS} parts")
+        _check_named(field, part)
         multiples += _digits(part.get("multipleOf"))
         _check_properties(field, part)
         _round_bounds(field, part)
+        _check_values(field, [part.get("const"), part.get("enum")], literals)
+        _check_names(part, literals)
         _secure_patterns(field, part)
-        _check_values(field, [part.get("const"), part.get("enum")])
+    check_steps("", _Graph(schema).steps, "a schema")
     if math.lcm(*multiples) > MAX_MULTIPLE:
         raise InvalidField(
             field,
             f"must have a schema whose `multipleOf` have a least common multiple of at most "
             f"{MAX_MULTIPLE}, in units of their last digit",
         )
-    return json.dumps(schema | {"x-guidance": dict(options)})
+
+
+def plain_schema(document: Schema, place: str = "") -> Schema:
+    """A copy whose references are JSON pointers, without what asks for nothing. ``place``: the
+    pointer of where the copy will be in another document; references go on to lead into it."""
+    references = References(document)
+
+    def copied(value: object, resource: str, pointer: str, is_schema: bool) -> Any:  # noqa: ANN401
+        if isinstance(value, list):
+            return [
+                copied(part, resource, f"{pointer}/{i}", is_schema) for i, part in enumerate(value)
+            ]
+        if not isinstance(value, dict):
+            return value
+        if is_schema and is_resource(value):
+            resource = pointer
+        made = {}
+        for name, part in value.items():
+            below = f"{pointer}/{escaped(name)}"
+            if is_schema and name in VALUES:
+                made[name] = part
+            elif is_schema and name == "$ref" and isinstance(part, str):
+                found = references.resolve(part, resource)
+                made[name] = part if found is None else reference_to(place + found)
+            else:
+                inner = copied(part, resource, below, not (is_schema and name in NAMED))
+                made[renamed(value, name) if is_schema else name] = inner
+        return without_neutral(made) if is_schema else made
+
+    plain: Schema = copied(document, "", "", True)
+    return plain
 
 
 def _schemas(schema: object) -> Iterator[Schema]:
     """The schema and those inside it."""
-    if isinstance(schema, list):
-        for part in schema:
-            yield from _schemas(part)
-    elif isinstance(schema, dict):
-        yield schema
-        for name, part in schema.items():
-            if name in _NAMED and isinstance(part, dict):
-                yield from _schemas(list(part.values()))
-            elif name not in _VALUES:
-                yield from _schemas(part)
+    stack = [schema]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, list):
+            stack += part
+        elif isinstance(part, dict):
+            yield part
+            stack += [
+                list(inner.values()) if name in NAMED and isinstance(inner, dict) else inner
+                for name, inner in part.items()
+                if name not in VALUES
+            ]
+
+
+class _Graph:
+    """A schema whose references are pointers."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._steps: dict[str, list[tuple[str, int]]] = {}
+        stack: list[tuple[str, object, bool]] = [("", schema, True)]
+        while stack:
+            pointer, value, is_schema = stack.pop()
+            self._steps[pointer] = steps = []
+            inner = enumerate(value) if isinstance(value, list) else _items(value)
+            for name, part in inner:
+                if is_schema and name == "$ref" and isinstance(part, str):
+                    steps.append((pointer_of(part), 1))
+                elif isinstance(part, dict | list) and not (is_schema and name in VALUES):
+                    place = f"{pointer}/{escaped(name)}"
+                    names = is_schema and name in NAMED
+                    stack.append((place, part, not names))
+                    if not is_schema or name not in ("$defs", "definitions"):
+                        steps.append((place, 0 if names or isinstance(part, list) else 1))
+
+    def steps(self, pointer: str) -> Iterable[tuple[str, int]]:
+        return (step for step in self._steps[pointer] if step[0] in self._steps)
+
+
+def _items(value: object) -> list[tuple[Any, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
@@ -90,6 +186,12 @@ def _digits(multiple: object) -> list[int]:
     return [digits] if digits else []
 
 
+def _check_named(field: str, schema: Schema) -> None:
+    for name in NAMED:
+        if not isinstance(schema.get(name, {}), dict):
+            raise InvalidField(field, f"must have an object of schemas for `{name}`")
+
+
 def _check_properties(field: str, schema: Schema) -> None:
     """A name that comes twice would be counted twice."""
     least, required = schema.get("minProperties"), schema.get("required")
@@ -99,6 +201,17 @@ def _check_properties(field: str, schema: Schema) -> None:
             field,
             "must have a schema whose `minProperties` is at most one more than are `required`",
         )
+
+
+def _check_names(schema: Schema, literals: Literals) -> None:
+    """Of properties, and the patterns that name them."""
+    for keyword in ("properties", "patternProperties"):
+        if isinstance(named := schema.get(keyword), dict):
+            for name in named:
+                literals.add(name)
+    if isinstance(required := schema.get("required"), list):
+        for name in required:
+            literals.add(str(name))
 
 
 def _round_bounds(field: str, schema: Schema) -> None:
@@ -116,7 +229,12 @@ def _round_bounds(field: str, schema: Schema) -> None:
         bound = schema.get(name)
         if not _is_number(bound) or abs(bound) < MAX_EXACT:
             continue
-        double = float(bound)
+        try:
+            double = float(bound)
+        except OverflowError:
+            raise InvalidField(
+                field, f"must have a schema whose `{name}` is from -1e308 to 1e308"
+            ) from None
         if outside(bound, double):
             double = math.nextafter(double, math.inf if name == "minimum" else -math.inf)
         schema[name] = int(double)
@@ -126,24 +244,34 @@ def _secure_patterns(field: str, schema: Schema) -> None:
     """In place."""
     try:
         if isinstance(pattern := schema.get("pattern"), str):
-            schema["pattern"] = safe_pattern(pattern)
+            schema["pattern"] = _secured(pattern)
         if isinstance(named := schema.get("patternProperties"), dict):
-            schema["patternProperties"] = {safe_pattern(name): part for name, part in named.items()}
+            schema["patternProperties"] = {_secured(name): part for name, part in named.items()}
+    except TooLarge:
+        raise
     except ValueError as error:
         raise InvalidField(field, str(error)) from None
+
+
+def _secured(pattern: str) -> str:
+    if len(pattern) > MAX_REGEX_CHARACTERS:
+        raise TooLarge(f"must have patterns of at most {MAX_REGEX_CHARACTERS} characters")
+    check_pattern(pattern)
+    return safe_pattern(pattern)
 
 
 _UNSPELLABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
-def _check_values(field: str, value: object) -> None:
+def _check_values(field: str, value: object, literals: Literals) -> None:
     """Of ``const`` and ``enum``: what llguidance writes in another way."""
     if isinstance(value, list):
         for part in value:
-            _check_values(field, part)
+            _check_values(field, part, literals)
     elif isinstance(value, dict):
-        _check_values(field, [*value, *value.values()])
+        _check_values(field, [*value, *value.values()], literals)
     elif isinstance(value, str):
+        literals.add(value)
         if _UNSPELLABLE.search(value):
             raise InvalidField(field, "must have no control characters in `const` and `enum`")
     elif isinstance(value, int | float) and not _is_short(value):

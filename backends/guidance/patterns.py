@@ -18,10 +18,54 @@ _CONTROL = re.compile(
 )
 
 
+_DOMAIN = r"([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+_SECONDS = r"\d+([.,]\d+)?S"
+_TIME = rf"T(\d+H(\d+M)?({_SECONDS})?|\d+M({_SECONDS})?|{_SECONDS})"
+_WITHOUT_LOOKAHEAD = {
+    # A decimal number as pydantic before 2.13 has it: something, but not signs and points alone.
+    r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(\d+\.?\d*|\.\d+)$",
+    # An address as Zod has it: no point at the beginning, and no two of them together.
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@" + _DOMAIN: (
+        r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]@" + _DOMAIN
+    ),
+    # A duration as Zod has it: something after the P, and after a T.
+    r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?"
+    r"(\d+([.,]\d+)?S)?)?)$": (
+        rf"^P(\d+W|(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)({_TIME})?|{_TIME})$"
+    ),
+}
+"""Patterns that libraries make by themselves, and the same without what is not regular."""
+
+_IRREGULAR = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
+
+
+def is_regular(pattern: str) -> bool:
+    """Whether it has no lookahead, no lookbehind, and nothing that refers back to a group."""
+    return not any(
+        _IRREGULAR.match(pattern, at) for at, part in _parts_at(pattern) if part[0] in "(\\"
+    )
+
+
+def without_first_lookahead(pattern: str) -> tuple[str, str | None]:
+    """The pattern, and another one that a text has to match as well, in place of a lookahead that
+    it began with (``^(?=.{1,253}$)``); None where it did not."""
+    if not pattern.startswith("^(?="):
+        return pattern, None
+    depth, end = 0, 0
+    for at, part in _parts_at(pattern):
+        depth += (part == "(") - (part == ")")
+        if part == ")" and not depth and not end:
+            end = at
+        if part == "|" and not depth:
+            return pattern, None  # it is of one alternative alone
+    return ("^" + pattern[end + 1 :], f"^(?:{pattern[4:end]})") if end else (pattern, None)
+
+
 def safe_pattern(pattern: str) -> str:
     """Raises ValueError for a control character outside of a class."""
+    pattern = _WITHOUT_LOOKAHEAD.get(pattern, pattern)
     parts = []
-    for part in _parts(pattern):
+    for _, part in _parts_at(pattern):
         if part.startswith(("[", "\\p", "\\P")) and len(part) > 1:
             parts.append(rf"[{part}&&[^\x0B]]")
         elif _CONTROL.fullmatch(part):
@@ -31,12 +75,13 @@ def safe_pattern(pattern: str) -> str:
     return "".join(parts)
 
 
-def _parts(pattern: str) -> Iterator[str]:
-    """Classes, escapes, and single characters; what is wrong is left for the regex parser."""
+def _parts_at(pattern: str) -> Iterator[tuple[int, str]]:
+    """Classes, escapes, and single characters, and where each begins; what is wrong is left for
+    the regex parser."""
     at = 0
     while at < len(pattern):
         end = _class_end(pattern, at) if pattern[at] == "[" else _escape_end(pattern, at)
-        yield pattern[at:end]
+        yield at, pattern[at:end]
         at = end
 
 

@@ -34,6 +34,12 @@ def answer(conversation: Values, guided: StructuredOutput | None) -> str:
 
 
 def _guided(guided: StructuredOutput, text: str) -> str:
+    guided = guided.forms[0]
+    if guided.kind == "tool_calls":
+        tool = json.loads(str(guided.value))["tools"][0]
+        schema = tool["parameters"]
+        arguments = _instance(schema, text, schema.get("$defs", {}))
+        return json.dumps([{"name": tool["name"], "parameters": arguments}], ensure_ascii=False)
     if guided.kind == "json":
         schema = json.loads(str(guided.value))
         definitions = schema.get("$defs", {}) if isinstance(schema, dict) else {}

@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -22,15 +25,28 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from backends.engine import EngineRequest, GenerationOnly
 from backends.errors import EngineDead, EngineError, Overloaded, ShuttingDown
+from backends.guidance.checked import CheckedGrammars
+from backends.guidance.limits import TRIAL
+from backends.guidance.recent import Recent
+from backends.structured import StructuredOutput
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
 from backends.vllm.gauges import Gauges, exposition, gpu_memory
 from backends.vllm.reaper import start_reaper
-from backends.vllm.sampling import refusal, sampling_params, tokens
+from backends.vllm.sampling import (
+    GUIDANCE,
+    check_resumable,
+    json_options,
+    refusal,
+    sampling_params,
+    tokens,
+)
 
 logger = logging.getLogger(__name__)
 
 DIED = "the engine's process has died"
+CACHED = 64
+"""Grammars that need not be tried again: those used last."""
 CANCEL_SECONDS = 0.02
 """Running requests are looked at this often, to see whether they were cancelled."""
 
@@ -41,7 +57,9 @@ class VllmEngine(GenerationOnly):
     Raises what vLLM raises where the model cannot be loaded.
     """
 
-    def __init__(self, arguments: EngineArguments) -> None:
+    def __init__(self, arguments: EngineArguments, tokenizer_json: Callable[[], str]) -> None:
+        """``tokenizer_json``: gives the tokenizer as the ``tokenizers`` library writes it, and
+        raises ValueError where it cannot."""
         self._gauges = Gauges()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
@@ -63,7 +81,12 @@ class VllmEngine(GenerationOnly):
         config = self._llm.model_config
         self.context_length: int = config.max_model_len
         self.vocab_size: int = config.get_vocab_size()
-        self._grammars: str = self._llm.vllm_config.structured_outputs_config.backend
+        backend = self._llm.vllm_config.structured_outputs_config.backend
+        self._uses_guidance = backend == GUIDANCE
+        self._preparing: set[EngineRequest] = set()  # those whose grammars are tried
+        self._tried: Recent[StructuredOutput, str] = Recent(CACHED)
+        self._lock = threading.Lock()
+        self._grammars = CheckedGrammars(lambda: self._trials(tokenizer_json))
         self._facts = static_facts(self._llm.vllm_config)
 
     async def _start(self, arguments: Any) -> AsyncLLM:  # noqa: ANN401
@@ -71,12 +94,54 @@ class VllmEngine(GenerationOnly):
         self._sweeper = asyncio.create_task(self._sweep())
         return llm
 
+    def _trials(self, tokenizer_json: Callable[[], str]) -> dict[str, Any]:
+        return {
+            "tokenizer_json": tokenizer_json() if self._uses_guidance else "",
+            "vocab_size": max(self.vocab_size, self._llm.model_config.get_vocab_size()),
+            "eos_token_ids": [],
+            "context_length": self.context_length,
+            "options": dict(json_options()),
+            "limits": None,  # vLLM sets none
+            "forces": False,
+            "compiles": self._uses_guidance,
+            **TRIAL,
+        }
+
     def submit(self, request: EngineRequest) -> None:
         if self._closing:
             raise ShuttingDown("the model is being unloaded")
-        params, name = sampling_params(request, self._grammars), request.sampling.lora_name
+        guided = request.sampling.guided
+        if guided is None:
+            return self._start_soon(request, None)
+        if request.output_ids:
+            check_resumable(request.sampling)
+        if (tried := self._tried.get(guided)) is not None:
+            return self._start_soon(request, tried or None)
+        with self._lock:
+            grammar = self._grammars.prepare(request, partial(self._tried.get, guided), str)
+            self._preparing.add(request)
+        grammar.add_done_callback(partial(self._prepared, request))
+
+    def _start_soon(self, request: EngineRequest, grammar: str | None) -> None:
+        params, name = sampling_params(request, grammar), request.sampling.lora_name
         adapter = self._adapters[name] if name is not None else None
         self._loop.call_soon_threadsafe(self._begin, request, params, adapter)
+
+    def _prepared(self, request: EngineRequest, grammar: Future[str]) -> None:
+        """Called from a thread of the grammars'."""
+        with self._lock:
+            if request not in self._preparing:
+                return  # the engine has closed, and ended it
+            self._preparing.remove(request)
+        guided = request.sampling.guided
+        assert guided is not None
+        try:
+            tried = grammar.result()
+            self._tried.put(guided, tried)
+            self._start_soon(request, tried or None)
+        except Exception as error:
+            if not request.cancelled:
+                request.sink.fail(self._translated(error, request))
 
     def describe(self) -> dict[str, Any]:
         if self._llm.errored:
@@ -88,6 +153,11 @@ class VllmEngine(GenerationOnly):
 
     def close(self) -> None:
         self._closing = True
+        with self._lock:
+            preparing, self._preparing = self._preparing, set()
+        for request in preparing:
+            request.sink.fail(ShuttingDown("the model is being unloaded"))
+        self._grammars.close()
         self._run(self._end_all())
         self._llm.shutdown()
         self._stop_loop()

@@ -42,4 +42,4 @@ class TritonPythonModel(ServedModel):
         from backends.vllm.arguments import EngineArguments
         from backends.vllm.engine import VllmEngine
 
-        return VllmEngine(EngineArguments.of(options))
+        return VllmEngine(EngineArguments.of(options), self.tokenizer.to_json)

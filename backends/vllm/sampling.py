@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from functools import cache
@@ -16,23 +17,43 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, InvalidField
-from backends.guidance.grammar import guided_schema
+from backends.guidance.bounds import Literals
+from backends.guidance.calls import Calls
 from backends.guidance.json_schema import OPTIONS
 from backends.structured import StructuredOutput
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
-def sampling_params(request: EngineRequest, grammars: str) -> SamplingParams:
+GUIDANCE = "guidance"
+"""vLLM's backend for structured output that is llguidance."""
+
+
+class TriedParams(SamplingParams):  # type: ignore[misc]
+    """With a grammar that has been tried. vLLM would compile it once more, in the thread that all
+    answers come through, and without the tokens that grammars may name."""
+
+    def _validate_structured_outputs(
+        self,
+        model_config: Any,  # noqa: ANN401
+        structured_outputs_config: Any,  # noqa: ANN401
+        tokenizer: Any,  # noqa: ANN401
+    ) -> None:
+        if self.structured_outputs is not None:
+            self.structured_outputs._backend = GUIDANCE
+
+
+def sampling_params(request: EngineRequest, grammar: str | None = None) -> SamplingParams:
     """Text is not vLLM's business here: neither detokenisation nor stop strings.
 
-    ``grammars``: the engine's backend for structured output. Raises `InvalidField`.
+    ``grammar``: of a request that is guided, where llguidance is to keep to it, in Lark's form.
+    Raises `InvalidField`.
     """
     sampling, resumed = request.sampling, len(request.output_ids)
     if resumed:
-        _check_resumable(sampling)
+        check_resumable(sampling)
     try:
-        return _params(sampling, resumed, grammars)
+        return _params(sampling, resumed, grammar)
     except (VLLMClientError, ValueError) as error:
         raise refusal(error, sampling) from None
 
@@ -52,9 +73,9 @@ def refusal(error: Exception, sampling: SamplingParameters) -> InvalidField:
 _NAMES = frozenset(f.name for f in fields(SamplingParameters))
 
 
-def _params(sampling: SamplingParameters, resumed: int, grammars: str) -> SamplingParams:
+def _params(sampling: SamplingParameters, resumed: int, grammar: str | None) -> SamplingParams:
     """``resumed``: how many tokens of the answer vLLM gets as a part of the prompt."""
-    return SamplingParams(
+    return (SamplingParams if grammar is None else TriedParams)(
         max_tokens=sampling.max_tokens - resumed,
         min_tokens=max(0, sampling.min_tokens - resumed),
         # So that they do not come before `min_tokens`; else `backends.generation` looks for them.
@@ -72,27 +93,33 @@ def _params(sampling: SamplingParameters, resumed: int, grammars: str) -> Sampli
         prompt_logprobs=sampling.prompt_logprobs,
         logit_bias=dict(sampling.logit_bias) or None,
         allowed_token_ids=sampling.allowed_token_ids and list(sampling.allowed_token_ids),
-        structured_outputs=_structured_outputs(sampling.guided, grammars),
+        structured_outputs=StructuredOutputsParams(grammar=grammar)
+        if grammar is not None
+        else _structured_outputs(sampling.guided),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
 
 
-def _check_resumable(sampling: SamplingParameters) -> None:
+def check_resumable(sampling: SamplingParameters) -> None:
     """vLLM takes the tokens of the answer so far as part of the prompt."""
     for name in ("presence_penalty", "frequency_penalty", "guided"):
         if getattr(sampling, name):
             raise InvalidField(name, "cannot be used with `resume_token_ids` on this engine")
 
 
-def _structured_outputs(
-    guided: StructuredOutput | None, backend: str
-) -> StructuredOutputsParams | None:
+def _structured_outputs(guided: StructuredOutput | None) -> StructuredOutputsParams | None:
+    """For the other backends of vLLM's, as it takes them."""
     if guided is None:
         return None
-    if guided.kind in ("json", "json_object") and backend == "guidance":
-        # With the other engines' options, and what they would refuse is refused here too.
-        return StructuredOutputsParams(json=guided_schema(guided, _json_options()))
+    if guided.kind == "tool_calls" and (calls := Calls.of(guided, Literals())).format == "json":
+        schema = calls.schema("parameters", listed=True)
+        return StructuredOutputsParams(json=json.dumps(schema))
+    if guided.kind in ("any_of", "tool_calls"):
+        raise InvalidField(
+            guided.given_as,
+            "needs the model's `structured_outputs_config` to have the backend guidance",
+        )
     if guided.kind == "json_object":
         return StructuredOutputsParams(json_object=True)
     value = list(guided.value) if guided.kind == "choice" else guided.value
@@ -100,7 +127,7 @@ def _structured_outputs(
 
 
 @cache
-def _json_options() -> Mapping[str, Any]:
+def json_options() -> Mapping[str, Any]:
     """The other engines', as far as vLLM's llguidance has them: before 1.9 it lacks the last one,
     and repeats a whitespace pattern."""
     major, minor = (int(part) for part in version("llguidance").split(".")[:2])

@@ -43,6 +43,7 @@ _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
     (grpc.StatusCode.NOT_FOUND, "", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "requests are waiting", Overloaded),
     (grpc.StatusCode.UNAVAILABLE, "request is being profiled", Overloaded),
+    (grpc.StatusCode.UNAVAILABLE, "grammars cannot be tried", Overloaded),
     (grpc.StatusCode.UNAVAILABLE, "being unloaded", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "process has died", ModelNotReady),
     (grpc.StatusCode.UNAVAILABLE, "unknown model", ModelNotReady),

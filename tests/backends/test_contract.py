@@ -308,6 +308,8 @@ def test_accepted_values(name: str, value: object, kept: object) -> None:
 
 
 NAN, INFINITY = float("nan"), float("inf")
+TOOL: dict[str, Any] = {"name": "f", "parameters": {}}
+REGEX = {"regex": "a"}
 INVALID_VALUES: dict[str, list[object]] = {
     "max_tokens": [0, -1, 2**31, 1.5, True, "x", "1.5", "9" * 5000, "inf", [16]],
     "min_tokens": [-1, 17, 1.5, True, "x", NAN],
@@ -337,12 +339,22 @@ INVALID_VALUES: dict[str, list[object]] = {
             {"json": "{}"},
             {"json": []},
             {"json": {"maximum": INFINITY}},
-            {"json": {"": "x" * 2**17}},
+            {"json": {"": "x" * 2**18}},
         ),
         *({"json_object": False}, {"json_object": 1}, {"regex": ""}, {"regex": "a" * 4097}),
         *({"regex": ["a"]}, {"grammar": ""}, {"grammar": None}, {"grammar": "x" * (2**17 + 1)}),
         *({"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]}),
         *({"choice": [str(i) for i in range(8193)]}, {"choice": ["x" * 2**16, "y" * 2**17]}),
+        *({"tool_calls": []}, {"tool_calls": {}}, {"tool_calls": {"tools": []}}),
+        *({"tool_calls": {"tools": tools}} for tools in ([TOOL] * 257, [TOOL | {"x": 1}])),
+        {"tool_calls": {"tools": [TOOL | {"parameters": True}]}},
+        *(
+            {"tool_calls": {"tools": [TOOL], key: value}}
+            for key, value in (("format", "xml"), ("format", ["json"]), ("parallel", 1), ("x", 1))
+        ),
+        *({"any_of": forms} for forms in ([], [REGEX], [REGEX] * 5, [{"xml": ""}] * 2)),
+        {"any_of": {}},
+        {"any_of": [REGEX, {"any_of": [REGEX, REGEX]}]},
     ],
     "stop_token_ids": [5, "5", [-1], [2**31], ["5"], [True], [1.5], list(range(65))],
     "skip_special_tokens": [2, "no"],
@@ -423,12 +435,38 @@ SCHEMA_TEXT = '{"type":"object","properties":{"z":{"type":"null"},"a":{"enum":["
         ({"regex": "[a-z]+"}, StructuredOutput("regex", "[a-z]+")),
         ({"choice": ["b", "a", "b"]}, StructuredOutput("choice", ("b", "a"))),
         ({"grammar": 'root ::= "a"'}, StructuredOutput("grammar", 'root ::= "a"')),
+        (
+            {"any_of": [{"regex": "a"}, {"json_object": True}]},
+            StructuredOutput(
+                "any_of", (StructuredOutput("regex", "a"), StructuredOutput("json_object"))
+            ),
+        ),
+        (
+            {"tool_calls": {"tools": [{"name": "f", "parameters": {}}]}},
+            StructuredOutput("tool_calls", '{"tools":[{"name":"f","parameters":{}}]}'),
+        ),
         (None, None),
     ],
 )
 def test_guided_output(given: object, kept: StructuredOutput | None) -> None:
     """Keys stay in the schema's order: that is the order in which they are generated."""
-    assert decode_sampling(guided=given).guided == kept
+    guided = decode_sampling(guided=given).guided
+    assert guided == kept
+    assert guided is None or StructuredOutput.of(guided.as_json()) == guided
+
+
+@pytest.mark.parametrize(
+    "guided",
+    [
+        *({"regex": "\ud800"}, {"choice": ["a", "\udc00"]}, {"grammar": 'root ::= "\ud83d"'}),
+        *({"json": {"const": "\ud800"}}, {"json": {"properties": {"\udfff": {}}}}),
+        {"json": {"pattern": "\ud800"}},
+    ],
+    ids=ascii,
+)
+def test_half_a_character_is_refused(guided: dict[str, Any]) -> None:
+    with pytest.raises(InvalidField, match=r"^guided: must not have half a surrogate pair"):
+        StructuredOutput.of(guided)
 
 
 @pytest.mark.parametrize(
@@ -443,6 +481,13 @@ def test_guided_output(given: object, kept: StructuredOutput | None) -> None:
             ("json", SCHEMA_TEXT),
         ),
         ({"type": "json_object"}, ("json_object", "")),
+        ({"type": "json_object", "json_schema": None, "schema": None}, ("json_object", "")),
+        ({"type": "json_object", "schema": SCHEMA}, ("json", SCHEMA_TEXT)),
+        (
+            {"type": "json_schema", "schema": None, "json_schema": {"schema": SCHEMA, "x": None}},
+            ("json", SCHEMA_TEXT),
+        ),
+        ({"type": "text", "json_schema": None}, None),
         ({"type": "text"}, None),
         (None, None),
     ],
@@ -470,6 +515,7 @@ def test_response_format_is_a_spelling_of_guided(
         {"type": "json_schema", "json_schema": {"schema": "{}"}},
         {"type": "json_schema", "json_schema": {"schema": {}, "schemas": {}}},
         {"type": "json_object", "json_schema": {"schema": {}}},
+        *({"type": "json_object", "schema": []}, {"type": "json_schema", "json_schema": None}),
         {"type": "text", "schema": {}},
     ],
 )

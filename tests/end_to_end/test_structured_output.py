@@ -15,7 +15,7 @@ import pytest
 from tests.support.contract import InferenceServerException, infer
 from tests.support.schemas import Schema
 from tests.support.server import TriadServer
-from tests.support.structured import PROMPT, SCHEMAS, answers_validate, generate
+from tests.support.structured import HOSTILE, PROMPT, SCHEMAS, answers_validate, generate
 
 ENGINES = ("demo", "demo_onnx")
 
@@ -131,10 +131,10 @@ def test_stop_strings_still_stop(server: TriadServer, model: str) -> None:
         ({"json": False}, "cannot be kept to"),
         ({"json": {"type": "integer", "multipleOf": 1999993}}, "multipleOf"),
         ({"regex": "(a"}, "unclosed group"),
-        ({"regex": "(a|aa){1000}{1000}"}, "too many"),
+        ({"regex": "(a|aa){1000}{1000}"}, "at most 50000 parts"),
         ({"grammar": "root ::= root"}, "cannot be kept to"),
         ({"grammar": "start ::= root"}, "GBNF"),
-        ({"json": {"enum": [{"a": i} for i in range(3000)]}}, "max is 2000"),
+        ({"json": {"enum": [{"a": i} for i in range(8100)]}}, "cannot be kept to"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -165,8 +165,8 @@ def test_an_engine_without_it_refuses(server: TriadServer) -> None:
         assert "not possible with this engine" in error["message"]
 
 
-HARD: Schema = {"enum": [{"a": number, "b": [number]} for number in range(5000)]}
-"""Takes most of a second to compile, and proves too large then."""
+HARD: Schema = {"enum": [{"a": number, "b": [number]} for number in range(8100)]}
+"""Takes more than a second to compile, and is refused then."""
 
 
 @every_engine
@@ -195,3 +195,59 @@ def test_compiling_does_not_hold_up_tokens(server: TriadServer, model: str) -> N
         stop.set()
         busy.result()
     assert max(measured) < compiling / 2
+
+
+@every_engine
+def test_hostile_requests_are_refused_and_hurt_nobody(server: TriadServer, model: str) -> None:
+    def models() -> set[int]:
+        return {process.pid for process in server.descendants("triton_python")}
+
+    before = models()
+    body = {"model": model, "prompt": PROMPT, "max_tokens": 400, "ignore_eos": True}
+    with server.post("/generate", body | {"stream": True}, stream=True) as beside:
+        lines = beside.iter_lines()
+        next(lines)
+        for guided in HOSTILE:
+            error = refusal(server, model, guided=guided)
+            assert error["param"] == "guided"
+            assert len(error["message"]) < 400
+        last = json.loads([line for line in lines if line][-1].removeprefix(b"data: "))
+    assert last["finish_reason"] == "length"
+    assert models() == before
+
+
+@every_engine
+def test_slow_grammars_do_not_hold_up_other_streams(server: TriadServer, model: str) -> None:
+    """Of each token of theirs, tens of milliseconds are spent on finding what may come."""
+    slow = {"json": {"type": "object", "properties": {f"p{i}": {} for i in range(1500)}}}
+    stop = threading.Event()
+
+    def ask_on_and_on(seed: int) -> None:
+        while not stop.is_set():
+            body = {"model": model, "prompt": PROMPT, "max_tokens": 60, "seed": seed}
+            assert server.post("/generate", body | {"guided": slow}).status_code in (200, 503)
+
+    generate(server, model, guided=slow, max_tokens=2)  # it is compiled now
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(ask_on_and_on, seed) for seed in range(8)]
+        time.sleep(0.5)
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 60, "ignore_eos": True}
+        times = []
+        with server.post("/generate", body | {"stream": True}, stream=True) as response:
+            for line in response.iter_lines():
+                if line:
+                    times.append(time.monotonic())
+        stop.set()
+        for other in others:
+            other.result()
+    gaps = sorted(b - a for a, b in pairwise(times))
+    assert gaps[len(gaps) // 2] < 0.5
+
+
+@every_engine
+def test_fixed_text_that_spells_a_special_token(server: TriadServer, model: str) -> None:
+    text = "x<|im_end|>y e\u0301<|endoftext|>"
+    for guided in ({"choice": [text]}, {"json": {"const": text}}):
+        answer = generate(server, model, guided=guided)
+        assert answer["finish_reason"] == "stop"
+        assert answer["text"] in (text, json.dumps(text, ensure_ascii=False))

@@ -27,7 +27,7 @@ from tests.support import vllm
 from tests.support.contract import InferenceServerException, infer
 from tests.support.reference import Reference
 from tests.support.server import WEIGHTS, TriadServer, wait_until
-from tests.support.structured import answers_validate
+from tests.support.structured import HOSTILE, answers_validate
 
 PROMPT = "What is machine learning?"
 
@@ -156,6 +156,36 @@ def test_structured_output(vllm_server: TriadServer) -> None:
     assert refused["error"]["param"] == "guided"
     # What the engine is asked next is not hurt by what it refused.
     assert generate(vllm_server)["text"].startswith("Machine learning")
+
+
+def test_hostile_grammars_are_refused_and_hurt_nobody(vllm_server: TriadServer) -> None:
+    """By what the other engines have in front of them, too."""
+    engine = engine_process(vllm_server)
+    for guided in HOSTILE:
+        assert generate(vllm_server, guided=guided)["error"]["param"] == "guided"
+    assert generate(vllm_server)["text"].startswith("Machine learning")
+    assert engine_process(vllm_server).pid == engine.pid
+
+
+def test_fixed_text_that_spells_a_special_token(vllm_server: TriadServer) -> None:
+    text = "x<|im_end|>y e\u0301"
+    for guided in ({"choice": [text]}, {"json": {"const": text}}):
+        answer = generate(vllm_server, guided=guided, max_tokens=60)
+        assert answer["finish_reason"] == "stop"
+        assert answer["text"] in (text, json.dumps(text, ensure_ascii=False))
+
+
+def test_calls_or_a_form(vllm_server: TriadServer) -> None:
+    tools = [
+        {"name": "f", "parameters": {"$ref": "#/$defs/p", "$defs": {"p": {"maxProperties": 0}}}}
+    ]
+    calls = {"tool_calls": {"format": "hermes", "tools": tools}}
+    for forms, answers in (
+        ([{"choice": ["no"]}, calls], ("no", "<tool_call>")),
+        ([{"json": {"const": 1}}, {"regex": "[a-b]"}], ("1", "a", "b")),
+    ):
+        text = generate(vllm_server, guided={"any_of": forms}, temperature=1.0, seed=5)["text"]
+        assert text.startswith(answers)
 
 
 def test_every_completed_answer_validates(vllm_server: TriadServer) -> None:

@@ -47,3 +47,31 @@ def answers_validate(server: TriadServer, model: str) -> None:
             completed += 1
             jsonschema.validate(json.loads(answer["text"]), schema, jsonschema.Draft202012Validator)
     assert completed >= 0.95 * len(SCHEMAS)
+
+
+def chain(count: int) -> Schema:
+    definitions = {
+        f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}, "required": ["a"]}
+        for i in range(count)
+    }
+    return {"$defs": definitions | {f"d{count}": {"type": "string"}}, "$ref": "#/$defs/d0"}
+
+
+def rules(count: int) -> str:
+    lines = [f'r{i} ::= "a" r{i + 1} | "b" r{i + 1}' for i in range(count)]
+    return "\n".join(["root ::= r0", *lines, f'r{count} ::= "z"'])
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"json": chain(1200)},
+    {"grammar": rules(2000)},
+    {"grammar": "root ::= " + "(" * 30_000},
+    {"json": {"const": "x" * 120_000}},
+    {"choice": ["a" * 100_000]},
+    {"regex": "(a|aa){1000}{1000}"},
+    {"json": {"enum": [[[[[i]]]] for i in range(16_000)]}},
+    {"json": {"anyOf": [{"properties": {f"p{i}": {"const": i}}} for i in range(4000)]}},
+    {"tool_calls": {"tools": [{"name": "f", "parameters": chain(1200)}]}},
+    {"any_of": [{"json": chain(1200)}, {"regex": "a"}]},
+]
+"""Each would end a model's process that compiled it, or hold it up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from backends.structured import StructuredOutput
 from control_plane.api.openai.logprobs import ChatLogprobs
 from control_plane.api.openai.parts import (
     AnswerParser,
@@ -34,6 +35,9 @@ class Asking(Protocol):
     @property
     def structure_field(self) -> str | None: ...
 
+    @property
+    def structure(self) -> StructuredOutput | None: ...
+
 
 class AnswerReader:
     """``chat``: how the model writes calls and reasoning, `backends.chat_format`."""
@@ -53,20 +57,29 @@ class AnswerReader:
         self._tools = tools
         self._chat = chat
         self._structured = body.structure_field is not None
+        self._structure = body.structure if tools.mode == "auto" else None
         self._keeps_special_tokens = body.skip_special_tokens is not None
 
     @property
     def _parses(self) -> bool:
         return self.parser(False) is not None
 
-    def sampling(self) -> dict[str, Any]:
-        """Sampling parameters beside the request's own."""
-        values: dict[str, Any] = {}
+    def sampling(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The request's ``own`` sampling parameters, and what reading its answers takes. Raises
+        `InvalidRequest`."""
+        values = dict(own)
         if self.top_logprobs is not None:
             values["logprobs"] = self.top_logprobs
-        if (guided := self._tools.guided()) is not None:
+        guided = self._tools.guided(self._structure, self._chat.get("tools"))
+        if guided is not None:
+            values.pop("response_format", None)
             values["guided"] = guided
-        elif self._chat.get("special_tokens") and self._parses and not self._keeps_special_tokens:
+        if (
+            self._chat.get("special_tokens")
+            and self._parses
+            and not self._tools.forced
+            and not self._keeps_special_tokens
+        ):
             values["skip_special_tokens"] = False  # markers are among them
         return values
 

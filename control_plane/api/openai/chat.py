@@ -57,7 +57,8 @@ class ChatCompletionRequest(V1Request):
 
     @property
     def renamed(self) -> dict[str, str]:
-        return {"logprobs": "top_logprobs", "guided": "tools"} | super().renamed
+        names = {"logprobs": "top_logprobs"} | super().renamed
+        return names | {"guided": "tools"} if self.choice_of_tools().forced else names
 
     @property
     def alternatives(self) -> int | None:
@@ -67,13 +68,7 @@ class ChatCompletionRequest(V1Request):
     def choice_of_tools(self) -> ToolChoice:
         """Raises `InvalidRequest`."""
         parallel = self.parallel_tool_calls is not False
-        choice = ToolChoice.of(self.tools or [], self.tool_choice, parallel)
-        if choice.forced and self.structure_field is not None:
-            raise InvalidRequest(
-                f"tool_choice: must not ask for a call beside `{self.structure_field}`",
-                param="tool_choice",
-            )
-        return choice
+        return ToolChoice.of(self.tools or [], self.tool_choice, parallel)
 
     def of_prompt(self, result: GenerationResult) -> dict[str, Any]:
         """What is asked for of the prompt."""
@@ -113,7 +108,7 @@ async def chat_completions(
     tools = body.choice_of_tools()
     reader = AnswerReader(body, tools, asked.chat)
     limit = asked.max_tokens(body.limit)
-    sampling = body.sampling(limit) | reader.sampling()
+    sampling = reader.sampling(body.sampling(limit))
     requests = asked.requests([body.prompt(tools)], sampling, reader.returns())
     if not body.streams:
         head = asked.head("chatcmpl", "chat.completion")

@@ -13,7 +13,9 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from backends.contract import MAX_ALLOWED_TOKEN_IDS, MAX_STOP_TOKEN_IDS
+from backends.errors import InvalidField
 from backends.parameters import UNSUPPORTED
+from backends.structured import StructuredOutput
 from control_plane.api.body import (
     IN_ANY_REQUEST,
     MAX_INT,
@@ -233,6 +235,19 @@ class V1Request(Body):
             problem = f"must not be given beside `{given[0]}`"
             raise InvalidRequest(f"{given[1]}: {problem}", param=given[1])
         return given[0] if given else None
+
+    @property
+    def structure(self) -> StructuredOutput | None:
+        """What the answer must look like. Raises `InvalidRequest`."""
+        field = self.structure_field
+        if field is None:
+            return None
+        try:
+            if field == "response_format":
+                return StructuredOutput.of_response_format(self.response_format)
+            return StructuredOutput.of(self._structure()["guided"], field)
+        except InvalidField as error:
+            raise InvalidRequest(str(error), param=error.field) from None
 
     def _structure(self) -> dict[str, Any]:
         field = self.structure_field

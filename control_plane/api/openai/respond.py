@@ -142,9 +142,10 @@ class Asked:
         return await choices.collect_all(await self._start(requests))
 
     async def _start(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        renamed = _RENAMED | self.body.renamed
+        renamed = dict(_RENAMED)
         if (field := self.body.structure_field) is not None:
             renamed["guided"] = field
+        renamed |= self.body.renamed
         return await choices.start(self._services.generation, requests, renamed)
 
 

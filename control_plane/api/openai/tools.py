@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backends.structured import StructuredOutput, describes_object
 from control_plane.api.openai.call_parsers import ForcedParser, call_parser, new_call_id
+from control_plane.api.openai.either_parser import EitherParser
 from control_plane.api.openai.messages import Tool
 from control_plane.api.openai.parts import AnswerParser
 from control_plane.api.openai.reasoning import ReasoningParser, TextParser
@@ -62,11 +64,32 @@ class ToolChoice:
     def forced(self) -> bool:
         return self.mode in ("required", "named")
 
-    def guided(self) -> dict[str, Any] | None:
-        """The contract's ``guided``, which makes the engine write calls and nothing else."""
+    def guided(
+        self, structure: StructuredOutput | None, tool_format: str | None
+    ) -> dict[str, Any] | None:
+        """The contract's ``guided``, which makes the engine write calls, or calls or else text of a
+        ``structure``; None: what the request has is enough. Raises `InvalidRequest`."""
         if self.mode == "named":
-            return {"json": _parameters(self.tools[0])}
-        return {"json": _calls_schema(self.tools, self.parallel)} if self.forced else None
+            return {"json": self._parameters(self.tools[0])}
+        if self.mode == "required":
+            return self._calls("json")
+        if self.mode == "auto" and structure is not None and tool_format is not None:
+            return {"any_of": [structure.as_json(), self._calls(tool_format)]}
+        return None
+
+    def _calls(self, tool_format: str) -> dict[str, Any]:
+        tools = [{"name": t.function.name, "parameters": self._parameters(t)} for t in self.tools]
+        return {"tool_calls": {"format": tool_format, "tools": tools, "parallel": self.parallel}}
+
+    def _parameters(self, tool: Tool) -> dict[str, Any]:
+        # Without parameters a function takes none.
+        parameters = tool.function.parameters or {"properties": {}, "additionalProperties": False}
+        try:
+            return describes_object(parameters)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"tools: the function `{tool.function.name}` {error}", param="tools"
+            ) from None
 
     def finish_reason(self, reason: str, called: bool) -> str:
         """OpenAI's: a function that the client named is an answer, not the model's wish to call."""
@@ -87,7 +110,10 @@ class ToolChoice:
             return ForcedParser(lambda: new_call_id(tool_format), named, most)
         inner: AnswerParser | None = None
         if self.mode == "auto" and tool_format is not None:
-            inner = call_parser(tool_format, [t.function.name for t in self.tools], most)
+            names = [t.function.name for t in self.tools]
+            inner = call_parser(tool_format, names, most)
+            if structured:
+                inner = EitherParser(inner, tool_format, names)
         if reasoning is None or structured:
             return inner
         return ReasoningParser(tuple(reasoning), in_reasoning, inner or TextParser())
@@ -108,54 +134,3 @@ def _named(tools: Sequence[Tool], choice: object) -> str:
             f"names `{str(name)[:64]}`, which is not among the tools: {', '.join(names)}"
         )
     return str(name)
-
-
-def _parameters(tool: Tool) -> dict[str, Any]:
-    # Without parameters a function takes none.
-    return tool.function.parameters or {"type": "object", "properties": {}}
-
-
-def _calls_schema(tools: Sequence[Tool], parallel: bool) -> dict[str, Any]:
-    """A list of calls, each of one of the tools. Definitions move to where references find them."""
-    definitions: dict[str, Any] = {}
-    calls = []
-    for number, tool in enumerate(tools):
-        schema = _with_definitions(_parameters(tool), f"{number}.", definitions)
-        properties = {"name": {"const": tool.function.name}, "parameters": schema}
-        calls.append(
-            {
-                "type": "object",
-                "properties": properties,
-                "required": ["name", "parameters"],
-                "additionalProperties": False,
-            }
-        )
-    schema = {"type": "array", "items": {"anyOf": calls}, "minItems": 1}
-    if not parallel:
-        schema["maxItems"] = 1
-    return schema | ({"$defs": definitions} if definitions else {})
-
-
-def _with_definitions(
-    schema: dict[str, Any], prefix: str, definitions: dict[str, Any]
-) -> dict[str, Any]:
-    """The schema without its definitions, which go to ``definitions`` under prefixed names."""
-    for key in ("$defs", "definitions"):
-        for name, definition in (schema.get(key) or {}).items():
-            definitions[prefix + name] = _with_references(definition, prefix)
-    kept = {key: part for key, part in schema.items() if key not in ("$defs", "definitions")}
-    moved: dict[str, Any] = _with_references(kept, prefix)
-    return moved
-
-
-def _with_references(part: Any, prefix: str) -> Any:  # noqa: ANN401
-    if isinstance(part, list):
-        return [_with_references(item, prefix) for item in part]
-    if not isinstance(part, dict):
-        return part
-    moved = {key: _with_references(value, prefix) for key, value in part.items()}
-    if isinstance(reference := part.get("$ref"), str):
-        for beginning in ("#/$defs/", "#/definitions/"):
-            if reference.startswith(beginning):
-                moved["$ref"] = f"#/$defs/{prefix}{reference.removeprefix(beginning)}"
-    return moved

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from backends.errors import Cancelled, InvalidField, Overloaded
-from backends.guidance.compiler import CACHED, MAX_PENDING, GrammarCompiler
+from backends.guidance.checked import MAX_PENDING
+from backends.guidance.compiler import CACHED, GrammarCompiler
 from backends.guidance.guide import Guide
 from backends.text import Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED, allowed, request
@@ -85,13 +86,13 @@ def test_texts_that_are_kept_to(
     "schema",
     [
         *({"not": STRING}, {"if": STRING, "then": {"maxLength": 1}}, {"uniqueItems": True}),
-        *({"contains": STRING}, {"propertyNames": {"pattern": "a"}}, {"dependentSchemas": {}}),
+        *({"contains": STRING}, {"propertyNames": {"pattern": "a"}}),
         *({"dependentRequired": {"a": ["b"]}}, {"unevaluatedProperties": False}),
         {"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 3}]},
         {"properties": {"a": {"items": {"uniqueItems": True}}}},
         {"x-guidance": {"lenient": True}, "not": {}},
         {"x-guidance": {"coerce_one_of": True}, "oneOf": [{"minimum": 1}, {"type": "integer"}]},
-        *({"type": "string", "format": "no such"}, {"$dynamicRef": "#a"}, {"$ref": "#/$defs/none"}),
+        *({"$dynamicRef": "#a"}, {"$ref": "#/$defs/none"}),
         *(
             {"$ref": "http://127.0.0.1/s.json"},
             {"type": "none"},
@@ -200,7 +201,7 @@ def nested(levels: int) -> Schema:
 
 
 HOSTILE: dict[str, dict[str, Any]] = {
-    "nested": {"json": nested(60)},
+    "nested": {"json": nested(30)},
     "huge enum": {"json": {"enum": [str(i * 7919 % 100003) for i in range(15000)]}},
     "enum of objects": {"json": {"enum": [{"a": i, "b": [i]} for i in range(5000)]}},
     "many properties": {

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from backends.batching import masks
 from backends.contract import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
@@ -45,8 +46,11 @@ class Recorder:
 
 
 @contextmanager
-def engine(tokenizer_json: Callable[[], str] | None) -> Iterator[PyTorchEngine]:
-    options = LoadOptions.of(str(DEMO), {"max_num_seqs": "2", "torch_dtype": "float32"})
+def engine(
+    tokenizer_json: Callable[[], str] | None, max_num_seqs: int = 2
+) -> Iterator[PyTorchEngine]:
+    slots = str(max_num_seqs)
+    options = LoadOptions.of(str(DEMO), {"max_num_seqs": slots, "torch_dtype": "float32"})
     made = PyTorchEngine(
         lambda: load(options), num_threads=1, max_queue_size=3, tokenizer_json=tokenizer_json
     )
@@ -132,12 +136,13 @@ def test_what_cannot_be_kept_to_is_told_at_once(tokenizer: Tokenizer) -> None:
 
 
 def test_a_guide_that_gives_up_ends_its_own_sequence_alone(tokenizer: Tokenizer) -> None:
-    """After the comma comes more than is looked at for one token."""
-    heavy = {"enum": [{"a": i} for i in range(3000)]}
-    guided = {"json": {"type": "array", "prefixItems": [{"const": 1}, heavy], "minItems": 2}}
+    """After the comma comes more than is looked at for one token: a trial does not get there."""
+    long = {"type": "string", "pattern": "^[a-z ]{300}$"}
+    heavy = {"type": "object", "properties": {f"p{i}": {} for i in range(2200)}}
+    guided = {"json": {"type": "array", "prefixItems": [long, heavy], "minItems": 2}}
     with engine(tokenizer.to_json) as made:
         _, beside = submit(made, temperature=0, ignore_eos=True)
-        _, sink = submit(made, guided=guided)
+        _, sink = submit(made, guided=guided, max_tokens=400)
         assert isinstance(sink.wait().error, InvalidField)
         assert sink.ids
         _, alone = submit(made, temperature=0, ignore_eos=True)
@@ -167,3 +172,50 @@ def test_ignore_eos_does_not_go_past_the_grammar(tokenizer: Tokenizer) -> None:
         bias = {"2": 100}
         sink = submit(made, guided={"regex": "ab*"}, ignore_eos=True, logit_bias=bias)[1].wait()
         assert (tokenizer.decode(sink.ids), sink.finish_reason) == ("a", "stop")
+
+
+def crowd(to: PyTorchEngine) -> list[list[int]]:
+    """What six requests get, four of which are guided."""
+    sinks = [
+        submit(to, max_tokens=30, **sampling)[1]
+        for sampling in (
+            {"guided": {"regex": "[a-z ]{40}"}, "seed": 1},
+            {"temperature": 0, "ignore_eos": True},
+            {"guided": {"json": {"type": "array", "items": {"type": "integer"}}}, "seed": 2},
+            {"guided": {"choice": ["one of these", "one of those"]}, "temperature": 0},
+            {"seed": 3, "ignore_eos": True, "top_k": 50},
+            {"guided": {"regex": "(yes|no)*"}, "seed": 4, "logprobs": 2},
+        )
+    ]
+    return [sink.wait().ids for sink in sinks]
+
+
+def test_sequences_whose_masks_have_to_wait_get_the_same_tokens(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine(tokenizer.to_json, 6) as made:
+        at_once = crowd(made)
+        monkeypatch.setattr(masks, "QUICK_SECONDS", -1)  # all are slow,
+        monkeypatch.setattr(masks, "STEP_SECONDS", -1)  # and have their turns one by one
+        assert crowd(made) == at_once
+
+
+def test_slow_masks_do_not_hold_up_others(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one of four has its turn in a step, what is not guided has a token in each."""
+    monkeypatch.setattr(masks, "QUICK_SECONDS", -1)
+    monkeypatch.setattr(masks, "STEP_SECONDS", -1)
+    with engine(tokenizer.to_json, 5) as made:
+        slow = [
+            submit(made, guided={"regex": "[a-z]{400}"}, max_tokens=400, seed=n) for n in range(4)
+        ]
+        wait_until(lambda: all(sink.ids for _, sink in slow))
+        before = [len(sink.ids) for _, sink in slow]
+        free = submit(made, max_tokens=80, ignore_eos=True)[1].wait()
+        steps = [len(sink.ids) - count for (_, sink), count in zip(slow, before, strict=True)]
+        for request, _ in slow:
+            request.cancelled = True
+    assert len(free.ids) == 80
+    assert max(steps) <= 80 / 4 + 8
+    assert max(steps) - min(steps) <= 4  # their turns go round

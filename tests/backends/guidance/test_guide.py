@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from backends.contract import SamplingParameters
 from backends.errors import InvalidField
+from backends.guidance import guide as guides
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide, restrict
 from backends.sampling import Sampler, sample
@@ -224,3 +226,66 @@ def test_a_crowd_gets_what_each_gets_alone(guide: MakeGuide) -> None:
     for logits in steps():
         got = [token.id for token in sample(together, logits)]
         assert got == [s.sample(row).id for s, row in zip(alone, logits, strict=True)]
+
+
+# --- what a mask costs ---------------------------------------------------------------------------
+
+
+def test_a_long_fixed_text_is_cut_into_tokens_once(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    """And not again for each of its tokens."""
+    text = "machine learning is a subset of " * 250
+    guide = compiler.prepare(request(guided={"choice": [text]})).result(30)
+    ids = []
+    began = time.thread_time()
+    while not guide.ended:
+        (id_,) = allowed(guide)
+        ids.append(id_)
+        guide.advance(id_)
+    assert ids == tokenizer.encode_continuation(text)
+    first = compiler.prepare(request(guided={"choice": [text]})).result(30)
+    took = time.thread_time() - began
+    began = time.thread_time()
+    allowed(first)
+    assert took < max(time.thread_time() - began, 0.002) * len(ids) / 4
+
+
+def test_what_was_forced_does_not_hold_where_another_token_came(
+    guide: MakeGuide, tokenizer: Tokenizer
+) -> None:
+    made = guide(choice=["abcdefgh"])
+    assert len(allowed(made)) == 1
+    for id_ in tokenizer.encode_continuation("a"), tokenizer.encode_continuation("b"):
+        made.advance(*id_)
+    assert allowed(made) == {tokenizer.encode_continuation("cdefgh")[0]}
+
+
+@pytest.mark.parametrize(
+    ("slow", "most", "mean", "says"), [(-1, 3, 1, True), (9, 3, 1, False), (9, 3, -1, True)]
+)
+def test_a_guide_that_takes_too_long_gives_up(
+    guide: MakeGuide,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: float,
+    most: int,
+    mean: float,
+    says: bool,
+) -> None:
+    """Several slow masks do, or all of them together."""
+    monkeypatch.setattr(guides, "SLOW_MASK_SECONDS", slow)
+    monkeypatch.setattr(guides, "MAX_SLOW_MASKS", most)
+    monkeypatch.setattr(guides, "MEAN_MASK_SECONDS", mean)
+    monkeypatch.setattr(guides, "MASKS_SECONDS", 3)
+    made = guide(regex="[a-z]{40}")
+
+    def go_on() -> None:
+        for _ in range(8):
+            made.advance(max(allowed(made)))
+
+    if says:
+        with pytest.raises(InvalidField, match=r"^guided: .*finding its tokens takes too long$"):
+            go_on()
+    else:
+        go_on()

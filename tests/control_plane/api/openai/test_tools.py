@@ -199,12 +199,13 @@ def test_special_tokens_are_no_text_unless_asked_for(client: OpenAI, stream: boo
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, None, "letters, digits"),
         (
             {
-                "tools": TOOLS,
+                "tools": [
+                    {"type": "function", "function": {"name": "x", "parameters": {"type": "null"}}}
+                ],
                 "tool_choice": "required",
-                "response_format": {"type": "json_object"},
             },
-            "tool_choice",
-            "beside `response_format`",
+            "tools",
+            "the function `x` must have parameters of type object",
         ),
         ({"functions": [{"name": "x"}]}, "functions", "cannot be honoured"),
         ({"tools": TOOLS, "model": "demo"}, "tools", "chat template writes no tool calls"),

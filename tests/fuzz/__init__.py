@@ -1,0 +1,1 @@
+"""Fuzzers with a budget of time. They are no tests: `make fuzz` runs them."""
