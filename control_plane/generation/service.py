@@ -19,6 +19,7 @@ from control_plane.errors import (
     TriadError,
     Unavailable,
 )
+from control_plane.generation.context_limit import check_fits, check_tokenizable
 from control_plane.generation.generation import Generation
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
@@ -75,10 +76,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A prompt's token ids, and the text of each."""
+    """A prompt's token ids, the text of each, and its name in the vocabulary, such as ``Ġis``."""
 
     ids: list[int]
     texts: list[str]
+    names: list[str]
 
 
 class GenerationService:
@@ -137,6 +139,7 @@ class GenerationService:
         )
         self._running.add(generation)
         try:
+            check_fits(model, request.prompt)
             generation.attach(self._infer(model, request))
             await generation.pull_first()
         except BaseException as error:
@@ -158,14 +161,19 @@ class GenerationService:
         )
         return cache.stream(key, begin, reads=request.cache != "write")
 
-    async def tokenize(self, model: Model, request_id: str, prompt: codec.Prompt) -> Tokens:
-        """What the model makes of a prompt. Raises `TriadError`."""
+    async def tokenize(
+        self, model: Model, request_id: str, prompt: codec.Prompt, *, must_fit: bool = False
+    ) -> Tokens:
+        """What the model makes of a prompt. ``must_fit``: it is to be generated from, so it must
+        not be longer than the context. Raises `TriadError`."""
+        (check_fits if must_fit else check_tokenizable)(model, prompt)
         message = codec.tokenize_request(model.name, codec.unique_id(request_id), prompt)
         answer = orjson.loads(await ask(self._client, message, timeout=self._timeout))
-        return Tokens(answer["token_ids"], answer["texts"])
+        return Tokens(answer["token_ids"], answer["texts"], answer["tokens"])
 
     async def detokenize(self, model: Model, request_id: str, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens too. Raises `TriadError`."""
+        check_tokenizable(model, codec.TokenIds(ids))
         message = codec.detokenize_request(model.name, codec.unique_id(request_id), ids)
         return (await ask(self._client, message, timeout=self._timeout)).decode()
 

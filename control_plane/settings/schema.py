@@ -63,6 +63,9 @@ class ServingSettings(Section):
     stream_interval_ms: Count = 20
     """Milliseconds between two events of a stream at least: tokens that come sooner share one. The
     first token and the end do not wait. 0: an event a token."""
+    allow_control_tokens: bool = False
+    """Take a control token's spelling in a chat message, such as `<|im_end|>`, for that token: only
+    for callers that write all of their messages themselves."""
     max_body_size: Bytes = ByteSize(4 * 10**6)
     """Largest request body, in bytes or as text such as 4MB."""
     shutdown_timeout: SecondsOrNone = 5.0

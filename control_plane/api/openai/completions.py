@@ -134,7 +134,7 @@ async def _echoes(body: CompletionRequest, asked: Asked, services: Services) -> 
         generation, model = services.generation, asked.model
         first = ""
         if body.logprobs is not None:
-            tokens = await generation.tokenize(model, asked.request_id, prompt)
+            tokens = await generation.tokenize(model, asked.request_id, prompt, must_fit=True)
             first = tokens.texts[0]
         if isinstance(prompt, Text):
             return Echo(prompt.text, first)

@@ -80,7 +80,7 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     ("text", "prompt", [-1], "prompt", "token ids"),
     ("text", "prompt", [[5, "x"]], "prompt", "token ids"),
     ("text", "prompt", [99999], "prompt", "from 0 to 2047"),
-    ("text", "prompt", "x " * 5000, "prompt", "from 1 to 2047 tokens"),
+    ("text", "prompt", "x " * 5000, "prompt", "maximum context length is 2048 tokens"),
     ("text", "prompt", ["x"] * 129, "n", "at most 128 answers"),
     ("text", "best_of", 2, "best_of", "equal to `n`"),
     ("text", "suffix", "x", "suffix", "cannot be honoured"),
@@ -118,6 +118,16 @@ def test_statuses_are_the_clients_exceptions(client: OpenAI, server: TriadServer
         client.chat.completions.create(model="scripted", messages=script(fail_at=0))
     for path in ("/v1/nothing", "/v1/chat"):
         assert server.get(path).status_code == 404
+
+
+def test_a_model_that_was_never_loaded_does_not_exist(client: OpenAI, server: TriadServer) -> None:
+    """Though the repository has it; SDKs would try again where it were not ready."""
+    body = {"model": "demo_vllm", "messages": script()}
+    refused = server.post("/v1/chat/completions", body)
+    assert refused.status_code == server.get("/v1/models/demo_vllm").status_code == 404
+    known = {model.id for model in client.models.list()}
+    _, _, named = refused.json()["error"]["message"].partition("; models: ")
+    assert set(named.split(", ")) == known
 
 
 @pytest.mark.parametrize("count", [1, 3])
