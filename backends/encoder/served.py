@@ -104,7 +104,7 @@ class ServedEncoder(ABC):
         self._requests.submit(attempt, call, partial(self._compute, call, rows))
 
     def _compute(self, call: Call, rows: Sequence[Row]) -> None:
-        outputs = self._loaded.head.finish(self._loaded.runner.run(rows))
+        outputs = self._loaded.head.finish(self._loaded.runner.run(rows, call.raise_if_left))
         tokens = np.array([len(row["input_ids"]) for row in rows], np.uint32)
         call.answer([(spec.name, value) for spec, value in [*outputs, (NUM_INPUT_TOKENS, tokens)]])
 

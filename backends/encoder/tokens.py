@@ -19,6 +19,11 @@ Row: TypeAlias = Mapping[str, list[int]]
 """One text's tokens: a list for each of the model's inputs that the tokenizer makes."""
 Check: TypeAlias = Callable[[], None]
 
+
+def nothing() -> None:
+    """A `Check` that never ends the work."""
+
+
 _WORD = re.compile(r"[A-Za-z0-9]\S*")
 """Has at least one token, whatever a tokenizer leaves out."""
 
@@ -50,7 +55,7 @@ class TextTokenizer:
         *,
         truncate: bool = False,
         max_length: int | None = None,
-        check: Check = lambda: None,
+        check: Check = nothing,
     ) -> list[Row]:
         """Each text as the model takes it. ``truncate``: cut at ``max_length`` tokens, or at the
         context's end. ``check`` is called between two texts, and may raise to end the work. Raises
