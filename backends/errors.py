@@ -10,7 +10,7 @@
 
 ``status`` names a constant of ``triton_python_backend_utils.TritonError``, which Triton turns into
 the gRPC status. Triton's streams carry an error's text and no status: ``code``, where a kind has
-one, stands before the text as ``[code] ``.
+one, stands behind the text as ``[code]``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EngineError(Exception):
 
     @property
     def wire_text(self) -> str:
-        return str(self) if self.code is None else f"[{self.code}] {self}"
+        return str(self) if self.code is None else f"{self} [{self.code}]"
 
 
 class InvalidField(EngineError):

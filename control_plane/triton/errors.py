@@ -42,9 +42,9 @@ _FIELDS = {
     "response_format",  # another spelling of `guided`
 }
 
-_CODE = re.compile(r"\[([a-z_]+)\] ")
+_CODE = re.compile(r" \[([a-z_]+)\]$")
 _CODES: dict[str | None, type[InvalidRequest]] = {ContextExceeded.code: ContextLengthExceeded}
-"""Kinds of errors that an engine tells by a code before the text."""
+"""Kinds of errors that an engine tells by a code behind the text."""
 
 # First match counts: a status, a part of the message, and the error.
 _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
@@ -64,8 +64,8 @@ _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
 
 
 def translate(status: grpc.StatusCode, details: str) -> TriadError:
-    if (coded := _CODE.match(details)) and coded[1] in _CODES:
-        return _of_field(_CODES[coded[1]], details[coded.end() :])
+    if (coded := _CODE.search(details)) and coded[1] in _CODES:
+        return _of_field(_CODES[coded[1]], details[: coded.start()])
     if status is grpc.StatusCode.INVALID_ARGUMENT:
         return _of_field(InvalidRequest, details)
     for code, part, error in _TABLE:
