@@ -1,6 +1,10 @@
 """Chat requests: messages and tools as OpenAI's API has them, made ready for a chat template.
 
 https://platform.openai.com/docs/api-reference/chat/create
+
+A call's arguments in a conversation are what some model wrote, so they may be no JSON object: cut
+off where an answer was, or a list. A template then gets the text as it is. One that can do nothing
+with a text gets an object in its place, see `without_texts_for_arguments`.
 """
 
 from __future__ import annotations
@@ -14,6 +18,11 @@ from backends.errors import InvalidField
 
 Message: TypeAlias = dict[str, Any]
 Tool: TypeAlias = dict[str, Any]
+
+MAX_DEPTH = 64
+"""Objects and lists in one another: templates and JSON writers recurse."""
+RAW_ARGUMENTS = "raw_arguments"
+"""The key of arguments that are no object, for templates that want one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +54,29 @@ def parse_json(name: str, text: str) -> Any:  # noqa: ANN401
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # not half a surrogate pair
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise _too_deep(name) from None
+    except ValueError as error:
         raise InvalidField(name, f"is not valid JSON: {error}") from None
+    if _is_deep(value):
+        raise _too_deep(name)
     return value
+
+
+def _too_deep(name: str) -> InvalidField:
+    return InvalidField(
+        name, f"must have at most {MAX_DEPTH} objects and lists in one another, arguments included"
+    )
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        nested = [v for v in level if isinstance(v, dict | list)]
+        if not nested:
+            return False
+        level = [part for v in nested for part in (v.values() if isinstance(v, dict) else v)]
+    return True
 
 
 def messages_from_json(text: str) -> list[Message]:
@@ -67,13 +96,13 @@ def _message(number: int, message: object) -> Message:
         raise InvalidField("messages", f"{where} must be an object")
     if not isinstance(message.get("role"), str):
         raise InvalidField("messages", f"{where} must have a string `role`")
-    calls = message.get("tool_calls")
-    if message.get("content") is None and not (message["role"] == "assistant" and calls):
+    # A turn without a word in it is one that was cut off, or did nothing but think.
+    if message.get("content") in (None, []) and message["role"] != "assistant":
         raise InvalidField("messages", f"{where} must have a `content`")
     # Templates ask whether a key is there: one without a value is not.
     ready = {key: value for key, value in message.items() if value is not None}
     ready["content"] = _content(where, message.get("content"))
-    if calls:
+    if calls := message.get("tool_calls"):
         if not isinstance(calls, list):
             raise InvalidField("messages", f"{where} must have a list of `tool_calls`")
         ready["tool_calls"] = [_call(where, call) for call in calls]
@@ -105,18 +134,45 @@ def _call(where: str, call: object) -> dict[str, Any]:
         raise InvalidField("messages", f"{where} must have a `function` in each of `tool_calls`")
     if not isinstance(function.get("name"), str):
         raise InvalidField("messages", f"{where} must have a string `name` in each `function`")
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        # Templates write them as JSON, so text would be quoted once more.
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            raise InvalidField(
-                "messages", f"{where} must have JSON for the `arguments` of each function"
-            ) from None
-    if not isinstance(arguments, dict):
-        raise InvalidField("messages", f"{where} must have an object for `arguments`")
+    arguments = _arguments(where, function.get("arguments"))
     return call | {"function": function | {"arguments": arguments}}
+
+
+def _arguments(where: str, given: object) -> dict[str, Any] | str:
+    """An object where there is one: templates write it as JSON, so text would be quoted again."""
+    if given is None or isinstance(given, dict):
+        return given or {}
+    if not isinstance(given, str):
+        raise InvalidField("messages", f"{where} must have text or an object for `arguments`")
+    try:
+        value = json.loads(given) if given.strip() else {}
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise _too_deep("messages") from None
+    except ValueError:
+        return given
+    if _is_deep(value):
+        raise _too_deep("messages")
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else given
+
+
+def without_texts_for_arguments(messages: list[Message]) -> list[Message]:
+    """The same messages, with ``{"raw_arguments": text}`` for arguments that are no object."""
+    return [
+        message | {"tool_calls": [_with_object(call) for call in message["tool_calls"]]}
+        if "tool_calls" in message
+        else message
+        for message in messages
+    ]
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    if not isinstance(arguments, str):
+        return call
+    return call | {"function": call["function"] | {"arguments": {RAW_ARGUMENTS: arguments}}}
 
 
 def tools_from_json(text: str | None) -> list[Tool] | None:

@@ -44,12 +44,19 @@ class ChatFormat:
     def describe(self) -> dict[str, Any]:
         return asdict(self)
 
-    def in_reasoning(self, prompt: str) -> bool:
-        """Whether the answer begins inside of a block that the prompt has opened."""
+    def opens_reasoning(self, text: str) -> bool:
+        """Whether a text that the template has written ends inside of a block of reasoning."""
         if self.reasoning is None:
             return False
         begin, end = self.reasoning
-        return prompt.rfind(begin) > prompt.rfind(end)
+        return text.rfind(begin) > text.rfind(end)
+
+    def begins_with_reasoning(self, answer: str) -> bool:
+        """Whether what there is of an answer is the beginning of a block of reasoning."""
+        if self.reasoning is None:
+            return False
+        begin, end = self.reasoning
+        return answer.lstrip().startswith(begin) and end not in answer
 
 
 def _tools(template: str) -> ToolFormat | None:

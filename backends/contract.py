@@ -386,7 +386,7 @@ class ResponseChunk:
     num_input_tokens: int
     logprobs: list[list[Logprob]] | None = None  # an entry a token: the chosen one, then the top
     cumulative_logprob: float = 0.0
-    prompt_logprobs: list[list[Logprob]] | None = None  # of the prompt's second token and on
+    prompt_logprobs: str | None = None  # as `prompt_logprobs_json` writes them
     text_offsets: list[int] = field(default_factory=list)  # an entry a token
     prompt_token_ids: list[int] | None = None  # in the first response
     in_reasoning: bool | None = None  # in the first response
@@ -411,15 +411,18 @@ def _logprob(p: Logprob) -> dict[str, Any]:
     return values
 
 
-def _logprobs_json(entries: list[list[Logprob]] | None, before: tuple[None, ...] = ()) -> str:
+def _logprobs_json(entries: list[list[Logprob]] | None, *before: str) -> str:
     if entries is None:
         return "null"
-    return json.dumps(
-        [
-            *before,
-            *({str(p.token_id): _logprob(p) for p in entry} for entry in entries),
-        ]
-    )
+    # Entry by entry: a long list is not written without a pause for other threads.
+    written = (json.dumps({str(p.token_id): _logprob(p) for p in entry}) for entry in entries)
+    return f"[{', '.join((*before, *written))}]"
+
+
+def prompt_logprobs_json(entries: list[list[Logprob]]) -> str:
+    """``entries``: of the prompt's second token and on. Nothing comes before the first one that
+    could make it likely or not."""
+    return _logprobs_json(entries, "null")
 
 
 def encode_response(
@@ -436,9 +439,7 @@ def encode_response(
     if "logprobs" in returns:
         tensors.append(("logprobs", _bytes(_logprobs_json(chunk.logprobs))))
     if "prompt_logprobs" in returns:
-        # Nothing comes before the first token that could make it likely or not.
-        text = _logprobs_json(chunk.prompt_logprobs, before=(None,))
-        tensors.append(("prompt_logprobs", _bytes(text)))
+        tensors.append(("prompt_logprobs", _bytes(chunk.prompt_logprobs or "null")))
     if "cumulative_logprob" in returns:
         tensors.append(("cumulative_logprob", np.array([chunk.cumulative_logprob], np.float32)))
     if "token_ids" in returns:

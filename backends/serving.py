@@ -10,30 +10,26 @@ import gc
 import json
 import locale
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
-from backends.attribution import AttributionRequest
-from backends.contract import (
-    INPUTS,
-    OUTPUTS,
-    GenerationRequest,
-    Inputs,
-    TensorSpec,
-    decode_request,
-    flag,
-    text,
-)
+from backends.contract import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
 from backends.engine import Engine
-from backends.errors import EngineError, InvalidField
-from backends.generation import Generation, Responder, triton_error
-from backends.text import Tokenizer, token_offsets
+from backends.errors import Cancelled, EngineError
+from backends.generation import Generation
+from backends.pool import WorkPool
+from backends.reading import ONE_ANSWER, RequestReader
+from backends.responder import Call, Responder, failure, response
+from backends.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +75,18 @@ class ModelOptions:
         return int(self.parameters.get("stream_interval_ms", DEFAULT_STREAM_INTERVAL_MS)) / 1e3
 
     @property
+    def allow_control_tokens(self) -> bool:
+        return self.parameters.get("allow_control_tokens", "false") == "true"
+
+    @property
     def served_name(self) -> str:
         return self.parameters.get("served_model_name", self.name)
 
 
 def set_up_process() -> None:
     """What a model's process needs before it imports or reads anything."""
+    # Texts are tokenised in a thread of ours, and not in as many more as there are cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # The embedded interpreter starts in the C locale, where text files are read as ASCII.
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -99,8 +101,9 @@ def freeze_loaded() -> None:
 class ServedModel(ABC):
     """Base of every ``TritonPythonModel``.
 
-    Triton's thread calls ``execute``, which decodes, encodes text to tokens, and submits to the
-    engine; `Generation` and `Responder` do the rest.
+    Triton's thread calls ``execute``, which answers what asks about the model, and passes the rest
+    on to a pool: there a prompt is read, and submitted to the engine. `Generation` and `Responder`
+    do the rest.
     """
 
     @abstractmethod
@@ -129,134 +132,79 @@ class ServedModel(ABC):
         self.options = ModelOptions.of(args)
         self.tokenizer = self.create_tokenizer(self.options)
         self.engine = self.create_engine(self.options)
+        self.front = RequestReader(self.engine, self.tokenizer, self.options.enable_streaming)
         self.responder = Responder(self.options.stream_interval)
         self.responder.start()
+        self.pool = WorkPool()
         freeze_loaded()
 
     def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
-        return Tokenizer(options.model)
+        return Tokenizer(options.model, allow_control_tokens=options.allow_control_tokens)
 
     def execute(self, requests: list[Any]) -> None:
         accept_each(requests, self._accept)
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        inputs = input_tensors(request)
         if flag(inputs, "describe"):
-            return self._describe(sender)
+            return answer(sender, json.dumps(self._describe()).encode())
         if flag(inputs, "metrics"):
             return answer(sender, self.engine.metrics().encode())
-        if flag(inputs, "tokenizer_info"):
-            info = self.tokenizer.info() | {"model_max_length": self.engine.context_length}
-            return answer(sender, json.dumps(info).encode())
         if (request_id := text(inputs, "cancel")) is not None:
             return answer(sender, str(self.responder.cancel(request_id)).encode())
-        if flag(inputs, "attributions"):
-            return self._attribute(inputs, sender)
-        decoded = decode_request(inputs, request.parameters())
-        if decoded.stream and not self.options.enable_streaming:
-            raise InvalidField("stream", "must be false: this model's answers come whole")
-        prompt_ids, in_reasoning = self._encode(decoded)
-        if flag(inputs, "tokenize"):
-            return answer(sender, self._tokenized(decoded, prompt_ids))
-        if flag(inputs, "detokenize"):
-            text_ = self.tokenizer.decode(prompt_ids, skip_special_tokens=False)
-            return answer(sender, text_.encode())
-        self._check_fits(decoded, prompt_ids)
-        if flag(inputs, "profile"):
-            return self.engine.trace(prompt_ids, decoded.sampling, _answering(sender))
-        generation = Generation(
-            request.request_id(),
-            decoded,
-            prompt_ids,
-            self.tokenizer,
-            self.responder,
-            sender,
-            in_reasoning=in_reasoning,
-        )
-        self.responder.add(generation)
+        call = self._call(request.request_id(), inputs, sender)
+        self.responder.add(call)
+        read = partial(self.front.read, call, inputs, request.parameters())
         try:
-            self.engine.submit(generation.engine_request)
-        except Exception:
-            generation.abandon()
-            raise
+            self.pool.submit(partial(attempt, call, read), size(inputs))
+        except EngineError as error:
+            call.fail(error)
 
-    def _encode(self, request: GenerationRequest) -> tuple[list[int], bool]:
-        """The prompt's ids, and whether it ends inside of a block of reasoning."""
-        if request.prompt_token_ids is not None:
-            ids, vocabulary = request.prompt_token_ids, self.engine.vocab_size
-            if any(not 0 <= id_ < vocabulary for id_ in ids):
-                raise InvalidField(
-                    "prompt_token_ids", f"must hold token ids from 0 to {vocabulary - 1}"
-                )
-            return list(ids), False
-        if request.messages is None:
-            special = request.add_special_tokens is not False
-            return self.tokenizer.encode(request.prompt or "", add_special_tokens=special), False
-        text_ = self.tokenizer.render_chat(request.messages, request.tools, request.chat_options)
-        ids_ = self.tokenizer.encode(text_, add_special_tokens=bool(request.add_special_tokens))
-        return ids_, self.tokenizer.chat_format.in_reasoning(text_)
+    def _call(self, request_id: str, inputs: Inputs, sender: Any) -> Call:  # noqa: ANN401
+        if any(flag(inputs, name) for name in ONE_ANSWER):
+            return Call(request_id, sender, self.responder)
+        return Generation(request_id, sender, self.responder, self.tokenizer, self.pool.run_long)
 
-    def _tokenized(self, request: GenerationRequest, ids: list[int]) -> bytes:
-        body = {"token_ids": ids, "texts": [self.tokenizer.token(id_)[0] for id_ in ids]}
-        if "text_offsets" in request.returns:
-            body["text_offsets"] = self._prompt_offsets(request, ids)
-        return json.dumps(body).encode()
-
-    def _prompt_offsets(self, request: GenerationRequest, ids: list[int]) -> list[int]:
-        """In the text that was given, or else in that of the ids with their special tokens."""
-        if request.prompt is None:
-            return token_offsets(self.tokenizer, ids)
-        special = request.add_special_tokens is not False
-        return self.tokenizer.text_offsets(request.prompt, add_special_tokens=special)
-
-    def _attribute(self, inputs: Inputs, sender: Any) -> None:  # noqa: ANN401
-        request = AttributionRequest(self.engine, self.tokenizer, _answering(sender))
-        request.start(text(inputs, "text_input"), text(inputs, "target"))
-
-    def _check_fits(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
-        context, given = self.engine.context_length, len(prompt_ids)
-        if not 0 < given < context:
-            raise InvalidField(
-                request.prompt_input,
-                f"must have from 1 to {context - 1} tokens, not {given}: the model's "
-                f"context is {context} tokens, and at least one is for the answer",
-            )
-        if request.sampling.max_tokens > context:
-            raise InvalidField(
-                "max_tokens", f"must be from 1 to {context}, the model's context in tokens"
-            )
-        adapter, adapters = request.sampling.lora_name, self.engine.adapters
-        if adapter is not None and adapter not in adapters:
-            raise InvalidField(
-                "lora_name",
-                f"is not an adapter of this model; it has {', '.join(adapters) or 'none'}",
-            )
-        vocabulary = self.engine.vocab_size
-        for name, ids in (
-            ("logit_bias", [id_ for id_, _ in request.sampling.logit_bias]),
-            ("allowed_token_ids", request.sampling.allowed_token_ids),
-        ):
-            if ids and max(ids) >= vocabulary:
-                raise InvalidField(name, f"must have token ids from 0 to {vocabulary - 1}")
-        resumed, left = request.resume_token_ids, min(request.sampling.max_tokens, context - given)
-        if len(resumed) >= left or any(not 0 <= id_ < vocabulary for id_ in resumed):
-            raise InvalidField(
-                "resume_token_ids",
-                f"must hold fewer than {left} ids, each from 0 to {vocabulary - 1}",
-            )
-
-    def _describe(self, sender: Any) -> None:  # noqa: ANN401
-        facts = self.engine.describe() | {
+    def _describe(self) -> dict[str, Any]:
+        return self.engine.describe() | {
             "model_name": self.options.served_name,
             "tokenizer_loaded": True,
-            "chat": self.tokenizer.chat_format.describe(),
+            "characters_per_token": self.tokenizer.characters_per_token,
+            "tokenize_length": self.front.tokenize_length,
+            "chat": self.tokenizer.chat_format.describe()
+            | {"keeps_texts": self.tokenizer.keeps_texts},
             "requests": len(self.responder),
+            "restarted_at": self.options.parameters.get("restarted_at"),
         }
-        answer(sender, json.dumps(facts).encode())
 
     def finalize(self) -> None:
+        self.pool.close()
         self.engine.close()
         self.responder.stop()
+
+
+def input_tensors(request: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+    """Copies: Triton may use the memory for another request before they are read."""
+    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
+
+
+def size(inputs: Inputs) -> int:
+    """Bytes, of texts and numbers."""
+    return sum(
+        sum(map(len, array.reshape(-1))) if array.dtype == np.object_ else array.nbytes
+        for array in inputs.values()
+    )
+
+
+def attempt(call: Call, work: Callable[[], None]) -> None:
+    """``work`` for a request: what it raises is the request's answer."""
+    try:
+        call.raise_if_left()
+        work()
+    except Cancelled:
+        pass  # the responder has ended it, or will
+    except Exception as error:
+        call.fail(as_engine_error(error))
 
 
 def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None:
@@ -269,12 +217,6 @@ def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None
             refuse(sender, as_engine_error(error))
 
 
-def _answering(sender: Any) -> Callable[[bytes | EngineError], None]:  # noqa: ANN401
-    return lambda result: (
-        refuse(sender, result) if isinstance(result, EngineError) else answer(sender, result)
-    )
-
-
 def as_engine_error(error: Exception) -> EngineError:
     """One of ours as it is; any other is a defect, which is logged."""
     if isinstance(error, EngineError):
@@ -284,17 +226,12 @@ def as_engine_error(error: Exception) -> EngineError:
 
 
 def answer(sender: Any, body: bytes) -> None:  # noqa: ANN401
-    tensor = pb_utils.Tensor("text_output", np.array([body], dtype=np.object_))
-    sender.send(
-        pb_utils.InferenceResponse([tensor]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-    )
+    outputs = [("text_output", np.array([body], np.object_))]
+    sender.send(response(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def refuse(sender: Any, error: EngineError) -> None:  # noqa: ANN401
-    sender.send(
-        pb_utils.InferenceResponse(error=triton_error(error)),
-        flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-    )
+    sender.send(failure(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def tensor_config(spec: TensorSpec) -> dict[str, Any]:

@@ -1,51 +1,125 @@
-"""Text to token ids and back, once for all engines: chat template, detokenisation."""
+"""Text to token ids and back, once for all engines: the tokenizer, and its chat template.
+
+Detokenisation of a stream is `backends.detokenizer`'s, stop strings are `backends.stop_strings`'.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from backends.chat import ChatOptions, Message, Tool
+from backends.chat import ChatOptions, Message, Tool, without_texts_for_arguments
 from backends.chat_format import ChatFormat
-from backends.errors import InvalidField
+from backends.control_tokens import ControlTokens, literal_text
+from backends.errors import EngineError, InvalidField
 from backends.spelling import Spelling
+from backends.text_length import characters_per_token
+from backends.text_offsets import token_offsets
+from backends.tokenizer_files import direct_backend, load_tokenizer
 
-REPLACEMENT = "\ufffd"
-CONTEXT_TOKENS = 6
-"""Tokens decoded before a new one: SentencePiece needs some to know whether a space comes first."""
-WINDOW_TOKENS = 16
-LONGEST_CHARACTER_BYTES = 4  # in UTF-8
+MAX_PROBLEM = 500
+"""Characters of what a template says is wrong."""
+MANY_TOKENS = 4096
+"""So many are decoded without Python's lock, which costs more with few."""
 
 
-class Decoder(Protocol):
-    def decode(self, ids: Sequence[int]) -> str: ...
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """``text``: the prompt, with marks in it where the caller's texts had control tokens, if
+    ``marked``; ``length``: its characters without them. ``in_reasoning``: the answer begins inside
+    of a block that the template has opened."""
+
+    text: str
+    length: int
+    marked: bool = False
+    in_reasoning: bool = False
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer with its chat template."""
+    """A Hugging Face tokenizer with its chat template. For any thread."""
 
-    def __init__(self, model: str | Path, **options: Any) -> None:  # noqa: ANN401
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(model, **options)
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        allow_control_tokens: bool = False,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        """``allow_control_tokens``: a control token's spelling in a message is that token."""
+        self._tokenizer = load_tokenizer(str(model), **options)
+        self._tokenizer(".")  # settles what is state: no truncation, no padding
+        self._backend = direct_backend(self._tokenizer)
         added = self._tokenizer.added_tokens_decoder.items()
         self._special_ids = frozenset(
             [*self._tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)]
         )
         self._spelling = Spelling(self._tokenizer)
         self.chat_format = ChatFormat.of(_main_template(self._tokenizer), self._is_special)
+        self._own_arguments = _own_arguments(self._tokenizer)
+        self._control = None if allow_control_tokens else self._control_tokens()
+        self.characters_per_token = (
+            None if self._backend is None else characters_per_token(self._backend)
+        )
+        """Of a text, one token stands for so many characters at most; None: for any number."""
+        self.keeps_texts = self._template_keeps_texts()
+        """The chat template writes what users say as it is, but for spaces around it."""
 
     def _is_special(self, text: str) -> bool:
         return self._tokenizer.get_vocab().get(text) in self._special_ids
 
+    def _control_tokens(self) -> ControlTokens | None:
+        """Special tokens, and other added ones that the template writes. (Some vocabularies have
+        runs of spaces or tags of HTML among those, which are a text like any other.)"""
+        template = _all_templates(self._tokenizer)
+        if not template:
+            return None
+        literals = literal_text(template)
+        tokens = {
+            token.content: id_
+            for id_, token in self._tokenizer.added_tokens_decoder.items()
+            if id_ in self._special_ids
+            or (token.content in literals and not token.content.isspace())
+        }
+        # What a model says in plain sight, it may read again: no turn ends with it.
+        plain = [text for text, id_ in tokens.items() if id_ not in self._special_ids]
+        plain += self.chat_format.reasoning or ()
+        return ControlTokens(tokens, plain, self._backend, self._tokenizer.unk_token_id)
+
+    def _template_keeps_texts(self) -> bool:
+        """As far as can be seen from a conversation."""
+        text = "Is 1 < 2,\n\tor &amp; 'a'  \"b\"? {{ x }} \u4e2d\U0001f600"
+        turns = [("user", f"{text}1"), ("assistant", "a"), ("user", f"{text}2")]
+        try:
+            chat = self.render_chat([{"role": r, "content": content} for r, content in turns])
+        except EngineError:
+            return False
+        return all(content in chat.text for role, content in turns if role == "user")
+
     def encode(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
+        ids: list[int]
+        if self._backend is None:
+            ids = self._tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
+        else:
+            # Of the library's ways to encode, this one lets go of Python's lock, and it does not
+            # make what nobody asks for.
+            (encoding,) = self._backend.encode_batch_fast(
+                [prompt], add_special_tokens=add_special_tokens
+            )
+            ids = encoding.ids
         return ids
 
     def encode_continuation(self, text: str) -> list[int]:
         """Tokens of a text that follows another: without a beginning-of-sequence token."""
         return self.encode(text, add_special_tokens=False)
+
+    def encode_rendered(self, chat: RenderedChat, *, add_special_tokens: bool = False) -> list[int]:
+        """Raises `InvalidField`."""
+        if chat.marked and self._control is not None:
+            return self._control.encode(chat.text, add_special_tokens=add_special_tokens)
+        return self.encode(chat.text, add_special_tokens=add_special_tokens)
 
     def encode_chat(
         self,
@@ -53,20 +127,62 @@ class Tokenizer:
         tools: list[Tool] | None = None,
         options: ChatOptions | None = None,
     ) -> list[int]:
-        return self.encode(self.render_chat(messages, tools, options), add_special_tokens=False)
+        return self.encode_rendered(self.render_chat(messages, tools, options))
 
     def render_chat(
         self,
         messages: list[Message],
         tools: list[Tool] | None = None,
         options: ChatOptions | None = None,
+    ) -> RenderedChat:
+        """Apply the model's own template (transformers renders it in Jinja's immutable sandbox).
+
+        Raises `InvalidField`.
+        """
+        options = options or ChatOptions()
+        self._check_template_kwargs(options)
+        marking = self._control.marking() if self._control is not None else None
+        if marking is not None:
+            messages = marking.messages(messages)
+            tools = marking.values(tools)
+            options = replace(
+                options, template_kwargs=marking.values(dict(options.template_kwargs))
+            )
+        try:
+            text = self._apply_template(messages, tools, options)
+        except InvalidField:
+            with_objects = without_texts_for_arguments(messages)
+            if with_objects == messages:
+                raise
+            messages = with_objects
+            text = self._apply_template(messages, tools, options)
+        return RenderedChat(
+            text,
+            len(self._unmarked(text)),
+            marking is not None and marking.found,
+            self._opens_reasoning(text, messages, tools, options),
+        )
+
+    def _check_template_kwargs(self, options: ChatOptions) -> None:
+        for name, value in options.template_kwargs.items():
+            if name in self._own_arguments and value is not None:
+                raise InvalidField(
+                    "chat_template_options",
+                    f"must not have `{name}` in template_kwargs: it is no variable of a template",
+                )
+
+    def _apply_template(
+        self, messages: list[Message], tools: list[Tool] | None, options: ChatOptions
     ) -> str:
-        """Apply the model's own template (transformers renders it in Jinja's immutable sandbox)."""
         from jinja2 import TemplateError
 
-        options = options or ChatOptions()
         if not self._tokenizer.chat_template:
             raise InvalidField("messages", "cannot be used: the model has no chat template")
+        variables = {
+            name: value
+            for name, value in options.template_kwargs.items()
+            if name not in self._own_arguments
+        }
         try:
             text: str = self._tokenizer.apply_chat_template(
                 self._known_roles(messages),
@@ -74,11 +190,15 @@ class Tokenizer:
                 add_generation_prompt=options.add_generation_prompt,
                 continue_final_message=options.continue_final_message,
                 tokenize=False,
-                **{k: v for k, v in options.template_kwargs.items() if k not in _OWN_ARGUMENTS},
+                **variables,
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise InvalidField("messages", f"do not fit the chat template: {error}") from None
+        except (TemplateError, TypeError, ValueError, RecursionError) as error:
+            problem = self._unmarked(f"do not fit the chat template: {error}")[:MAX_PROBLEM]
+            raise InvalidField("messages", problem) from None
         return text
+
+    def _unmarked(self, text: str) -> str:
+        return text if self._control is None else self._control.unmarked(text)
 
     def _known_roles(self, messages: list[Message]) -> list[Message]:
         """``developer`` is OpenAI's newer name of ``system``, which few templates know."""
@@ -90,14 +210,12 @@ class Tokenizer:
         """Where the part of the text begins that each of its tokens stands for. Tokens of one
         character begin at the same place; a token that is not in the text begins at the next one's.
         """
-        options = {"add_special_tokens": add_special_tokens, "return_offsets_mapping": True}
-        try:
-            pairs = self._tokenizer(text, **options)["offset_mapping"]
-        except NotImplementedError:  # a tokenizer in Python
+        if self._backend is None:  # a tokenizer in Python
             ids = self.encode(text, add_special_tokens=add_special_tokens)
             return token_offsets(self, ids)
+        (encoding,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
         offsets, end = [], 0
-        for first, last in pairs:
+        for first, last in encoding.offsets:
             # White space before a word is its token's, though some tokenizers leave it out.
             offsets.append(end if first > end or first == last else first)
             end = max(end, last)
@@ -117,6 +235,33 @@ class Tokenizer:
             "chat_template": tokenizer.chat_template,
         }
 
+    def _opens_reasoning(
+        self,
+        text: str,
+        messages: list[Message],
+        tools: list[Tool] | None,
+        options: ChatOptions,
+    ) -> bool:
+        """Whether the template has opened a block of reasoning where the answer begins: a tag in
+        somebody's message says nothing."""
+        if not self.chat_format.opens_reasoning(text):
+            return False
+        if options.continue_final_message:
+            return self.chat_format.begins_with_reasoning(messages[-1]["content"])
+        if not options.add_generation_prompt:
+            return False
+        try:
+            before = self._apply_template(
+                messages, tools, replace(options, add_generation_prompt=False)
+            )
+        except InvalidField:
+            return True  # such a template cannot do without
+        same = _common_length(text, before)
+        if same == len(text):  # the template writes its prompt in any case, behind the last message
+            last = messages[-1]["content"].strip()
+            same = text.rfind(last) + len(last)
+        return self.chat_format.opens_reasoning(text[same:])
+
     def to_json(self) -> str:
         """As the ``tokenizers`` library writes it. Raises ValueError where it is not of that."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
@@ -126,9 +271,15 @@ class Tokenizer:
         return text
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
+        text: str
+        if self._backend is None:
+            text = self._tokenizer.decode(
+                ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+            )
+        elif len(ids) > MANY_TOKENS:
+            (text,) = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
+        else:
+            text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
     def is_special(self, id_: int) -> bool:
@@ -138,15 +289,25 @@ class Tokenizer:
         """One token's text, and its bytes where they are not those of the text."""
         return self._spelling.of(id_)
 
+    def name(self, id_: int) -> str:
+        """One token as the vocabulary has it, such as ``Ġis``."""
+        token: str | None = self._tokenizer.convert_ids_to_tokens(id_)
+        return "" if token is None else token
 
-_OWN_ARGUMENTS = frozenset(
-    [
-        *("conversation", "tools", "documents", "chat_template", "tokenize", "tokenizer_kwargs"),
-        *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
-        *("padding", "truncation", "max_length", "return_tensors", "return_dict"),
-    ]
-)
-"""Arguments of `apply_chat_template` that are no variables of the template."""
+
+def _common_length(one: str, other: str) -> int:
+    """Characters at the beginning that both have."""
+    if one.startswith(other):
+        return len(other)
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _own_arguments(tokenizer: Any) -> frozenset[str]:  # noqa: ANN401
+    """What a template's caller may not give a value of: they are no variables of it."""
+    parameters = inspect.signature(tokenizer.apply_chat_template).parameters.values()
+    named = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    return frozenset(named | {"messages", "conversations"})
 
 
 def _main_template(tokenizer: Any) -> str | None:  # noqa: ANN401
@@ -157,107 +318,6 @@ def _main_template(tokenizer: Any) -> str | None:  # noqa: ANN401
     return template
 
 
-class Verbatim:
-    """A decoder that leaves special tokens in the text."""
-
-    def __init__(self, tokenizer: TokenDecoder) -> None:
-        self._tokenizer = tokenizer
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
-
-
-class Detokenizer:
-    """Turns one sequence's tokens into text as they come, and never splits a character.
-
-    A character may be spread over several tokens. Until the last of them is there, a byte-level
-    tokenizer decodes it to one U+FFFD, and SentencePiece's byte fallback decodes the whole run of
-    byte tokens that it ends to one U+FFFD each, so text that ends in U+FFFD is held back, and the
-    window of tokens that are decoded begins between two characters.
-    """
-
-    def __init__(self, decoder: Decoder, prompt_ids: Sequence[int]) -> None:
-        self._decoder = decoder
-        self._ids = _context(decoder, prompt_ids)
-        self._emitted = len(decoder.decode(self._ids))
-        self._boundaries = [len(self._ids)]  # positions in `_ids` between two characters
-
-    def _stable(self, text: str) -> int:
-        """How many characters no later token can change."""
-        if len(self._ids) - self._boundaries[-1] < LONGEST_CHARACTER_BYTES:
-            return len(text.rstrip(REPLACEMENT))
-        return len(text) - text.endswith(REPLACEMENT)  # invalid bytes, but for perhaps the last
-
-    def push(self, token_id: int) -> str:
-        """The text that this token completes, perhaps none."""
-        self._ids.append(token_id)
-        text = self._decoder.decode(self._ids)
-        stable = self._stable(text)
-        piece = text[self._emitted : stable]
-        self._emitted = max(self._emitted, stable)
-        if stable == len(text):
-            self._boundaries.append(len(self._ids))
-            if len(self._ids) > WINDOW_TOKENS:
-                self._shorten()
-        return piece
-
-    def _shorten(self) -> None:
-        longest = len(self._ids) - CONTEXT_TOKENS
-        if cut := max((at for at in self._boundaries if at <= longest), default=0):
-            del self._ids[:cut]
-            self._boundaries = [at - cut for at in self._boundaries if at >= cut]
-            self._emitted = len(self._decoder.decode(self._ids))
-
-    def flush(self) -> str:
-        """What an unfinished character leaves behind: U+FFFD, as decoding at once gives it."""
-        text = self._decoder.decode(self._ids)
-        piece = text[self._emitted :]
-        self._emitted = len(text)
-        return piece
-
-
-class TokenDecoder(Protocol):
-    """What `token_offsets` needs of a tokenizer."""
-
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
-
-    def token(self, id_: int) -> tuple[str, bytes | None]: ...
-
-
-_CONTINUATION = bytes(range(0x80, 0xC0))
-"""In UTF-8, the bytes of a character but its first one."""
-
-
-def token_offsets(tokenizer: TokenDecoder, ids: Sequence[int]) -> list[int]:
-    """Where the text of each token begins in that of all, special tokens included."""
-    text = tokenizer.decode(ids, skip_special_tokens=False)
-    spelled = [text.encode() if raw is None else raw for text, raw in map(tokenizer.token, ids)]
-    joined = b"".join(spelled).decode(errors="replace")
-    # SentencePiece's leading space is not in the text.
-    missing = len(joined) - len(text)
-    if joined[max(missing, 0) :] != text or REPLACEMENT in joined or missing not in (0, 1):
-        return _offsets_one_by_one(tokenizer, ids)
-    offsets, characters = [], -missing
-    for part in spelled:
-        goes_on = bool(part) and part[0] in _CONTINUATION
-        offsets.append(max(0, characters - goes_on))
-        characters += len(part.translate(None, _CONTINUATION))
-    return offsets
-
-
-def _offsets_one_by_one(tokenizer: TokenDecoder, ids: Sequence[int]) -> list[int]:
-    """For tokens whose texts do not add up to that of all: bytes that are no UTF-8, for one."""
-    detokenizer, offsets, length = Detokenizer(Verbatim(tokenizer), []), [], 0
-    for id_ in ids:
-        offsets.append(length)
-        length += len(detokenizer.push(id_))
-    return offsets
-
-
-def _context(decoder: Decoder, ids: Sequence[int]) -> list[int]:
-    """The last few ids, and those before them that belong to the same character."""
-    for length in range(CONTEXT_TOKENS, CONTEXT_TOKENS + LONGEST_CHARACTER_BYTES):
-        context = list(ids[-length:])
-        if not decoder.decode(context).startswith(REPLACEMENT):
-            break
-    return context
+def _all_templates(tokenizer: Any) -> str:  # noqa: ANN401
+    template: str | dict[str, str] | None = tokenizer.chat_template
+    return "\n".join(template.values()) if isinstance(template, dict) else template or ""

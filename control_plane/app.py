@@ -34,6 +34,7 @@ from control_plane.middleware.response_count import ResponseCountMiddleware
 from control_plane.observability.alerts import Alerts
 from control_plane.services import open_services
 from control_plane.settings import ConfigManager, ServingSettings
+from control_plane.triton.model_process import ModelProcesses
 from control_plane.version import VERSION
 
 _SECURITY: Mapping[str, Callable[..., Any]] = {
@@ -51,13 +52,14 @@ _EXPOSED = [
 ]
 
 
-def create_app(settings: ServingSettings) -> FastAPI:
-    """An application for the Triton server at ``triton.endpoints[0]``."""
+def create_app(settings: ServingSettings, processes: ModelProcesses | None = None) -> FastAPI:
+    """An application for the Triton server at ``triton.endpoints[0]``. ``processes``: those of its
+    models, where it is embedded."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            services = await stack.enter_async_context(open_services(settings))
+            services = await stack.enter_async_context(open_services(settings, processes))
             app.state.services = services
             if settings.auth.enabled:
                 authenticator = open_authenticator(settings.auth)

@@ -2,6 +2,7 @@
 
     TriadError                   500  internal_error
     ├── InvalidRequest           400  invalid_request_error   `param` names the field
+    │   └── ContextLengthExceeded                             `code` is context_length_exceeded
     ├── Unauthorized             401  authentication_error    no token, or not a valid one
     ├── Forbidden                403  permission_error        a scope is missing, and named
     ├── ModelNotFound            404  model_not_found
@@ -17,13 +18,14 @@
         └── ShuttingDown         503  shutting_down
 
 The body is the same on every route: ``{"error": {message, type, param, code}, "request_id"}``.
+``code`` is the status, but for an error that clients know by a name.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class TriadError(Exception):
@@ -31,6 +33,7 @@ class TriadError(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
+    code: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -46,7 +49,7 @@ class TriadError(Exception):
             "message": self.message,
             "type": self.type,
             "param": self.param,
-            "code": self.status,
+            "code": self.code or self.status,
         }
         return {"error": error, "request_id": request_id}
 
@@ -54,6 +57,17 @@ class TriadError(Exception):
 class InvalidRequest(TriadError):
     status = 400
     type = "invalid_request_error"
+
+    def renamed(self, field: str) -> Self:
+        """The same, of what the client calls that field."""
+        problem = self.message.removeprefix(f"{self.param}: ")
+        return type(self)(f"{field}: {problem}", param=field)
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """More tokens than the model's context holds."""
+
+    code = "context_length_exceeded"
 
 
 class Unauthorized(TriadError):

@@ -60,6 +60,7 @@ class ModelHost:
             catalog.ready(served_name)
 
     async def _start(self, settings: ServingSettings) -> str:
+        processes = None
         if not endpoints(settings):
             triton = await asyncio.to_thread(EmbeddedTriton, settings)
             try:
@@ -68,8 +69,8 @@ class ModelHost:
                 await asyncio.to_thread(triton.stop)
                 raise
             self._triton = triton
-            settings = triton.connected()
-        self._services = await self._stack.enter_async_context(open_services(settings))
+            settings, processes = triton.connected(), triton.supervisor.processes
+        self._services = await self._stack.enter_async_context(open_services(settings, processes))
         return settings.model
 
     async def begin(

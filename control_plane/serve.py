@@ -29,6 +29,7 @@ from control_plane.launch import EmbeddedTriton
 from control_plane.registry.entry import ModelError
 from control_plane.settings import ServingSettings
 from control_plane.triton.installation import TritonMissing
+from control_plane.triton.model_process import ModelProcesses
 from control_plane.triton.supervisor import StartFailed
 
 DEMO_PROMPT = "What is machine learning?"
@@ -46,12 +47,12 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
     with (
         suppress(KeyboardInterrupt),
         _terminated_as_interrupted(),
-        _triton(settings, console) as connected,
+        _triton(settings, console) as (connected, processes),
     ):
         threading.Thread(
             target=_announce, args=(connected, console, demo), name="announce", daemon=True
         ).start()
-        _serve_http(connected)
+        _serve_http(connected, processes)
 
 
 def _set_up_logging(settings: ServingSettings, console: Console) -> None:
@@ -97,9 +98,11 @@ def _check_files(settings: ServingSettings) -> None:
 
 
 @contextmanager
-def _triton(settings: ServingSettings, console: Console) -> Iterator[ServingSettings]:
+def _triton(
+    settings: ServingSettings, console: Console
+) -> Iterator[tuple[ServingSettings, ModelProcesses | None]]:
     if endpoints(settings):
-        yield settings
+        yield settings, None
         return
     try:
         with console.status("starting Triton and loading the model"):
@@ -108,7 +111,7 @@ def _triton(settings: ServingSettings, console: Console) -> Iterator[ServingSett
     except (ModelError, TritonMissing, StartFailed) as error:
         raise ServeError(str(error)) from None
     try:
-        yield triton.connected()
+        yield triton.connected(), triton.supervisor.processes
     finally:
         triton.stop()
 
@@ -123,9 +126,10 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _serve_http(settings: ServingSettings) -> None:
+def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> None:
     if not settings.reload:
-        HttpServer(server_config(create_app(settings), settings), settings.shutdown_timeout).run()
+        app = create_app(settings, processes)
+        HttpServer(server_config(app, settings), settings.shutdown_timeout).run()
         return
     # The application is built in a process of its own, which reads its settings again.
     control = settings.triton.model_control_value

@@ -17,6 +17,7 @@ from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Model, Models
 from control_plane.settings import ServingSettings
 from control_plane.triton.client import TritonClient
+from control_plane.triton.model_process import ModelProcesses
 
 
 @dataclass(slots=True)
@@ -34,13 +35,16 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: ServingSettings) -> AsyncIterator[Services]:
-    """Connects to the servers that the settings name, and watches their models."""
+async def open_services(
+    settings: ServingSettings, processes: ModelProcesses | None = None
+) -> AsyncIterator[Services]:
+    """Connects to the servers that the settings name, and watches their models. ``processes``:
+    those of the embedded server's."""
 
     def on_death(model: Model) -> None:
         generation.abort_model(model)
 
-    client, catalog, instances = connect(settings, on_death)
+    client, catalog, instances = connect(settings, on_death, processes)
     metrics, stats = Metrics(), Stats()
     metrics.registry.register(EngineGauges(catalog))
     if instances:

@@ -14,6 +14,7 @@ INPUTS = (
     TensorSpec("truncate", "BOOL"),  # cut texts at the model's context, which else are refused
     TensorSpec("truncate_tokens", "INT32"),  # cut texts at so many tokens
     TensorSpec("describe", "BOOL"),  # * answer with the model's facts, as JSON, in `text_output`
+    TensorSpec("cancel", "BYTES"),  # * end the requests with this id; answers how many there were
 )
 NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "UINT32", (-1,))  # of each text
 TEXT_OUTPUT = TensorSpec("text_output", "BYTES", (-1,))

@@ -37,7 +37,7 @@ from backends.encoder.batching import Batch, plan
 from backends.encoder.heads import head
 from backends.encoder.runner import LoadedEncoder
 from backends.encoder.served import ServedEncoder
-from backends.encoder.tokens import Row, TextTokenizer
+from backends.encoder.tokens import Check, Row, TextTokenizer, nothing
 from backends.errors import EngineError
 from backends.serving import ModelOptions
 
@@ -78,10 +78,10 @@ class GraphRunner:
         self._max_batch_size = max_batch_size
         self._calls = ThreadPoolExecutor(CALL_THREADS, "call")
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def run(self, rows: Sequence[Row], check: Check = nothing) -> NDArray[np.float32]:
         lengths = [len(row["input_ids"]) for row in rows]
         batches = plan(lengths, self._max_batch_size, self._tokenizer.context_length)
-        results = self._calls.map(lambda batch: self._call(rows, batch), batches)
+        results = self._calls.map(lambda batch: self._call(rows, batch, check), batches)
         made: NDArray[np.float32] | None = None
         for batch, result in zip(batches, results, strict=True):
             if made is None:
@@ -90,7 +90,8 @@ class GraphRunner:
         assert made is not None
         return made
 
-    def _call(self, rows: Sequence[Row], batch: Batch) -> NDArray[np.float32]:
+    def _call(self, rows: Sequence[Row], batch: Batch, check: Check) -> NDArray[np.float32]:
+        check()
         tensors = self._tokenizer.batch([rows[text] for text in batch.texts], batch.length)
         response = pb_utils.InferenceRequest(
             model_name=self._graph,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.encoder.batching import Batch, plan
-from backends.encoder.tokens import Row, TextTokenizer
+from backends.encoder.tokens import Check, Row, TextTokenizer, nothing
 from backends.errors import EngineError, ShuttingDown
 
 Compute: TypeAlias = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
@@ -24,8 +24,9 @@ WINDOW = 16
 class _Call:
     """The rows of one request, and what has been made of them."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], check: Check) -> None:
         self.rows = rows
+        self.check = check
         self.made: list[NDArray[np.float32] | None] = [None] * len(rows)
         self.left = len(rows)
         self.result: Future[NDArray[np.float32]] = Future()
@@ -66,8 +67,8 @@ class BatchQueue:
         self._thread = threading.Thread(target=self._main, name="encoder", daemon=True)
         self._thread.start()
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        call = _Call(rows)
+    def run(self, rows: Sequence[Row], check: Check = nothing) -> NDArray[np.float32]:
+        call = _Call(rows, check)
         with self._wake:
             if self._closed:
                 raise ShuttingDown("the model is being unloaded")
@@ -87,8 +88,10 @@ class BatchQueue:
 
     def _main(self) -> None:
         self._begin()
-        while taken := self._next():
+        while (taken := self._next()) is not None:
             members, length = taken
+            if not members:
+                continue
             try:
                 rows = [call.rows[number] for call, number in members]
                 made = self._compute(self._tokenizer.batch(rows, length))
@@ -114,12 +117,27 @@ class BatchQueue:
             if self._closed:
                 return None
             candidates = self._waiting[: WINDOW * self._max_batch_size]
+            if self._dropped({call for call, _ in candidates}):
+                return [], 0
             batch = self._batch_of_the_oldest(candidates)
             chosen = set(batch.texts)
             self._waiting[: len(candidates)] = (
                 entry for place, entry in enumerate(candidates) if place not in chosen
             )
             return [candidates[place] for place in batch.texts], batch.length
+
+    def _dropped(self, calls: set[_Call]) -> bool:
+        """Whether there were rows among them that nobody waits for any more: they are gone."""
+        left: set[_Call] = set()
+        for call in calls:
+            try:
+                call.check()
+            except EngineError as error:
+                call.fail(error)
+                left.add(call)
+        if left:
+            self._waiting = [entry for entry in self._waiting if entry[0] not in left]
+        return bool(left)
 
     def _batch_of_the_oldest(self, candidates: Sequence[tuple[_Call, int]]) -> Batch:
         lengths = [len(call.rows[number]["input_ids"]) for call, number in candidates]

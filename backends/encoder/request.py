@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backends.contract import Inputs, flag, texts
-from backends.encoder.tokens import Row, TextTokenizer
+from backends.encoder.tokens import Check, Row, TextTokenizer
 from backends.errors import InvalidField
 
 
@@ -35,11 +35,13 @@ class EncoderRequest:
         length = _length(inputs)
         return cls(given, ids, bool(flag(inputs, "truncate")) or length is not None, length)
 
-    def rows(self, tokenizer: TextTokenizer) -> list[Row]:
-        """Raises `InvalidField`."""
+    def rows(self, tokenizer: TextTokenizer, check: Check) -> list[Row]:
+        """``check``: as `TextTokenizer.encode` has it. Raises `InvalidField`."""
         if self.ids:
             return tokenizer.rows(self.ids, truncate=self.truncate, max_length=self.max_length)
-        return tokenizer.encode(self.texts, truncate=self.truncate, max_length=self.max_length)
+        return tokenizer.encode(
+            self.texts, truncate=self.truncate, max_length=self.max_length, check=check
+        )
 
 
 def _ids(inputs: Inputs) -> list[list[int]]:

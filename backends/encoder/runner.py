@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.encoder.heads import Head
-from backends.encoder.tokens import Row, TextTokenizer
+from backends.encoder.tokens import Check, Row, TextTokenizer, nothing
 
 
 class RowRunner(Protocol):
     """Called from several threads at once."""
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """What the model makes of each row, in their order. Raises `EngineError`."""
+    def run(self, rows: Sequence[Row], check: Check = nothing) -> NDArray[np.float32]:
+        """What the model makes of each row, in their order. ``check`` is called between batches,
+        and may raise to end the work. Raises `EngineError`."""
 
     def check(self) -> None:
         """Raises `EngineError` where it cannot serve."""

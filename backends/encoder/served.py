@@ -1,7 +1,8 @@
 """The ``TritonPythonModel`` of text encoders and classifiers: texts, or token ids, in; a row for
 each out. A subclass loads what computes the rows.
 
-Each request runs in a thread of its own, so that rows of concurrent requests meet in one batch.
+Texts are tokenised in the two threads of a pool. Then each request has a thread of its own, so that
+rows of concurrent requests meet in one batch.
 
 Docs: https://github.com/triton-inference-server/python_backend#default-mode
 """
@@ -9,34 +10,43 @@ Docs: https://github.com/triton-inference-server/python_backend#default-mode
 from __future__ import annotations
 
 import json
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
 
-from backends.contract import TensorSpec, flag
+from backends.contract import Inputs, flag, text
 from backends.encoder.contract import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
 from backends.encoder.heads import head
 from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
-from backends.errors import Overloaded
+from backends.encoder.tokens import Row
+from backends.errors import Cancelled, Overloaded
+from backends.pool import WorkPool
+from backends.responder import Call, Responder, failure
 from backends.serving import (
     ModelOptions,
     accept_each,
     answer,
-    as_engine_error,
+    attempt,
     freeze_loaded,
-    refuse,
+    input_tensors,
     set_up_process,
+    size,
     tensor_config,
 )
 
 REQUEST_THREADS = 32
+
+
+class EncoderCall(Call):
+    """A call that gets exactly one response, as models that are not decoupled have to give."""
+
+    def _finish(self, last: Any) -> None:  # noqa: ANN401
+        super()._finish(failure(Cancelled("the request was cancelled")) if last is None else last)
 
 
 class ServedEncoder(ABC):
@@ -63,38 +73,40 @@ class ServedEncoder(ABC):
         set_up_process()
         self.options = ModelOptions.of(args)
         self._loaded = self.load(self.options)
+        self._responder = Responder(interval=0)
+        self._responder.start()
+        self._pool = WorkPool()
         self._requests = ThreadPoolExecutor(REQUEST_THREADS, "request")
-        self._room = threading.Semaphore(int(self.options.parameters.get("max_queue_size", "1024")))
+        self._most = int(self.options.parameters.get("max_queue_size", "1024"))
         freeze_loaded()
 
     def execute(self, requests: list[Any]) -> None:
         accept_each(requests, self._accept)
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        inputs = input_tensors(request)
         if flag(inputs, "describe"):
             return answer(sender, json.dumps(self._facts()).encode())
-        decoded = EncoderRequest.of(inputs)
-        if not self._room.acquire(blocking=False):
+        if (request_id := text(inputs, "cancel")) is not None:
+            return answer(sender, str(self._responder.cancel(request_id)).encode())
+        if len(self._responder) >= self._most:
             raise Overloaded("too many requests are waiting: try again later")
+        call = EncoderCall(request.request_id(), sender, self._responder)
+        self._responder.add(call)
+        read = partial(self._read, call, inputs)
         try:
-            self._requests.submit(self._serve, decoded, sender)
-        except BaseException:
-            self._room.release()
-            raise
+            self._pool.submit(partial(attempt, call, read), size(inputs))
+        except Overloaded as error:
+            call.fail(error)
 
-    def _serve(self, request: EncoderRequest, sender: Any) -> None:  # noqa: ANN401
-        try:
-            rows = request.rows(self._loaded.tokenizer)
-            outputs = self._loaded.head.finish(self._loaded.runner.run(rows))
-            tokens = np.array([len(row["input_ids"]) for row in rows], np.uint32)
-            response = _response([*outputs, (NUM_INPUT_TOKENS, tokens)])
-        except Exception as error:
-            refuse(sender, as_engine_error(error))
-        else:
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        finally:
-            self._room.release()
+    def _read(self, call: Call, inputs: Inputs) -> None:
+        rows = EncoderRequest.of(inputs).rows(self._loaded.tokenizer, call.raise_if_left)
+        self._requests.submit(attempt, call, partial(self._compute, call, rows))
+
+    def _compute(self, call: Call, rows: Sequence[Row]) -> None:
+        outputs = self._loaded.head.finish(self._loaded.runner.run(rows, call.raise_if_left))
+        tokens = np.array([len(row["input_ids"]) for row in rows], np.uint32)
+        call.answer([(spec.name, value) for spec, value in [*outputs, (NUM_INPUT_TOKENS, tokens)]])
 
     def _facts(self) -> dict[str, Any]:
         """Raises `EngineError` where the model cannot serve."""
@@ -104,15 +116,13 @@ class ServedEncoder(ABC):
             **self._loaded.facts,
             "model_name": self.options.served_name,
             "context_length": self._loaded.tokenizer.context_length,
+            "characters_per_token": self._loaded.tokenizer.characters_per_token,
             "tokenizer_loaded": True,
+            "restarted_at": self.options.parameters.get("restarted_at"),
         }
 
     def finalize(self) -> None:
+        self._pool.close()
         self._requests.shutdown()
         self._loaded.runner.close()
-
-
-def _response(outputs: Iterable[tuple[TensorSpec, NDArray[Any]]]) -> Any:  # noqa: ANN401
-    return pb_utils.InferenceResponse(
-        [pb_utils.Tensor(spec.name, value) for spec, value in outputs]
-    )
+        self._responder.stop()

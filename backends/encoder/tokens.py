@@ -2,69 +2,121 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.errors import InvalidField
+from backends.errors import ContextExceeded, InvalidField
+from backends.text_length import characters_per_token, splits_words
+from backends.tokenizer_files import direct_backend, load_tokenizer
 
 Row: TypeAlias = Mapping[str, list[int]]
 """One text's tokens: a list for each of the model's inputs that the tokenizer makes."""
+Check: TypeAlias = Callable[[], None]
+
+
+def nothing() -> None:
+    """A `Check` that never ends the work."""
+
+
+_WORD = re.compile(r"[A-Za-z0-9]\S*")
+"""Has at least one token, whatever a tokenizer leaves out."""
 
 
 class TextTokenizer:
-    """A Hugging Face tokenizer that cuts texts at ``context_length`` tokens or refuses them.
-
-    Safe to call from several threads: a fast tokenizer keeps truncation as state, and changing it
-    while another thread is inside fails. So there is one without, and one with, for one at a time.
-    """
+    """A Hugging Face tokenizer that cuts texts at ``context_length`` tokens or refuses them. For
+    any thread."""
 
     def __init__(
         self, folder: str, inputs: Sequence[str], context_length: int, pad_token_id: int
     ) -> None:
-        from transformers import AutoTokenizer
-
-        self._whole = AutoTokenizer.from_pretrained(folder)
-        self._cutting = AutoTokenizer.from_pretrained(folder)
+        self._tokenizer = load_tokenizer(folder)
         self._inputs = tuple(inputs)
         self.context_length = context_length
         self._padding = {"input_ids": pad_token_id}  # all else is padded with zeros
-        self._cuts = threading.Lock()
-        self.encode(["."])  # settles the state
+        self._one_at_a_time = threading.Lock()
+        self._special_tokens = self._tokenizer.num_special_tokens_to_add()
+        self._tokenizer(".")  # settles what is state: no truncation, no padding
+        backend = direct_backend(self._tokenizer)
+        self._backend = backend if self._tokenizer.truncation_side == "right" else None
+        self._has_types = "token_type_ids" in self._tokenizer.model_input_names
+        self._splits_words = backend is not None and splits_words(backend)
+        self.characters_per_token = None if backend is None else characters_per_token(backend)
+        """Of a text, one token stands for so many characters at most; None: for any number."""
 
     def encode(
-        self, texts: list[str], *, truncate: bool = False, max_length: int | None = None
+        self,
+        texts: list[str],
+        *,
+        truncate: bool = False,
+        max_length: int | None = None,
+        check: Check = nothing,
     ) -> list[Row]:
         """Each text as the model takes it. ``truncate``: cut at ``max_length`` tokens, or at the
-        context's end. Raises `InvalidField`."""
+        context's end. ``check`` is called between two texts, and may raise to end the work. Raises
+        `InvalidField`."""
         if truncate:
-            length = self._cut_at(max_length, 1 + self._whole.num_special_tokens_to_add())
-            with self._cuts:
-                encoded = self._cutting(texts, truncation=True, max_length=length)
+            length = self._cut_at(max_length, 1 + self._special_tokens)
+            encode = self._encode_cut
         else:
-            encoded = self._whole(texts, truncation=False, verbose=False)
-        names = [name for name in self._inputs if name in encoded]
-        rows: list[Row] = [
-            {name: encoded[name][row] for name in names} for row in range(len(texts))
-        ]
+            self._check_characters(texts)
+            length, encode = self.context_length, self._encode_whole
+        rows = []
+        for text in texts:
+            check()
+            rows.append(encode(text, length))
         self._check_lengths("text_input", rows)
         return rows
+
+    def _encode_whole(self, text: str, length: int) -> Row:
+        if self._backend is None:
+            return self._encode_by_transformers(text, truncation=False, verbose=False)
+        (encoding,) = self._backend.encode_batch_fast([text])
+        return self._row(encoding)
+
+    def _encode_cut(self, text: str, length: int) -> Row:
+        """The first ``length`` tokens, special ones among them."""
+        text = self._without_the_rest(text, length)
+        if self._backend is None:
+            return self._encode_by_transformers(text, truncation=True, max_length=length)
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        encoding.truncate(length - self._special_tokens)
+        return self._row(self._backend.post_process(encoding))
+
+    def _row(self, encoding: Any) -> Row:  # noqa: ANN401
+        row = {"input_ids": encoding.ids}
+        return row | {"token_type_ids": encoding.type_ids} if self._has_types else row
+
+    def _encode_by_transformers(self, text: str, **options: Any) -> Row:  # noqa: ANN401
+        with self._one_at_a_time:  # what it cuts at is state
+            encoded = self._tokenizer(text, **options)
+        return {name: encoded[name] for name in self._inputs if name in encoded}
+
+    def _without_the_rest(self, text: str, length: int) -> str:
+        """A text without the words behind the first ``length`` of them, which have as many tokens
+        at least. The others cannot matter, where a word's tokens do not depend on what follows."""
+        if not self._splits_words or self._tokenizer.truncation_side != "right":
+            return text
+        last = next(islice(_WORD.finditer(text), length - 1, None), None)
+        return text if last is None else text[: last.end()]
 
     def rows(
         self, ids: list[list[int]], *, truncate: bool = False, max_length: int | None = None
     ) -> list[Row]:
         """Token ids, which are taken as they are. Raises `InvalidField`."""
-        vocabulary = len(self._whole)
-        if not all(0 <= id_ < vocabulary for row in ids for id_ in row):
-            raise InvalidField("input_ids", f"must hold token ids from 0 to {vocabulary - 1}")
         if truncate:
             length = self._cut_at(max_length, 1)
             ids = [row[:length] for row in ids]
         rows: list[Row] = [{"input_ids": row} for row in ids]
         self._check_lengths("input_ids", rows)
+        vocabulary = len(self._tokenizer)
+        if not all(0 <= id_ < vocabulary for row in ids for id_ in row):
+            raise InvalidField("input_ids", f"must hold token ids from 0 to {vocabulary - 1}")
         return rows
 
     def _cut_at(self, asked: int | None, least: int) -> int:
@@ -76,15 +128,24 @@ class TextTokenizer:
             )
         return asked
 
+    def _check_characters(self, texts: list[str]) -> None:
+        """Of texts that must have too many tokens for their length alone."""
+        if self.characters_per_token is None:
+            return
+        most = self.context_length * self.characters_per_token
+        for number, text in enumerate(texts):
+            if len(text) > most:
+                size = f"{len(text)} characters"
+                raise ContextExceeded.of_text("text_input", self.context_length, number, size)
+
     def _check_lengths(self, field: str, rows: Sequence[Row]) -> None:
         for number, row in enumerate(rows):
             tokens = len(row["input_ids"])
-            if not 0 < tokens <= self.context_length:
-                raise InvalidField(
-                    field,
-                    f"text {number} has {tokens} tokens; the model takes 1 to "
-                    f"{self.context_length}: shorten it, or ask for it to be truncated",
-                )
+            if not tokens:
+                raise InvalidField(field, f"text {number} has no tokens")
+            if tokens > self.context_length:
+                size = f"{tokens} tokens"
+                raise ContextExceeded.of_text(field, self.context_length, number, size)
 
     def batch(self, rows: Sequence[Row], length: int) -> dict[str, Any]:
         """INT64 tensors [rows, length], padded on the right."""

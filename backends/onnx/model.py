@@ -17,6 +17,8 @@ max_queue_size        sequences that may wait (256)
 model_parameters      how many weights it has, for ``describe``
 dtype                 of the weights, for ``describe`` (``float32``)
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
+allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token
+                      (``false``)
 served_model_name     the name that clients use (the Triton model's name)
 ====================  ==========================================================================
 """

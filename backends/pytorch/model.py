@@ -23,6 +23,8 @@ prefill_chunk_tokens  prompt tokens computed between two tokens of running seque
                       a CPU, 1024 on a GPU)
 num_threads           CPU threads for one operation (0: all cores)
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
+allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token
+                      (``false``)
 ====================  ==========================================================================
 """
 

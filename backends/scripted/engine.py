@@ -33,6 +33,7 @@ from backends.contract import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.errors import EngineError, InvalidField, ShuttingDown
 from backends.scripted.understudy import answer
+from backends.text import RenderedChat
 
 
 class Vocabulary:
@@ -58,6 +59,9 @@ class Vocabulary:
 class ScriptTokenizer:
     """Bytes in; numbers, or a script's text, out."""
 
+    characters_per_token = None
+    keeps_texts = False
+
     def __init__(self, vocabulary: Vocabulary, chat_format: ChatFormat) -> None:
         self._vocabulary = vocabulary
         self.chat_format = chat_format
@@ -67,12 +71,15 @@ class ScriptTokenizer:
 
     def render_chat(
         self, messages: list[Message], tools: list[Tool] | None, options: ChatOptions
-    ) -> str:
+    ) -> RenderedChat:
         """The last message where that is a script, and else one that answers the conversation."""
         content: str = messages[-1]["content"]
-        if content.startswith("{"):
-            return content
-        return json.dumps({"conversation": {"messages": messages, "tools": tools}})
+        if not content.startswith("{"):
+            content = json.dumps({"conversation": {"messages": messages, "tools": tools}})
+        return RenderedChat(content, len(content))
+
+    def encode_rendered(self, chat: RenderedChat, *, add_special_tokens: bool = False) -> list[int]:
+        return self.encode(chat.text)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         skipped = self.is_special if skip_special_tokens else lambda _: False
@@ -87,6 +94,9 @@ class ScriptTokenizer:
     def token(self, id_: int) -> tuple[str, bytes | None]:
         piece = self._vocabulary.piece(id_)
         return (f"{id_} " if piece is None else piece), None
+
+    def name(self, id_: int) -> str:
+        return self.token(id_)[0]
 
     def is_special(self, id_: int) -> bool:
         return bool(_SPECIAL.fullmatch(self.token(id_)[0]))

@@ -31,6 +31,7 @@ _NOT_ARGUMENTS = frozenset(
     {
         *("model", "served_model_name", "enable_streaming", "lora_modules", "num_threads"),
         "stream_interval_ms",
+        "allow_control_tokens",
         # The control plane's and the Python backend's own.
         *("backend_type", "restarted_at", "EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),
     }

@@ -10,6 +10,8 @@ lora_modules          JSON object of adapters: name to folder (beside ``model.py
                       turns ``enable_lora`` on
 num_threads           CPU threads of the engine's process (0: vLLM's choice)
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
+allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token
+                      (``false``)
 any engine argument   of `vLLM <https://docs.vllm.ai/en/latest/configuration/engine_args/>`_ by its
                       name, as ``vllm serve`` takes it: ``true`` and ``false`` for switches, JSON
                       for objects

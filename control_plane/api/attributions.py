@@ -12,6 +12,7 @@ from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
+from control_plane.generation.context_limit import check_attributable
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient, ask
 from control_plane.validation import check_texts
@@ -34,6 +35,7 @@ async def attributions(
     texts = [(Place("prompt"), body.prompt), (Place("target"), body.target or "")]
     check_texts(services.settings.validation, texts)
     model = services.catalog.language_model(body.model)
+    check_attributable(model, body.prompt, body.target)
     request_id = request.state.request_id
     message = codec.attribution_request(
         model.name, codec.unique_id(request_id), body.prompt, body.target

@@ -29,7 +29,7 @@ async def profile(body: GenerateRequest, request: Request, services: ServicesDep
         model.name, codec.unique_id(request_id), body.prompt, body.sampling_parameters()
     )
     timeout = services.settings.request_timeout
-    tokens = await services.generation.tokenize(model, request_id, body.prompt)
+    tokens = await services.generation.tokenize(model, request_id, body.prompt, must_fit=True)
     cost = len(tokens.ids) + body.max_tokens  # the trace does not say how many there were
     work = ask(services.client, message, timeout=timeout)
     trace = await charged(request, work, lambda _: cost)

@@ -53,5 +53,8 @@ class ClusterClient:
         """Of one that has it ready. Raises `TriadError`."""
         return await self.pick(name, (), None).client.model_config(name, timeout=timeout)
 
+    def last_heard(self, model: str) -> float:
+        return max(instance.client.last_heard(model) for instance in self.instances)
+
     async def close(self) -> None:
         await asyncio.gather(*(instance.client.close() for instance in self.instances))

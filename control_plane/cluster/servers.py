@@ -16,6 +16,7 @@ from control_plane.triton.client import TritonClient
 from control_plane.triton.control import control_metadata
 from control_plane.triton.grpc_aio import GrpcAioClient
 from control_plane.triton.http2.client import Http2Client
+from control_plane.triton.model_process import ModelProcesses
 
 CLIENTS: Mapping[str, Callable[[str, Metadata], TritonClient]] = {
     "http2": Http2Client,
@@ -54,10 +55,13 @@ class HealthChecks:
 
 
 def connect(
-    settings: ServingSettings, on_death: Callable[[Model], None]
+    settings: ServingSettings,
+    on_death: Callable[[Model], None],
+    processes: ModelProcesses | None = None,
 ) -> tuple[TritonClient, Models, Sequence[Instance]]:
     """One server is spoken to straight. Of several, `ClusterClient` sees to it that a model's
-    death on one of them is no request's end; ``on_death`` is for the only one."""
+    death on one of them is no request's end; ``on_death`` and ``processes``, those of its models
+    where they run on this machine, are for the only one."""
     named, checks = endpoints(settings), HealthChecks.of(settings)
     make = CLIENTS[settings.triton.grpc_client]
     control = settings.triton.model_control_value
@@ -68,7 +72,8 @@ def connect(
         return Catalog(
             *(client, settings.model, settings.models),
             timeout=checks.timeout,
-            failures_to_death=checks.failures,
+            failures=checks.failures,
+            processes=processes,
             on_death=on_death,
         )
 

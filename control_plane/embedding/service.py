@@ -10,6 +10,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from control_plane.embedding.codec import Embeddings, embedding_request, embeddings
 from control_plane.errors import EngineFailed, InvalidRequest
+from control_plane.generation.context_limit import check_rows
 from control_plane.registry.catalog import Model
 from control_plane.triton.client import TritonClient
 from control_plane.triton.codec import unique_id
@@ -37,6 +38,7 @@ class EmbeddingService:
             raise InvalidRequest(
                 f"dimensions: must be from 1 to {whole}, the model's", param="dimensions"
             )
+        check_rows(model, rows, truncated=truncate is not None)
         message = embedding_request(model.name, unique_id(request_id), rows, truncate)
         made = await self._ask(message)
         if dimensions is None:

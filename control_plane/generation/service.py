@@ -19,6 +19,7 @@ from control_plane.errors import (
     TriadError,
     Unavailable,
 )
+from control_plane.generation.context_limit import check_fits, check_tokenizable
 from control_plane.generation.generation import Generation
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
@@ -77,10 +78,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A prompt's token ids, the text of each, and where it begins if that was asked for."""
+    """A prompt's token ids, the text of each, and its name in the vocabulary, such as ``Ġis``.
+
+    ``offsets``: where each begins in the prompt's text, if that was asked for.
+    """
 
     ids: list[int]
     texts: list[str]
+    names: list[str]
     offsets: list[int] = field(default_factory=list)
 
 
@@ -140,6 +145,7 @@ class GenerationService:
         )
         self._running.add(generation)
         try:
+            check_fits(model, request.prompt)
             generation.attach(self._infer(model, request))
             await generation.pull_first()
         except BaseException as error:
@@ -162,13 +168,23 @@ class GenerationService:
         return cache.stream(key, begin, reads=request.cache != "write")
 
     async def tokenize(
-        self, model: Model, request_id: str, prompt: codec.Prompt, *, offsets: bool = False
+        self,
+        model: Model,
+        request_id: str,
+        prompt: codec.Prompt,
+        *,
+        must_fit: bool = False,
+        offsets: bool = False,
     ) -> Tokens:
-        """What the model makes of a prompt. Raises `TriadError`."""
+        """What the model makes of a prompt. ``must_fit``: it is to be generated from, so it must
+        not be longer than the context. Raises `TriadError`."""
+        (check_fits if must_fit else check_tokenizable)(model, prompt)
         id_ = codec.unique_id(request_id)
         message = codec.tokenize_request(model.name, id_, prompt, offsets=offsets)
         answer = orjson.loads(await ask(self._client, message, timeout=self._timeout))
-        return Tokens(answer["token_ids"], answer["texts"], answer.get("text_offsets", []))
+        return Tokens(
+            answer["token_ids"], answer["texts"], answer["tokens"], answer.get("text_offsets", [])
+        )
 
     async def tokenizer_info(self, model: Model, request_id: str) -> dict[str, Any]:
         """What ``tokenizer_config.json`` says of the model's tokenizer. Raises `TriadError`."""
@@ -178,6 +194,7 @@ class GenerationService:
 
     async def detokenize(self, model: Model, request_id: str, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens too. Raises `TriadError`."""
+        check_tokenizable(model, codec.TokenIds(ids))
         message = codec.detokenize_request(model.name, codec.unique_id(request_id), ids)
         return (await ask(self._client, message, timeout=self._timeout)).decode()
 

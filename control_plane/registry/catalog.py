@@ -18,7 +18,6 @@ from typing import Any
 import orjson
 
 from control_plane.errors import (
-    DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
@@ -27,29 +26,33 @@ from control_plane.errors import (
 )
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient, ask
+from control_plane.triton.liveness import Liveness, State
+from control_plane.triton.model_process import ModelProcesses
 
 logger = logging.getLogger(__name__)
-
-TIMEOUTS_TO_DEATH = 3
-"""A busy process may miss a check; one that misses this many in a row counts as dead."""
 
 
 @dataclass(slots=True)
 class Model:
-    """One model. ``facts`` is what its engine says of itself; empty until it has been ready."""
+    """One model. ``facts`` is what its engine says of itself; empty until it has been ready.
+
+    ``ready``: it gets requests. ``alive``: those that it has may go on, though it may be too busy
+    for more. ``expected``: the settings name it, so that it will be there soon.
+    """
 
     name: str  # Triton's
     served_name: str
     loaded: bool = False
     ready: bool = False
+    alive: bool = False
+    expected: bool = False
     problem: str = "is not loaded"
-    failures: int = 0  # checks, in a row
     facts: dict[str, Any] = field(default_factory=dict)
-    expected: bool = False  # the settings name it
 
     @property
     def is_served(self) -> bool:
-        """Whether requests may name it: it is loaded, or is down and may come back."""
+        """Whether requests may name it: it is loaded, or is down and may come back. A repository
+        may hold others."""
         return self.loaded or bool(self.facts) or self.expected
 
     @property
@@ -140,19 +143,23 @@ class Catalog(Models):
         names: Iterable[str] = (),
         *,
         timeout: float,
-        failures_to_death: int = 1,
+        failures: int = 1,
+        processes: ModelProcesses | None = None,
         on_death: Callable[[Model], None],
     ) -> None:
-        """``failures_to_death``: failed checks in a row; of checks that take too long there must be
-        three at least."""
+        """``timeout``, ``failures``: of checks, as `Liveness` takes them. ``processes``: the
+        models', where they run on this machine."""
         super().__init__(default_model)
-        self._failures_to_death = failures_to_death
+        self._failures = failures
+        self._processes = processes
         self._names = {default_model, *names}
-        self._expected = {Path(name).name for name in self._names}  # a folder's model has its name
+        # A folder's model has its name.
+        self._expected = self._names | {Path(name).name for name in self._names}
         self._client = client
         self._timeout = timeout
         self._on_death = on_death
         self._models: dict[str, Model] = {}  # by Triton's name
+        self._liveness: dict[str, Liveness] = {}
         self._doubt = asyncio.Event()
 
     def __iter__(self) -> Iterator[Model]:
@@ -182,7 +189,7 @@ class Catalog(Models):
             index = dict.fromkeys(self._names, True)
         except TriadError as error:
             for model in self._models.values():
-                self._failed(model, f"cannot be reached: {error}", self._failures_to_death)
+                self._failed(model, error, f"cannot be reached: {error}")
                 model.loaded = model.ready
             return
         for name in self._models.keys() - index.keys():
@@ -191,6 +198,7 @@ class Catalog(Models):
 
     async def _refresh(self, name: str, loaded: bool) -> None:
         model = self._models.get(name) or Model(name, name)
+        before = self._processes.look(name) if self._processes is not None else None
         try:
             if loaded and not model.facts:
                 config = await self._client.model_config(name, timeout=self._timeout)
@@ -200,31 +208,46 @@ class Catalog(Models):
                 served = parameters.get("served_model_name", {}).get("string_value")
                 model.served_name = served or name
             self._models[name] = model
-            model.loaded, model.expected = loaded, name in self._expected
-            if loaded:
-                model.facts = await self._describe(name)
-                model.ready, model.problem, model.failures = True, "", 0
-            else:
-                self._mark_dead(model, "is not loaded")
-        except DeadlineExceeded:
-            most = max(self._failures_to_death, TIMEOUTS_TO_DEATH)
-            self._failed(model, "does not answer", most)
+            model.loaded = loaded
+            model.expected = not self._expected.isdisjoint({name, model.served_name})
+            if not loaded:
+                return self._mark_dead(model, "is not loaded")
+            if before is not None:
+                before.raise_if_idle()
+            self._answered(model, await self._describe(name))
         except TriadError as error:
-            self._failed(model, f"does not answer: {error}", self._failures_to_death)
+            computes = self._processes is not None and self._processes.computes(name, before)
+            self._failed(model, error, f"does not answer: {error}", computes=computes)
 
     async def _describe(self, name: str) -> dict[str, Any]:
         answer = await ask(self._client, codec.describe_request(name), timeout=self._timeout)
         facts: dict[str, Any] = orjson.loads(answer)
         return facts
 
-    def _failed(self, model: Model, problem: str, most: int) -> None:
-        model.failures += 1
-        if model.failures >= most:
+    def _answered(self, model: Model, facts: dict[str, Any]) -> None:
+        if model.alive and facts.get("restarted_at") != model.facts.get("restarted_at"):
+            self._mark_dead(model, "was started again")  # what runs there waits for the former one
+        model.facts = facts
+        model.ready, model.alive, model.problem = True, True, ""
+        self._life(model).answered()
+
+    def _life(self, model: Model) -> Liveness:
+        return self._liveness.setdefault(model.name, Liveness(self._failures, self._timeout))
+
+    def _failed(
+        self, model: Model, error: TriadError, problem: str, *, computes: bool = False
+    ) -> None:
+        heard = self._client.last_heard(model.name)
+        state = self._life(model).failed(error, heard=heard, computes=computes)
+        if state is State.DEAD:
             self._mark_dead(model, problem)
+        elif state is State.BUSY and model.ready:
+            logger.warning("model %s %s; what it has goes on", model.served_name, problem)
+            model.ready, model.problem = False, problem
 
     def _mark_dead(self, model: Model, problem: str) -> None:
-        if model.ready:
+        model.ready, model.problem = False, problem
+        if model.alive:
             logger.warning("model %s %s", model.served_name, problem)
-            model.ready = False
+            model.alive = False
             self._on_death(model)
-        model.problem = problem

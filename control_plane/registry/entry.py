@@ -31,6 +31,9 @@ CONFIG = "config.pbtxt"
 PART_PARAMETERS = ("decoder", "encoder")
 """Parameters of a Python model that name the Triton model, beside it, which it calls."""
 
+FRONT_PARAMETERS = frozenset({"stream_interval_ms", "allow_control_tokens"})
+"""Of what stands in front of every engine: settings of the same names."""
+
 _MODULES = {"causal_lm": "model", "encoder": "encoder_model"}
 """Of `backends.pytorch`."""
 
@@ -215,9 +218,10 @@ class Repository:
                 config.parameters["decoder_config"].string_value = json.dumps(called)
             else:
                 configs[name] = called
-        if config.backend == "python" and "stream_interval_ms" in settings.model_fields_set:
-            interval = str(settings.stream_interval_ms)
-            config.parameters["stream_interval_ms"].string_value = interval
+        for key in FRONT_PARAMETERS & settings.model_fields_set:
+            if config.backend == "python":
+                value = getattr(settings, key)
+                config.parameters[key].string_value = json.dumps(value)
         configs[folder.name] = self._finished(config, settings, alone=not parts)
         served = config.parameters["served_model_name"].string_value or folder.name
         return ModelEntry(folder.name, served, configs)

@@ -67,6 +67,9 @@ class ServingSettings(Section):
     """Fields of requests that nobody knows: ignored, and listed in the response's header
     `x-triad-ignored-fields`, or refused. What would change an answer and is known not to be
     possible is always refused."""
+    allow_control_tokens: bool = False
+    """Take a control token's spelling in a chat message, such as `<|im_end|>`, for that token: only
+    for callers that write all of their messages themselves."""
     max_body_size: Bytes = ByteSize(4 * 10**6)
     """Largest request body, in bytes or as text such as 4MB."""
     shutdown_timeout: SecondsOrNone = 5.0

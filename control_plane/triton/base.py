@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -42,6 +44,7 @@ class ResponseStream(ABC):
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._request = request
+        self._model: str = request.model_name
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._waiting: list[ModelInferResponse] = []
         self._rest: list[ModelInferResponse] = []  # what came after the consumer had left
@@ -60,7 +63,9 @@ class ResponseStream(ABC):
     def put(self, message: ModelStreamInferResponse) -> None:
         if message.error_message:
             self._error = from_text(message.error_message)
-        elif self._cancellation is None:
+            return
+        self._client.heard[self._model] = time.monotonic()
+        if self._cancellation is None:
             self._waiting.append(message.infer_response)
             self._wake()
         else:
@@ -121,6 +126,7 @@ class BaseClient(ABC):
     def __init__(self, control_metadata: Metadata) -> None:
         self._control_metadata = control_metadata
         self._streams: set[ResponseStream] = set()
+        self.heard: dict[str, float] = {}  # when a model's last response came
 
     @abstractmethod
     def infer(self, request: ModelInferRequest, *, timeout: float) -> ResponseStream:
@@ -151,6 +157,9 @@ class BaseClient(ABC):
         )
         config: dict[str, Any] = MessageToDict(response.config, preserving_proto_field_name=True)
         return config
+
+    def last_heard(self, model: str) -> float:
+        return self.heard.get(model, -math.inf)
 
     async def ask_to_end(self, request: ModelInferRequest) -> None:
         """Ask its model to end a request. Raises `TriadError`."""

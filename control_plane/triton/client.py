@@ -44,6 +44,9 @@ class TritonClient(Protocol):
 
     async def model_config(self, name: str, *, timeout: float) -> dict[str, Any]: ...
 
+    def last_heard(self, model: str) -> float:
+        """When a response of this model last came, by `time.monotonic`; minus infinity: never."""
+
     async def close(self) -> None: ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -11,8 +12,10 @@ import grpc
 
 from backends.contract import INPUTS, SamplingParameters
 from backends.encoder.contract import INPUTS as ENCODER_INPUTS
+from backends.errors import ContextExceeded, EngineError
 from backends.parameters import STRUCTURE, UNSUPPORTED
 from control_plane.errors import (
+    ContextLengthExceeded,
     DeadlineExceeded,
     EngineFailed,
     InvalidRequest,
@@ -26,7 +29,12 @@ from control_plane.errors import (
 
 logger = logging.getLogger(__name__)
 
-_PARAMS = {"text_input": "prompt", "prompt_token_ids": "prompt", "stop": "stop_sequences"}
+_PARAMS = {
+    "text_input": "prompt",
+    "prompt_token_ids": "prompt",
+    "stop": "stop_sequences",
+    "chat_template_options": "chat_template_kwargs",
+}
 """Tensors and sampling parameters whose field has another name in the REST API."""
 
 _FIELDS = {
@@ -35,6 +43,10 @@ _FIELDS = {
     *STRUCTURE,  # other spellings of `guided`
     *UNSUPPORTED,
 }
+
+_CODE = re.compile(r" \[([a-z_]+)\]$")
+_CODES: dict[str | None, type[InvalidRequest]] = {ContextExceeded.code: ContextLengthExceeded}
+"""Kinds of errors that an engine tells by a code behind the text."""
 
 # First match counts: a status, a part of the message, and the error.
 _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
@@ -55,16 +67,22 @@ _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
 
 
 def translate(status: grpc.StatusCode, details: str) -> TriadError:
+    if (coded := _CODE.search(details)) and coded[1] in _CODES:
+        return _of_field(_CODES[coded[1]], details[: coded.start()])
     if status is grpc.StatusCode.INVALID_ARGUMENT:
-        field, found, problem = details.partition(": ")
-        if found and field.isidentifier():
-            param = _PARAMS.get(field, field)
-            return InvalidRequest(f"{param}: {problem}", param=param)
-        return InvalidRequest(details)
+        return _of_field(InvalidRequest, details)
     for code, part, error in _TABLE:
         if code is status and part in details:
             return error() if error is DeadlineExceeded else error(_sentence(error, details))
     return EngineFailed(details)
+
+
+def _of_field(error: type[InvalidRequest], details: str) -> InvalidRequest:
+    field, found, problem = details.partition(": ")
+    if found and field.isidentifier():
+        param = _PARAMS.get(field, field)
+        return error(f"{param}: {problem}", param=param)
+    return error(details)
 
 
 def from_text(message: str) -> TriadError:
@@ -75,6 +93,11 @@ def from_text(message: str) -> TriadError:
         if part and part in message:
             return translate(code, message)
     return translate(grpc.StatusCode.INTERNAL, message)
+
+
+def of_engine(error: EngineError) -> TriadError:
+    """What an error of the engine's becomes when it has come through Triton."""
+    return from_text(error.wire_text)
 
 
 def _sentence(error: type[TriadError], details: str) -> str:

@@ -17,10 +17,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from control_plane.errors import DeadlineExceeded, TriadError
+from control_plane.errors import TriadError
 from control_plane.settings import TritonSettings
 from control_plane.triton.control import ControlClient, control_metadata
 from control_plane.triton.installation import Installation
+from control_plane.triton.liveness import Liveness, State
+from control_plane.triton.model_process import ModelProcesses
 from control_plane.triton.process import TritonProcess
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,6 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0  # seconds between restarts; doubled each time
 STABLE_AFTER = 60.0  # a server that ran this long starts again at the first backoff
 START_ATTEMPTS = 3  # for a first start, of a server that crashes
-TIMEOUTS_TO_DEATH = 3  # missed checks in a row
 IMPAIRED_STOP_TIMEOUT = 2.0  # seconds; a server with a dead model waits for it to its very end
 
 _GPU_DRIVER = Path("/dev/nvidiactl")
@@ -59,7 +60,8 @@ class Supervisor:
         self._settings = settings
         self._repositories = repositories
         self._models = dict(models)
-        self._missed: dict[str, int] = {}  # checks in a row, of models that can be checked
+        self._liveness: dict[str, Liveness] = {}  # of models that can be checked
+        self.processes = ModelProcesses(lambda: self.pid)
         self._client = ControlClient(
             self.endpoint, control_metadata(settings.model_control_header, self.control_value)
         )
@@ -97,7 +99,7 @@ class Supervisor:
         for name, config in configs.items():
             self._client.load(name, config, timeout)
         if self._client.describes_itself(model, timeout):
-            self._missed[model] = 0
+            self._liveness[model] = Liveness(1, self._settings.health_check_timeout)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -179,27 +181,31 @@ class Supervisor:
             if process.exit_code is not None:
                 logger.error("tritonserver has died, with exit code %d", process.exit_code)
                 return
-            for name in list(self._missed):
+            for name in list(self._liveness):
                 if not self._stopping.is_set():
                     self._check(name)
 
     def _check(self, name: str) -> None:
         """Triton calls a model ready whose process has died, and does not start it again."""
+        before = self.processes.look(name)
         try:
+            if before is not None:
+                before.raise_if_idle()
             self._client.check(name, self._settings.health_check_timeout)
-            self._missed[name] = 0
         except TriadError as error:
-            self._missed[name] += 1
-            if isinstance(error, DeadlineExceeded) and self._missed[name] < TIMEOUTS_TO_DEATH:
-                return
-            if self._stopping.is_set() or self._process is None:
+            computes = self.processes.computes(name, before)
+            state = self._liveness[name].failed(error, computes=computes)
+            if state is not State.DEAD or self._stopping.is_set() or self._process is None:
                 return
             if self._process.exit_code is None:
                 logger.error("model %s has died and is loaded again: %s", name, error)
                 self._reload(name)
+        else:
+            self._liveness[name].answered()
 
     def _reload(self, name: str) -> None:
         self._impaired = True
+        self.processes.kill(name)
         # Triton does nothing for a model whose files and configuration are as they were.
         restart = {"restarted_at": {"string_value": str(time.time())}}
         try:

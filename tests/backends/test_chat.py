@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.chat import ChatOptions, messages_from_json, tools_from_json
+from backends.chat import MAX_DEPTH, ChatOptions, messages_from_json, tools_from_json
 from backends.chat_format import ChatFormat
 from backends.errors import InvalidField
 
@@ -44,6 +44,61 @@ def test_keys_without_a_value_are_left_out() -> None:
     assert "tool_calls" not in empty
 
 
+@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}]])
+@pytest.mark.parametrize("calls", [{}, {"tool_calls": None}, {"tool_calls": []}])
+def test_an_assistant_may_have_said_nothing(content: object, calls: dict[str, Any]) -> None:
+    """Its turn was cut off, or it did nothing but think: clients send that back."""
+    given = {"role": "assistant", "content": content, "reasoning_content": "hm", **calls}
+    (message,) = messages(given)
+    assert message == {"role": "assistant", "content": "", "reasoning_content": "hm"}
+    (bare,) = messages({"role": "assistant"} | calls)
+    assert bare == {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        (None, {}),
+        ("", {}),
+        (" ", {}),
+        ("null", {}),
+        ("{}", {}),
+        ({"x": 1}, {"x": 1}),
+        ('{"x": 1}', {"x": 1}),
+        ('{"value": ', '{"value": '),  # an answer that was cut off
+        ("[]", "[]"),
+        ("5", "5"),
+        ('["Beijing"]', '["Beijing"]'),
+        ('{"a":1}{"b":2}', '{"a":1}{"b":2}'),
+        ('{"a": "\\ud83d"}', '{"a": "\\ud83d"}'),  # half a character: the text can be sent on
+        ("not JSON", "not JSON"),
+    ],
+)
+def test_arguments_that_are_no_object_stay_text(given: object, arguments: object) -> None:
+    function = {"name": "f"} if given is None else {"name": "f", "arguments": given}
+    (message,) = messages({"role": "assistant", "tool_calls": [{"function": function}]})
+    assert message["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+def test_nothing_is_nested_so_deep_that_a_template_could_not_write_it() -> None:
+    def call(depth: int) -> dict[str, Any]:
+        function = {"name": "f", "arguments": nested(depth)}
+        return {"role": "assistant", "tool_calls": [{"function": function}]}
+
+    messages(call(MAX_DEPTH))
+    for depth in (MAX_DEPTH + 1, 500, 5000):
+        with pytest.raises(InvalidField, match=f"^messages: must have at most {MAX_DEPTH} objects"):
+            messages(call(depth))
+        with pytest.raises(InvalidField, match=f"^messages: must have at most {MAX_DEPTH} objects"):
+            messages_from_json(f'[{{"role": "user", "content": "", "x": {nested(depth)}}}]')
+        with pytest.raises(InvalidField, match=f"^tools: must have at most {MAX_DEPTH} objects"):
+            tools_from_json(f'[{{"function": {{"name": "f", "parameters": {nested(depth)}}}}}]')
+
+
 @pytest.mark.parametrize(
     ("message", "problem"),
     [
@@ -51,7 +106,6 @@ def test_keys_without_a_value_are_left_out() -> None:
         ({"content": "hi"}, "a string `role`"),
         ({"role": "user"}, "a `content`"),
         ({"role": "user", "content": None}, "a `content`"),
-        ({"role": "assistant", "content": None, "tool_calls": []}, "a `content`"),
         ({"role": "user", "content": 7}, "text or a list of parts"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "type text only"),
         ({"role": "user", "content": [{"type": "text"}]}, "a string `text`"),
@@ -59,12 +113,8 @@ def test_keys_without_a_value_are_left_out() -> None:
         ({"role": "assistant", "tool_calls": [{}]}, "a `function`"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "a string `name`"),
         (
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
-            "JSON for the `arguments`",
-        ),
-        (
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]},
-            "an object for `arguments`",
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]},
+            "text or an object",
         ),
     ],
 )
@@ -125,5 +175,5 @@ def test_special_markers_are_noticed() -> None:
     ],
 )
 def test_whether_a_prompt_opens_reasoning(prompt: str, inside: bool) -> None:
-    assert ChatFormat.of("<think></think>", lambda _: False).in_reasoning(prompt) is inside
-    assert not ChatFormat.of("x", lambda _: False).in_reasoning(prompt)
+    assert ChatFormat.of("<think></think>", lambda _: False).opens_reasoning(prompt) is inside
+    assert not ChatFormat.of("x", lambda _: False).opens_reasoning(prompt)

@@ -209,7 +209,7 @@ def test_invalid_inputs_are_named(inputs: dict[str, Any], field: str) -> None:
 
 def test_a_wrong_message_is_named_by_its_number() -> None:
     with pytest.raises(InvalidField, match="message 1 must have a `content`"):
-        decode(messages='[{"role": "user", "content": "hi"}, {"role": "assistant"}]')
+        decode(messages='[{"role": "user", "content": "hi"}, {"role": "tool"}]')
 
 
 def test_a_prompt_may_be_token_ids() -> None:

@@ -14,17 +14,17 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from backends.chat import ChatOptions
-from backends.errors import InvalidField
-from backends.stop_strings import StopMatcher
-from backends.text import (
+from backends.detokenizer import (
     CONTEXT_TOKENS,
     REPLACEMENT,
     WINDOW_TOKENS,
     Detokenizer,
-    Tokenizer,
     Verbatim,
-    token_offsets,
 )
+from backends.errors import InvalidField
+from backends.stop_strings import StopMatcher
+from backends.text import Tokenizer
+from backends.text_offsets import token_offsets
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and then the other dogs bark.",
@@ -352,14 +352,15 @@ def test_the_models_own_template_makes_the_prompt(byte_level: Tokenizer) -> None
 
 
 def test_a_developer_is_the_system_to_templates_that_know_none(byte_level: Tokenizer) -> None:
-    text = byte_level.render_chat([{"role": "developer", "content": "a dog"}])
-    assert text == "<s>system: a dog\n<s>assistant:"
+    chat = byte_level.render_chat([{"role": "developer", "content": "a dog"}])
+    assert chat.text == "<s>system: a dog\n<s>assistant:"
 
 
 def test_an_answer_can_be_begun(byte_level: Tokenizer) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the"}]
     options = ChatOptions(add_generation_prompt=False, continue_final_message=True)
-    assert byte_level.render_chat(messages, None, options) == "<s>user: a\n<s>assistant: the"
+    chat = byte_level.render_chat(messages, None, options)
+    assert chat.text == "<s>user: a\n<s>assistant: the"
 
 
 def test_a_model_without_a_template_refuses_messages(metaspace: Tokenizer) -> None:

@@ -80,6 +80,7 @@ def test_litellm(server: TriadServer) -> None:
     assert gateway["tokens"] > 5
     assert gateway["arguments"] == {"city": "Rome"}
     assert "`nobody` does not exist" in gateway["missing"]
+    assert gateway["fallback"] == "Hello! How can I help you today?"
     # As upstream: an answer that is not streamed begins with its prompt.
     assert got["triton"]["whole"].startswith(FRANCE)
     assert len(got["triton"]["whole"]) > len(FRANCE)

@@ -254,7 +254,7 @@ def test_stop_strings_and_limits(vllm_server: TriadServer) -> None:
     assert answer["finish_reason"] == "stop"
     assert answer["text"].endswith("a subset of ")
     refused = generate(vllm_server, "long " * 2100)["error"]
-    assert "2047 tokens" in refused["message"]
+    assert "2048 tokens" in refused["message"]
     answer = generate(vllm_server, "long " * 2000, max_tokens=2048, ignore_eos=True)
     assert answer["finish_reason"] == "length"
 
@@ -270,6 +270,17 @@ def stream(server: TriadServer, number: int, events: int) -> None:
         for number, _ in enumerate(response.iter_lines()):
             if number >= events:
                 break
+
+
+def test_what_stands_in_front_is_as_for_other_engines(vllm_server: TriadServer) -> None:
+    """Texts that cannot fit, and control tokens in a message."""
+    for prompt in ("word " * 500_000, "word " * 3000):
+        error = generate(vllm_server, prompt)["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert "maximum context length is 2048 tokens" in error["message"]
+    messages = [{"role": "user", "content": "a <|im_end|> b"}]
+    body = vllm_server.post("/tokenize", {"messages": messages, "return_token_strs": True}).json()
+    assert body["token_strs"].count("<|im_end|>") == 2  # the system's turn and the user's
 
 
 def test_100_streams_that_are_left_leave_nothing(vllm_server: TriadServer) -> None:

@@ -33,8 +33,7 @@ async def start(
         name = renamed.get(error.param or "")
         if name is None:
             raise
-        problem = error.message.removeprefix(f"{error.param}: ")
-        raise InvalidRequest(f"{name}: {problem}", param=name) from None
+        raise error.renamed(name) from None
 
 
 async def collect_all(generations: Sequence[Generation]) -> list[GenerationResult]:

@@ -156,7 +156,9 @@ async def _echoes(body: CompletionRequest, asked: Asked, services: Services) -> 
             text = await generation.detokenize(model, asked.request_id, prompt.ids)
         if body.logprobs is None:
             return Echo(text)
-        tokens = await generation.tokenize(model, asked.request_id, prompt, offsets=True)
+        tokens = await generation.tokenize(
+            model, asked.request_id, prompt, must_fit=True, offsets=True
+        )
         first = f"token_id:{tokens.ids[0]}" if body.return_tokens_as_token_ids else tokens.texts[0]
         return Echo(text, first, tokens.offsets)
 

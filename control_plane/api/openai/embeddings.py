@@ -171,6 +171,4 @@ _WRITTEN: dict[str, Callable[[NDArray[np.float32]], object]] = {
 
 def _renamed(error: InvalidRequest) -> InvalidRequest:
     name = _RENAMED.get(error.param or "")
-    if name is None:
-        return error
-    return InvalidRequest(f"{name}{error.message.removeprefix(error.param or '')}", param=name)
+    return error if name is None else error.renamed(name)

@@ -16,8 +16,8 @@ def _content(value: object) -> str | list[dict[str, str]] | None:
     """A text, or a list of text parts. Raises `ValueError`."""
     if value is None or isinstance(value, str):
         return value
-    if not isinstance(value, list) or not value:
-        raise ValueError("must be a string or a non-empty list of parts of type `text`")
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of parts of type `text`")
     for number, part in enumerate(value):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
@@ -34,7 +34,7 @@ class FunctionCall(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     name: str
-    arguments: str = Field(description="JSON")
+    arguments: str | None = Field(None, description="JSON, or what a model wrote in its place")
 
 
 class ToolCall(BaseModel):

@@ -98,7 +98,7 @@ async def tokenize(
         count=len(tokens.ids),
         max_model_len=model.facts["context_length"],
         tokens=tokens.ids,
-        token_strs=tokens.texts if body.return_token_strs else None,
+        token_strs=tokens.names if body.return_token_strs else None,
     )
 
 

@@ -130,7 +130,7 @@ def test_rows_of_ids(tmp_path: Path) -> None:
     assert ids(tokenizer.encode(["abcdef"], truncate=True, max_length=4)) == (
         [[text[0][0], *ids(tokenizer.encode(["ab"]))[0][1:-1], text[0][-1]]]
     )
-    with pytest.raises(InvalidField, match="input_ids: text 0 has 200 tokens"):
+    with pytest.raises(InvalidField, match=r"input_ids: .* text 0 has 200 tokens"):
         tokenizer.rows([[5] * 200])
     with pytest.raises(InvalidField, match="input_ids: must hold token ids from 0 to 258"):
         tokenizer.rows([[-1]])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from backends.encoder.queue import BatchQueue
 from backends.encoder.tokens import Row, TextTokenizer
-from backends.errors import EngineError, ShuttingDown
+from backends.errors import Cancelled, EngineError, ShuttingDown
 from tests.support.encoders import tokenizer
 from tests.support.server import wait_until
 
@@ -82,6 +82,24 @@ def test_what_fails_is_the_requests_of_that_batch_alone(
         queue.run([*rows(3), *rows(60, token=BAD)])
     assert queue.run(rows(3)).tolist() == [[6]]
     queue.check()
+
+
+def test_rows_that_nobody_waits_for_are_not_computed(queue: BatchQueue, computer: Computer) -> None:
+    def left() -> None:
+        raise Cancelled("gone")
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(queue.run, rows(1))
+        assert computer.began.wait(10)
+        abandoned = pool.submit(queue.run, rows(*[3] * 200), left)
+        wait_until(lambda: len(queue._waiting) == 200)
+        other = pool.submit(queue.run, rows(5))
+        wait_until(lambda: len(queue._waiting) == 201)
+        computer.go.set()
+        assert (first.result(10).tolist(), other.result(10).tolist()) == ([[2]], [[10]])
+        with pytest.raises(Cancelled):
+            abandoned.result(10)
+    assert computer.shapes == [(1, 8), (1, 8)]
 
 
 def test_closing_fails_what_waits(queue: BatchQueue, computer: Computer) -> None:

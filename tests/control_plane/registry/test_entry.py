@@ -93,13 +93,16 @@ def test_what_the_user_has_set_wins_over_the_file(repository: Repository) -> Non
     assert "max_num_seqs" not in entry.config["parameters"]
 
 
-def test_the_interval_of_streams_is_the_model_s_that_clients_name(
+def test_what_stands_in_front_is_set_for_the_model_that_clients_name(
     repository: Repository, tmp_path: Path
 ) -> None:
-    entry = repository.resolve(str(decoder_model(tmp_path)), ServingSettings(stream_interval_ms=5))
+    settings = ServingSettings(stream_interval_ms=5, allow_control_tokens=True)
+    entry = repository.resolve(str(decoder_model(tmp_path)), settings)
     assert parameter(entry.config, "stream_interval_ms") == "5"
+    assert parameter(entry.config, "allow_control_tokens") == "true"
     assert "parameters" not in entry.configs["answers_decoder"]
-    assert "stream_interval_ms" not in repository.resolve("demo", DEFAULTS).config["parameters"]
+    untouched = repository.resolve("demo", DEFAULTS).config["parameters"]
+    assert not {"stream_interval_ms", "allow_control_tokens"} & untouched.keys()
 
 
 def decoder_model(folder: Path) -> Path:

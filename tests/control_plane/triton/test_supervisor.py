@@ -29,7 +29,8 @@ STUB, TRITON = "triton_python_backend_stub", "tritonserver"
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
     """A server whose processes tests may kill, and have to see healed before they end."""
     log = tmp_path_factory.mktemp("mortal") / "log"
-    with triad_server(log, "--model", str(SCRIPTED)) as running:
+    environment = {"TRIAD_SERVING__TRITON__HEALTH_CHECK_TIMEOUT": "2"}
+    with triad_server(log, "--model", str(SCRIPTED), environment=environment) as running:
         yield running
 
 
@@ -95,6 +96,36 @@ def test_an_engine_that_ends_its_process_is_started_again(mortal: TriadServer) -
     response = server.post("/generate", {"prompt": '{"exit_at": 5, "interval_ms": 10}'})
     assert response.status_code == 503
     wait_until(server.is_ready, timeout=30)
+
+
+def test_answers_outlive_a_stop_of_their_process(mortal: TriadServer) -> None:
+    """Triton gives a process up that does not run for a second, if it is asked anything."""
+    server = mortal
+    (stub,) = server.descendants(STUB)
+    body = {"prompt": json.dumps({"tokens": 400, "interval_ms": 10}), "max_tokens": 500}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, "/generate", body)
+        wait_until(lambda: server.gauge("triad_requests_running") == 1)
+        stub.suspend()
+        time.sleep(3.5)
+        stub.resume()
+        assert answer.result(timeout=60).json()["tokens_generated"] == 400
+    wait_until(server.is_ready, timeout=30)
+    assert server.descendants(STUB) == [stub]
+
+
+def test_a_process_that_never_goes_on_is_replaced(mortal: TriadServer) -> None:
+    server = mortal
+    (stub,) = server.descendants(STUB)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(whole, server)
+        wait_until(lambda: server.gauge("triad_requests_running") == 1)
+        stub.suspend()
+        response = answer.result(timeout=40)
+    assert (response.status_code, response.json()["error"]["type"]) == (503, "model_not_ready")
+    wait_until(server.is_ready, timeout=30)
+    assert not stub.is_running() or stub.status() == psutil.STATUS_ZOMBIE
+    assert server.post("/generate", {"prompt": '{"tokens": 3}'}).json()["text"] == "0 1 2 "
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])

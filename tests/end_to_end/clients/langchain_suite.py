@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
+from langchain_core.exceptions import ContextOverflowError
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
@@ -36,3 +38,9 @@ class TestChatOpenAI(ChatModelIntegrationTests):  # type: ignore[misc]
     @property
     def model_override_value(self) -> str:
         return "demo"
+
+
+def test_a_conversation_that_is_too_long_is_known_as_such() -> None:
+    model = ChatOpenAI(model="demo", base_url=os.environ["TRIAD_V1"], api_key="none", max_retries=0)
+    with pytest.raises(ContextOverflowError):
+        model.invoke("hello " * 3000)

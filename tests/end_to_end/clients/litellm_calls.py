@@ -58,7 +58,24 @@ def gateway(v1: str) -> dict[str, Any]:
         .text,
         "arguments": json.loads(call.choices[0].message.tool_calls[0].function.arguments),
         "missing": missing,
+        "fallback": fallback(v1),
     }
+
+
+def fallback(v1: str) -> str | None:
+    """What a model with a larger context says where a conversation is too long for the first."""
+    options = {"api_base": v1, "api_key": "none"}
+    router = litellm.Router(
+        model_list=[
+            {"model_name": name, "litellm_params": {"model": f"openai/{model}", **options}}
+            for name, model in (("small", "demo"), ("large", "scripted_chat"))
+        ],
+        context_window_fallbacks=[{"small": ["large"]}],
+        num_retries=0,
+    )
+    messages = [{"role": "user", "content": "hello " * 3000}]
+    content: str | None = router.completion("small", messages).choices[0].message.content
+    return content
 
 
 def triton(http: str) -> dict[str, Any]:

@@ -108,7 +108,9 @@ def test_a_long_text_is_cut_only_where_that_is_asked_for(
     with pytest.raises(BadRequestError) as refused:
         client.embeddings.create(model=model, input=["short", text])
     assert refused.value.param == "input"
-    assert f"text 1 has {CONTEXT + 2} tokens; the model takes 1 to {CONTEXT}" in str(refused.value)
+    assert refused.value.code == "context_length_exceeded"
+    assert f"maximum context length is {CONTEXT} tokens" in str(refused.value)
+    assert f"text 1 has {CONTEXT + 2} tokens" in str(refused.value)
     for limit, kept in ((-1, CONTEXT - 2), (10, 8)):
         answer = client.embeddings.create(
             model=model, input=text, extra_body={"truncate_prompt_tokens": limit}
@@ -156,7 +158,7 @@ def test_a_model_that_makes_no_embeddings_is_refused(client: OpenAI) -> None:
         ({"input": ["a", [1]]}, "input", "must be a string, a list of strings"),
         ({"input": {}}, "input", "must be a string, a list of strings"),
         ({"input": [259, 100_000]}, "input", "token ids from 0 to 258"),
-        ({"input": [5] * (CONTEXT + 1)}, "input", f"the model takes 1 to {CONTEXT}"),
+        ({"input": [5] * (CONTEXT + 1)}, "input", f"text 0 has {CONTEXT + 1} tokens"),
         ({"dimensions": 0}, "dimensions", f"from 1 to {DIMENSION}"),
         ({"dimensions": DIMENSION + 1}, "dimensions", f"from 1 to {DIMENSION}"),
         ({"encoding_format": "hex"}, "encoding_format", "base64"),

@@ -94,7 +94,7 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     ("text", "tools", [{}], "tools", "cannot be honoured"),
     ("text", "prompt", [[5, "x"]], "prompt", "token ids"),
     ("text", "prompt", [99999], "prompt", "from 0 to 2047"),
-    ("text", "prompt", "x " * 5000, "prompt", "from 1 to 2047 tokens"),
+    ("text", "prompt", "x " * 5000, "prompt", "maximum context length is 2048 tokens"),
     ("text", "prompt", ["x"] * 129, "n", "at most 128 answers"),
     ("text", "best_of", 2, "best_of", "equal to `n`"),
     ("text", "suffix", "x", "suffix", "cannot be honoured"),

@@ -1,0 +1,120 @@
+"""The processes that hold the models of a Triton server on this machine, as Linux shows them.
+
+Triton's Python backend runs each model in a process of its own, a child of the server's, with the
+path of the model's ``model.py`` for an argument.
+https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from control_plane.errors import DeadlineExceeded, ModelNotReady
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")  # a second
+
+COMPUTING = 0.2
+"""CPU seconds a second: a process that waits uses much less, even if some of its threads look about
+now and then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a model's processes did at a time. ``stopped``: one of them does not run, until somebody
+    lets it go on. ``gone``: there are none any more."""
+
+    when: float
+    cpu_seconds: float
+    stopped: bool
+    gone: bool
+
+    def raise_if_idle(self) -> None:
+        """Raises `ModelNotReady` and `DeadlineExceeded` where there is no use in asking it."""
+        if self.gone:
+            raise ModelNotReady("its process has died")
+        if self.stopped:  # Triton would give it up, and crash when it goes on
+            raise DeadlineExceeded("its process is stopped")
+
+
+class ModelProcesses:
+    """Of one server. ``server``: its process id, which may change, or None while there is none."""
+
+    def __init__(self, server: Callable[[], int | None]) -> None:
+        self._server = server
+        self._known: dict[str, list[int]] = {}
+
+    def look(self, model: str) -> Sighting | None:
+        """``model``: Triton's name. None: no process of it has ever been seen."""
+        states = self._states(model)
+        if not states and model not in self._known:
+            return None
+        return Sighting(
+            time.monotonic(),
+            sum(state.cpu_seconds for state in states),
+            stopped=any(state.letter in "Tt" for state in states),
+            gone=not states,
+        )
+
+    def computes(self, model: str, since: Sighting | None) -> bool:
+        """Whether it has used the CPU."""
+        if since is None or (now := self.look(model)) is None:
+            return False
+        return now.cpu_seconds - since.cpu_seconds >= COMPUTING * (now.when - since.when)
+
+    def kill(self, model: str) -> None:
+        """One that has been given up: what it still sent would confuse the server."""
+        for state in self._states(model):
+            with suppress(ProcessLookupError):
+                os.kill(state.pid, signal.SIGKILL)
+
+    def _states(self, model: str) -> list[_State]:
+        server = self._server()
+        known = [_state(pid) for pid in self._known.get(model, ())]
+        alive = [state for state in known if state is not None and state.parent == server]
+        if server is not None and (not alive or len(alive) < len(known)):
+            alive = [state for state in _children(server) if _holds(state.pid, model)]
+            if alive:
+                self._known[model] = [state.pid for state in alive]
+        return alive
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    pid: int
+    letter: str
+    parent: int
+    cpu_seconds: float
+
+
+def _state(pid: int) -> _State | None:
+    """None where there is no such process, or nothing but its exit code is left of it."""
+    try:
+        # The name before it, in brackets, may have spaces and brackets in it.
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if fields[0] in "ZX":
+        return None
+    return _State(pid, fields[0], int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS)
+
+
+def _children(parent: int) -> Iterator[_State]:
+    for folder in _PROC.glob("[0-9]*"):
+        if (state := _state(int(folder.name))) is not None and state.parent == parent:
+            yield state
+
+
+def _holds(pid: int, model: str) -> bool:
+    try:
+        arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    paths = [Path(os.fsdecode(argument)) for argument in arguments[1:]]
+    return any(path.name == "model.py" and path.parent.parent.name == model for path in paths)
