@@ -5,8 +5,11 @@
     ├── Unauthorized             401  authentication_error    no token, or not a valid one
     ├── Forbidden                403  permission_error        a scope is missing, and named
     ├── ModelNotFound            404  model_not_found
+    ├── RequestTimeout           408  request_timeout         the client took too long to send it
     ├── PayloadTooLarge          413  payload_too_large
+    ├── UnsupportedMediaType     415  unsupported_media_type  the body is not JSON, or compressed
     ├── RateLimited              429  rate_limit_exceeded     `Retry-After` says until when
+    ├── HeadersTooLarge          431  headers_too_large
     ├── EngineFailed             500  engine_error            the engine failed this request
     ├── ProtocolRestricted       500  protocol_restricted     Triton wants a secret that we lack
     ├── ClientDisconnected       499  client_disconnected     seen in logs and metrics only
@@ -22,7 +25,7 @@ The body is the same on every route: ``{"error": {message, type, param, code}, "
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 
@@ -43,17 +46,37 @@ class TriadError(Exception):
 
     def body(self, request_id: str) -> dict[str, Any]:
         error = {
-            "message": self.message,
+            "message": encodable(self.message),
             "type": self.type,
-            "param": self.param,
+            "param": None if self.param is None else encodable(self.param),
             "code": self.status,
         }
         return {"error": error, "request_id": request_id}
 
 
+def encodable(text: str) -> str:
+    """Text that can be written as UTF-8, whatever it was made from."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def field_path(path: Sequence[str | int]) -> str:
+    """``("messages", 0, "role")`` to ``messages[0].role``, of at most 100 characters."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part[:100]}" if text else part[:100]
+        if len(text) > 100:
+            break
+    return text[:100]
+
+
 class InvalidRequest(TriadError):
     status = 400
     type = "invalid_request_error"
+
+
+class RequestTimeout(TriadError):
+    status = 408
+    type = "request_timeout"
 
 
 class Unauthorized(TriadError):
@@ -118,8 +141,24 @@ class PayloadTooLarge(TriadError):
     type = "payload_too_large"
 
 
+class UnsupportedMediaType(TriadError):
+    status = 415
+    type = "unsupported_media_type"
+
+
+class HeadersTooLarge(TriadError):
+    status = 431
+    type = "headers_too_large"
+
+
 class EngineFailed(TriadError):
+    """``detail``: for the log."""
+
     type = "engine_error"
+
+    def __init__(self, message: str, *, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class ProtocolRestricted(TriadError):

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Request
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
 from control_plane.triton import codec
 from control_plane.triton.client import ask
 from control_plane.validation import check_request
 
-router = APIRouter(tags=["generation"])
+router = APIRouter(tags=["generation"], route_class=JsonRoute)
 
 
 @router.post("/attributions", responses=documented_errors())

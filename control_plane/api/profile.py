@@ -1,4 +1,4 @@
-"""``POST /profile``, there with ``serving.debug`` alone."""
+"""``POST /profile``, there with ``serving.profiling`` alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from fastapi import APIRouter, Request, Response
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import GenerateRequest
 from control_plane.triton import codec
 from control_plane.triton.client import ask
 from control_plane.validation import check_request
 
-router = APIRouter(tags=["debug"])
+router = APIRouter(tags=["debug"], route_class=JsonRoute)
 
 
 @router.post("/profile", response_class=Response, responses=documented_errors())

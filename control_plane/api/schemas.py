@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from control_plane.api.json_body import MAX_MESSAGES, require_few_fields
 
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 
@@ -12,6 +14,8 @@ StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 class _Request(BaseModel):
     # Strict: "512" is not a number. NaN is not JSON, but Python's parser takes it.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    _few_fields = model_validator(mode="before")(require_few_fields)
 
 
 class Sampling(_Request):
@@ -26,7 +30,7 @@ class Sampling(_Request):
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    stop_sequences: list[StopString] = Field(default_factory=list, max_length=16)
+    stop_sequences: list[StopString] = Field(default_factory=list, max_length=16, fail_fast=True)
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     ignore_eos: bool = False
     guided: dict[str, Any] | None = Field(
@@ -75,7 +79,7 @@ class ChatMessage(_Request):
 
 
 class ChatRequest(Sampling):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
 
 
 class AttributionRequest(_Request):

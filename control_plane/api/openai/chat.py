@@ -9,6 +9,8 @@ from pydantic import Field
 
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_body import MAX_MESSAGES
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.answer_reader import AnswerReader
 from control_plane.api.openai.chat_stream import ChatChoice, ChatEvents
 from control_plane.api.openai.fields import Given, V1Request, only
@@ -20,16 +22,16 @@ from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 
 class ChatCompletionRequest(V1Request):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     max_completion_tokens: int | None = Field(
         None, ge=1, le=2**31 - 1, description="Absent: as many as the context holds"
     )
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: list[Tool] | None = Field(None, max_length=128, fail_fast=True)
     tool_choice: Any = Field(
         None, description="`none`, `auto`, `required`, or an object that names functions"
     )

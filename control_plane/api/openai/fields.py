@@ -11,8 +11,16 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
+from control_plane.api.json_body import parse_json, require_few_fields
 from control_plane.errors import InvalidRequest
 
 Given = Annotated[Any, Field(description="Accepted, and without effect on the answer")]
@@ -35,15 +43,26 @@ def _strings(value: object) -> object:
 
 
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-StopStrings = Annotated[list[StopString], Field(max_length=16), BeforeValidator(_strings)]
+StopStrings = Annotated[
+    list[StopString], Field(max_length=16, fail_fast=True), BeforeValidator(_strings)
+]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def are_token_ids(value: object) -> bool:
+    """Whether it is a list of them, which may be a long one."""
+    if not isinstance(value, list) or set(map(type, value)) != {int}:
+        return False
+    return bool(min(value) >= 0 and max(value) < 2**31)
 
 
 class V1Model(BaseModel):
     """Strict: "512" is not a number. NaN is not JSON, but Python's parser takes it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    _few_fields = model_validator(mode="before")(require_few_fields)
 
 
 class StreamOptions(V1Model):
@@ -64,7 +83,9 @@ class V1Request(V1Model):
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Bias] | None = Field(None, description="By token id, -100 to 100")
+    logit_bias: dict[str, Bias] | None = Field(
+        None, fail_fast=True, description="By token id, -100 to 100"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="The caller's own; goes to the log")
@@ -74,7 +95,7 @@ class V1Request(V1Model):
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     ignore_eos: bool | None = None
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=64)
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=64, fail_fast=True)
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     response_format: dict[str, Any] | None = None
@@ -83,7 +104,7 @@ class V1Request(V1Model):
     )
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: list[str] | None = Field(None, fail_fast=True)
     guided_grammar: str | None = None
     lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
 
@@ -174,21 +195,14 @@ _SAMPLING = (
 )
 
 
-def _schema(value: dict[str, Any] | str) -> dict[str, Any]:
-    if not isinstance(value, str):
-        return {"json": value}
-    try:
-        return {"json": orjson.loads(value)}
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"guided_json: is not valid JSON: {error}", param="guided_json"
-        ) from None
+def _schema(value: dict[str, Any] | str, field: str = "guided_json") -> dict[str, Any]:
+    return {"json": parse_json(value, field) if isinstance(value, str) else value}
 
 
 def _structured_outputs(value: dict[str, Any]) -> dict[str, Any]:
     given = {name: part for name, part in value.items() if part is not None}
     if isinstance(given.get("json"), str):
-        return given | _schema(given["json"])
+        return given | _schema(given["json"], "structured_outputs")
     return given
 
 

@@ -13,12 +13,14 @@ from pydantic import BaseModel, Field
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_body import MAX_MESSAGES
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.fields import TokenId, V1Model, only
 from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat, Prompt, Text
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 
 class TokenizeRequest(V1Model):
@@ -26,8 +28,10 @@ class TokenizeRequest(V1Model):
 
     model: str | None = Field(None, description="The default model where absent")
     prompt: str | None = Field(None, min_length=1)
-    messages: Annotated[list[ChatMessage] | None, Field(min_length=1)] = None
-    tools: list[Tool] | None = None
+    messages: list[ChatMessage] | None = Field(
+        None, min_length=1, max_length=MAX_MESSAGES, fail_fast=True
+    )
+    tools: list[Tool] | None = Field(None, max_length=128, fail_fast=True)
     add_special_tokens: bool | None = Field(None, description="Texts: true; messages: false")
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -66,7 +70,7 @@ class TokenizeResponse(BaseModel):
 
 class DetokenizeRequest(V1Model):
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: list[TokenId] = Field(fail_fast=True)
 
 
 class DetokenizeResponse(BaseModel):
