@@ -89,7 +89,7 @@ class Models(ABC):
                 return model
         if name is None:
             raise ModelNotReady("the default model is not loaded yet")
-        raise ModelNotFound(name, (m.served_name for m in self))
+        raise ModelNotFound(name, (m.served_name for m in self if m.loaded))
 
     def ready(self, name: str | None) -> Model:
         """As `find`; raises `ModelNotReady` too."""

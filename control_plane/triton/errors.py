@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -34,6 +35,9 @@ _FIELDS = {
     "response_format",  # another spelling of `guided`
 }
 
+_EXCEPTION = re.compile(r"\b[A-Z]\w*(Error|Exception|Iteration|Interrupt|Exit|Warning)\b")
+"""The name of one of Python's."""
+
 # First match counts: a status, a part of the message, and the error.
 _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
     (grpc.StatusCode.DEADLINE_EXCEEDED, "", DeadlineExceeded),
@@ -61,6 +65,11 @@ def translate(status: grpc.StatusCode, details: str) -> TriadError:
     for code, part, error in _TABLE:
         if code is status and part in details:
             return error() if error is DeadlineExceeded else error(_sentence(error, details))
+    if _EXCEPTION.search(details):
+        # A defect: its text has parts of requests in it, and says nothing to a client.
+        return EngineFailed(
+            "the engine failed this request: its log has the reason", detail=details
+        )
     return EngineFailed(details)
 
 
