@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from control_plane.addresses import limited_as
 from control_plane.admission.rate_limits import Account, RateLimits
 from control_plane.api.errors import error_response
 from control_plane.errors import RateLimited
@@ -13,7 +14,7 @@ from control_plane.errors import RateLimited
 class RateLimitMiddleware:
     """Puts the caller's account into ``request.state``, and what is left of it into the response.
 
-    Callers are known by their token, or else by their address.
+    Callers are known by their token, or else by their address (of IPv6, its network).
     """
 
     def __init__(self, app: ASGIApp, limits: RateLimits) -> None:
@@ -44,4 +45,4 @@ def _caller(scope: Scope) -> str:
         id_: str = scope["state"]["caller"].id
         return id_
     address, _ = scope["client"] or ("unknown", 0)
-    return f"address:{address}"
+    return f"address:{limited_as(address)}"
