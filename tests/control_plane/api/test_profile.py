@@ -1,4 +1,4 @@
-"""``POST /profile``: the trace of one request, in debug mode alone."""
+"""``POST /profile``: the trace of one request, where `profiling` is on."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def test_a_trace_has_the_engines_operations(debug_server: TriadServer) -> None:
     assert server.post("/profile", {"prompt": "word " * 4000}).json()["error"]["param"] == "prompt"
 
 
-def test_it_is_not_there_without_debug(server: TriadServer) -> None:
+def test_it_is_not_there_unless_asked_for(server: TriadServer) -> None:
     assert server.post("/profile", {"prompt": "Hello"}).status_code == 404
