@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
@@ -15,12 +16,20 @@ from control_plane.validation import check_request
 
 router = APIRouter(tags=["debug"], route_class=JsonRoute)
 
+MAX_TOKENS = 128
+"""A trace of more takes the engine so long to write that it would count as dead."""
+
+
+class ProfileRequest(GenerateRequest):
+    max_tokens: int = Field(64, ge=1, le=MAX_TOKENS, description="Tokens to generate at most")
+
 
 @router.post("/profile", response_class=Response, responses=documented_errors())
-async def profile(body: GenerateRequest, request: Request, services: ServicesDep) -> Response:
+async def profile(body: ProfileRequest, request: Request, services: ServicesDep) -> Response:
     """The profiler's trace of a generation, gzipped JSON: open it at https://ui.perfetto.dev.
 
-    Takes what `/generate` takes. Everything that the engine computes meanwhile is in it.
+    Takes what `/generate` takes, for a few tokens. Everything that the engine computes meanwhile
+    is in it.
     """
     check_request(services.settings.validation, body.prompt, body.max_tokens)
     model = services.catalog.language_model(body.model)

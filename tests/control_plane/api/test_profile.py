@@ -29,6 +29,8 @@ def test_a_trace_has_the_engines_operations(debug_server: TriadServer) -> None:
         codes = sorted(trace.result().status_code for trace in traces)
     assert codes == [200, 503]
     assert server.post("/profile", body).status_code == 200
+    refused = server.post("/profile", {"prompt": "a", "max_tokens": 129})
+    assert refused.json()["error"]["param"] == "max_tokens"
     assert server.post("/profile", {"prompt": "word " * 4000}).json()["error"]["param"] == "prompt"
 
 
