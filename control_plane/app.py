@@ -28,6 +28,9 @@ from control_plane.auth.authenticator import open_authenticator
 from control_plane.background import running
 from control_plane.middleware.authentication import AuthenticationMiddleware
 from control_plane.middleware.body_limit import BodyLimitMiddleware
+from control_plane.middleware.client_address import ClientAddressMiddleware
+from control_plane.middleware.failure import FailureMiddleware
+from control_plane.middleware.head import HeadMiddleware
 from control_plane.middleware.rate_limit import RateLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
 from control_plane.middleware.response_count import ResponseCountMiddleware
@@ -85,6 +88,7 @@ def create_app(settings: ServingSettings, processes: ModelProcesses | None = Non
         app.add_middleware(RateLimitMiddleware, limits=RateLimits(settings.rate_limiting))
     if settings.auth.enabled:
         app.add_middleware(AuthenticationMiddleware, public_paths=_public_paths(settings))
+    app.add_middleware(FailureMiddleware)
     if settings.cors.allow_origins:  # before authentication, which a preflight request has none of
         app.add_middleware(
             CORSMiddleware,
@@ -97,13 +101,16 @@ def create_app(settings: ServingSettings, processes: ModelProcesses | None = Non
         )
     app.add_middleware(ResponseCountMiddleware)
     app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(HeadMiddleware)
+    if settings.trusted_proxies:
+        app.add_middleware(ClientAddressMiddleware, trusted=settings.trusted_proxies)
     errors.install(app)
     openapi.install(app)
     for resource in (generate, attributions, health, stats, models):
         app.include_router(resource.router)
     for router in openai_routers:
         app.include_router(router)
-    if settings.debug:
+    if settings.profiling:
         app.include_router(profile.router)
     if settings.monitoring.enabled:
         app.include_router(metrics_router(settings.monitoring.metrics_endpoint))

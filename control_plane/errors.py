@@ -6,8 +6,11 @@
     ├── Unauthorized             401  authentication_error    no token, or not a valid one
     ├── Forbidden                403  permission_error        a scope is missing, and named
     ├── ModelNotFound            404  model_not_found
+    ├── RequestTimeout           408  request_timeout         the client took too long to send it
     ├── PayloadTooLarge          413  payload_too_large
+    ├── UnsupportedMediaType     415  unsupported_media_type  the body is not JSON, or compressed
     ├── RateLimited              429  rate_limit_exceeded     `Retry-After` says until when
+    ├── HeadersTooLarge          431  headers_too_large
     ├── EngineFailed             500  engine_error            the engine failed this request
     ├── ProtocolRestricted       500  protocol_restricted     Triton wants a secret that we lack
     ├── ClientDisconnected       499  client_disconnected     seen in logs and metrics only
@@ -24,7 +27,7 @@ The body is the same on every route: ``{"error": {message, type, param, code}, "
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 
@@ -46,12 +49,27 @@ class TriadError(Exception):
 
     def body(self, request_id: str) -> dict[str, Any]:
         error = {
-            "message": self.message,
+            "message": encodable(self.message),
             "type": self.type,
-            "param": self.param,
+            "param": None if self.param is None else encodable(self.param),
             "code": self.code or self.status,
         }
         return {"error": error, "request_id": request_id}
+
+
+def encodable(text: str) -> str:
+    """Text that can be written as UTF-8, whatever it was made from."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def field_path(path: Sequence[str | int]) -> str:
+    """``("messages", 0, "role")`` to ``messages[0].role``, of at most 100 characters."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part[:100]}" if text else part[:100]
+        if len(text) > 100:
+            break
+    return text[:100]
 
 
 class InvalidRequest(TriadError):
@@ -68,6 +86,11 @@ class ContextLengthExceeded(InvalidRequest):
     """More tokens than the model's context holds."""
 
     code = "context_length_exceeded"
+
+
+class RequestTimeout(TriadError):
+    status = 408
+    type = "request_timeout"
 
 
 class Unauthorized(TriadError):
@@ -132,8 +155,24 @@ class PayloadTooLarge(TriadError):
     type = "payload_too_large"
 
 
+class UnsupportedMediaType(TriadError):
+    status = 415
+    type = "unsupported_media_type"
+
+
+class HeadersTooLarge(TriadError):
+    status = 431
+    type = "headers_too_large"
+
+
 class EngineFailed(TriadError):
+    """``detail``: for the log."""
+
     type = "engine_error"
+
+    def __init__(self, message: str, *, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class ProtocolRestricted(TriadError):

@@ -16,10 +16,12 @@ import uvicorn
 
 from control_plane.errors import ShuttingDown
 from control_plane.generation.service import GenerationService
+from control_plane.http_protocol import HttpConfig, HttpProtocol
 from control_plane.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
+_TICKS_BETWEEN_CHECKS = 5
 _LAST_WORDS_SECONDS = 1.0  # for the error events to be written
 
 
@@ -42,6 +44,15 @@ class HttpServer(uvicorn.Server):
             await self._drain(services.generation)
         await super().shutdown(sockets)
 
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls it ten times a second."""
+        if counter % _TICKS_BETWEEN_CHECKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.close_overdue(now)
+        return await super().on_tick(counter)
+
     async def _drain(self, service: GenerationService) -> None:
         service.draining = True
         if service.running:
@@ -58,17 +69,21 @@ class HttpServer(uvicorn.Server):
 
 
 def server_config(app: object, settings: ServingSettings) -> uvicorn.Config:
-    return uvicorn.Config(
+    config = HttpConfig(
         app,  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
+        ws="none",
         factory=isinstance(app, str),
         reload=settings.reload,
         reload_dirs=[str(Path(__file__).parent)] if settings.reload else None,
         log_config=None,
         access_log=settings.debug,
         server_header=False,
+        proxy_headers=False,  # `control_plane.middleware.client_address` reads them
         timeout_graceful_shutdown=2,
     )
+    config.limits = settings.http
+    return config

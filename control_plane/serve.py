@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 
 import orjson
 import yaml
@@ -26,12 +28,16 @@ from control_plane.cache.store import StoreError, connect, folder
 from control_plane.cluster.servers import endpoints
 from control_plane.http_server import HttpServer, server_config
 from control_plane.launch import EmbeddedTriton
+from control_plane.logs import BoundedFormatter
 from control_plane.registry.entry import ModelError
 from control_plane.settings import ServingSettings
 from control_plane.triton.installation import TritonMissing
 from control_plane.triton.model_process import ModelProcesses
 from control_plane.triton.supervisor import StartFailed
 
+logger = logging.getLogger(__name__)
+
+_OTHER_FILES = 200  # beside connections
 DEMO_PROMPT = "What is machine learning?"
 
 
@@ -44,6 +50,8 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
     _set_up_logging(settings, console)
     _check_port(settings)
     _check_files(settings)
+    for warning in _warnings(settings):
+        logger.warning(warning)
     with (
         suppress(KeyboardInterrupt),
         _terminated_as_interrupted(),
@@ -59,14 +67,47 @@ def _set_up_logging(settings: ServingSettings, console: Console) -> None:
     level = logging.DEBUG if settings.debug else logging.INFO
     if console.is_terminal:
         handler: logging.Handler = RichHandler(console=console, show_path=False)
-        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        handler.setFormatter(BoundedFormatter("%(name)s: %(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(BoundedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("control_plane", "triton", "uvicorn.error"):
         logging.getLogger(name).setLevel(level)
     logging.getLogger("uvicorn.access").setLevel(level)
+
+
+def _warnings(settings: ServingSettings) -> Iterator[str]:
+    """What an operator may not know that he asks for."""
+    if not settings.auth.enabled and not _is_loopback(settings.host):
+        yield (
+            f"everybody who can reach {settings.host} may use this server: set "
+            "serving.auth.enabled, or serving.host to 127.0.0.1"
+        )
+    if "FORWARDED_ALLOW_IPS" in os.environ:
+        yield "FORWARDED_ALLOW_IPS is not looked at: name proxies in serving.trusted_proxies"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ip_address(address[0]).is_loopback for *_, address in found)
+
+
+def _allow_connections(settings: ServingSettings) -> None:
+    """Each is an open file, of which systems allow 1024 until asked for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.http.max_connections + _OTHER_FILES
+    if soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            logger.warning(
+                "the system allows %d open files, too few for serving.http.max_connections: %d",
+                *(allowed, settings.http.max_connections),
+            )
 
 
 def _check_port(settings: ServingSettings) -> None:
@@ -127,6 +168,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> None:
+    _allow_connections(settings)
     if not settings.reload:
         app = create_app(settings, processes)
         HttpServer(server_config(app, settings), settings.shutdown_timeout).run()
@@ -154,6 +196,8 @@ def _announce(settings: ServingSettings, console: Console, demo: bool) -> None:
         console.print("[red]the server did not become ready[/]; see the log above")
         return
     console.print(f"[green]ready[/]: {url} (API: {url}/docs)", soft_wrap=True)
+    for warning in _warnings(settings):
+        console.print(f"[yellow]warning[/]: {warning}", soft_wrap=True)
     body = orjson.dumps({"prompt": DEMO_PROMPT, "max_tokens": 128}).decode()
     console.print("try it:", soft_wrap=True)
     token = f"-H '{TOKEN_HEADERS[settings.auth.auth_type]}' " if settings.auth.enabled else ""

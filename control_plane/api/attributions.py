@@ -11,6 +11,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
 from control_plane.generation.context_limit import check_attributable
 from control_plane.triton import codec
@@ -18,7 +19,7 @@ from control_plane.triton.client import TritonClient, ask
 from control_plane.validation import check_texts
 from control_plane.validation.texts import Place
 
-router = APIRouter(tags=["generation"])
+router = APIRouter(tags=["generation"], route_class=JsonRoute)
 
 
 @router.post("/attributions", responses=documented_errors())

@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from backends.contract import MAX_STOP_STRINGS
 from backends.errors import InvalidField
 from backends.parameters import NO_EFFECT, require_neutral
+from control_plane.api.json_body import require_few_fields
 from control_plane.errors import InvalidRequest
 from control_plane.settings import ServingSettings
 
@@ -40,7 +41,7 @@ Positive = Annotated[int, Field(ge=1, le=MAX_INT), Integral]
 TopK = Annotated[int, Field(ge=-1, le=MAX_INT), Integral]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-StopStringList = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
+StopStringList = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)]
 
 
 Unsupported: TypeAlias = Mapping[str, tuple[object, ...]]
@@ -59,6 +60,8 @@ class Body(BaseModel):
     no_effect: ClassVar[frozenset[str]] = frozenset()
     """Fields that change nothing in the answer."""
     unsupported: ClassVar[Unsupported] = {}
+
+    _few_fields = model_validator(mode="before")(require_few_fields)
 
     @model_validator(mode="before")
     @classmethod

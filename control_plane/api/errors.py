@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -13,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from control_plane.api.schemas import ErrorBody
-from control_plane.errors import InvalidRequest, TriadError
+from control_plane.errors import EngineFailed, InvalidRequest, TriadError, field_path
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +28,21 @@ def error_response(error: TriadError, request_id: str) -> Response:
     )
 
 
+def log_failure(request_id: str, error: Exception) -> None:
+    """A defect of ours."""
+    logger.error("request %s failed", request_id, exc_info=error)
+
+
+def log_detail(request_id: str, error: TriadError) -> None:
+    """What is for the operator, and not for the client."""
+    if isinstance(error, EngineFailed) and error.detail is not None:
+        logger.error("request %s failed in the engine: %.1000s", request_id, error.detail)
+
+
 def install(app: FastAPI) -> None:
     @app.exception_handler(TriadError)
     async def triad_error(request: Request, error: TriadError) -> Response:
+        log_detail(request.state.request_id, error)
         return error_response(error, request.state.request_id)
 
     @app.exception_handler(RequestValidationError)
@@ -43,9 +54,6 @@ def install(app: FastAPI) -> None:
         # FastAPI wraps what goes wrong while it reads the body.
         if isinstance(error.__cause__, TriadError):
             return error_response(error.__cause__, request.state.request_id)
-        if isinstance(error.__cause__, UnicodeDecodeError):
-            invalid = InvalidRequest("the body is not valid UTF-8")
-            return error_response(invalid, request.state.request_id)
         body = TriadError(str(error.detail)).body(request.state.request_id)
         kind = _HTTP_TYPES.get(error.status_code, InvalidRequest.type)
         body["error"] |= {"type": kind, "code": error.status_code}
@@ -53,34 +61,13 @@ def install(app: FastAPI) -> None:
             orjson.dumps(body), error.status_code, error.headers, media_type="application/json"
         )
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        logger.error("request %s failed", request.state.request_id, exc_info=error)
-        # This handler stands outside all middleware, so nothing adds the header for it.
-        response = error_response(TriadError("internal error"), request.state.request_id)
-        response.headers["X-Request-Id"] = request.state.request_id
-        return response
-
 
 def _invalid_request(error: RequestValidationError) -> InvalidRequest:
     problem = error.errors()[0]
-    if problem["type"] == "json_invalid":
-        detail = problem["ctx"]["error"]
-        return InvalidRequest(
-            f"the body is not valid JSON: {detail} at character {problem['loc'][1]}"
-        )
-    path = _path(problem["loc"][1:])
+    path = field_path(problem["loc"][1:])
     if not path:
         return InvalidRequest("the body must be a JSON object, sent as application/json")
     return InvalidRequest(f"{path}: {_sentence(problem)}", param=path)
-
-
-def _path(loc: Sequence[int | str]) -> str:
-    """``("messages", 0, "role")`` to ``messages[0].role``."""
-    path = ""
-    for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path[:100]
 
 
 def _sentence(problem: dict[str, Any]) -> str:
@@ -93,8 +80,9 @@ _DOCUMENTED = {
     401: "A token is needed, or is not valid",
     403: "The token lacks a scope",
     404: "No such model",
+    408: "The request took too long to arrive",
     413: "The body is too large",
-    415: "The body is not sent as application/json",
+    415: "The body is not JSON, or is compressed",
     429: "Too many requests or tokens a minute",
     431: "The headers are too large",
     500: "The engine failed",

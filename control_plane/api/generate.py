@@ -12,6 +12,7 @@ from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep, bill, cache_control
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import (
     AssistantMessage,
     ChatRequest,
@@ -28,7 +29,7 @@ from control_plane.generation.service import GenerationRequest
 from control_plane.services import Services
 from control_plane.validation import check_request
 
-router = APIRouter(tags=["generation"])
+router = APIRouter(tags=["generation"], route_class=JsonRoute)
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=documented_errors())

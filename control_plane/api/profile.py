@@ -1,25 +1,35 @@
-"""``POST /profile``, there with ``serving.debug`` alone."""
+"""``POST /profile``, there with ``serving.profiling`` alone."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import GenerateRequest
 from control_plane.triton import codec
 from control_plane.triton.client import ask
 from control_plane.validation import check_request
 
-router = APIRouter(tags=["debug"])
+router = APIRouter(tags=["debug"], route_class=JsonRoute)
+
+MAX_TOKENS = 128
+"""A trace of more takes the engine so long to write that it would count as dead."""
+
+
+class ProfileRequest(GenerateRequest):
+    max_tokens: int = Field(64, ge=1, le=MAX_TOKENS, description="Tokens to generate at most")
 
 
 @router.post("/profile", response_class=Response, responses=documented_errors())
-async def profile(body: GenerateRequest, request: Request, services: ServicesDep) -> Response:
+async def profile(body: ProfileRequest, request: Request, services: ServicesDep) -> Response:
     """The profiler's trace of a generation, gzipped JSON: open it at https://ui.perfetto.dev.
 
-    Takes what `/generate` takes. Everything that the engine computes meanwhile is in it.
+    Takes what `/generate` takes, for a few tokens. Everything that the engine computes meanwhile
+    is in it.
     """
     settle_unknown_fields(body, request)
     check_request(services.settings.validation, body.prompt, body.max_tokens)

@@ -19,6 +19,7 @@ from control_plane.api.body import (
     TopK,
     Unsupported,
 )
+from control_plane.api.json_body import MAX_MESSAGES
 
 
 class Sampling(Body):
@@ -72,7 +73,10 @@ class Sampling(Body):
         0, description="Nothing ends the answer before so many tokens but its structure's end"
     )
     allowed_token_ids: list[TokenId] | None = Field(
-        None, max_length=MAX_ALLOWED_TOKEN_IDS, description="No other token comes"
+        None,
+        max_length=MAX_ALLOWED_TOKEN_IDS,
+        fail_fast=True,
+        description="No other token comes",
     )
     ignore_eos: bool = False
     guided: dict[str, Any] | None = Field(
@@ -116,7 +120,7 @@ class ChatMessage(Body):
 
 
 class ChatRequest(Sampling):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
 
 
 class AttributionRequest(Body):

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from control_plane.api.disconnect import disconnected
+from control_plane.api.errors import log_detail, log_failure
 from control_plane.errors import ClientDisconnected, TriadError
 from control_plane.generation.generation import Generation
 from control_plane.triton.codec import Delta
@@ -109,7 +110,12 @@ class EventStream(Response):
             error = left
         except TriadError as failure:
             error = failure
+            log_detail(scope["state"]["request_id"], failure)
             last = self._events.error(failure)
+        except Exception as failure:
+            error = failure
+            log_failure(scope["state"]["request_id"], failure)
+            last = self._events.error(TriadError("internal error"))
         except BaseException as failure:
             error = failure
             raise

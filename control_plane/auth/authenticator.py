@@ -9,13 +9,16 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import Headers
 
 from control_plane.auth.caller import Caller
+from control_plane.auth.failures import Failures
 from control_plane.auth.introspection import Introspector
 from control_plane.auth.keys import KeyStore, key_file
-from control_plane.errors import Forbidden, Unauthorized
+from control_plane.errors import Forbidden, Unauthorized, Unavailable
 from control_plane.settings import AuthSettings
 
 logger = logging.getLogger(__name__)
 
+MAX_TOKEN_CHARACTERS = 8192
+"""A longer one is not valid."""
 TOKEN_HEADERS = {
     "bearer_token": "Authorization: Bearer <token>",
     "api_key": "X-API-Key: <token>",
@@ -33,20 +36,43 @@ class Authenticator:
         self._required = settings.required_scopes
         self._keys = keys
         self._introspector = introspector
+        self._failures = Failures(settings.max_failures_per_minute)
 
-    async def authenticate(self, headers: Headers) -> Caller:
-        """Raises `Unauthorized`, `Forbidden`, or `Unavailable`."""
+    async def authenticate(self, headers: Headers, host: str) -> Caller:
+        """``host``: the client's address. Raises `Unauthorized`, `Forbidden`, `RateLimited`, or
+        `Unavailable`."""
         token = self._token(headers)
         if token is None:
             raise Unauthorized(f"a token is needed: send `{TOKEN_HEADERS[self._type]}`", self._type)
-        caller = self._keys.caller(token)
-        if caller is None and self._introspector is not None:
-            caller = await self._introspector.caller(token)
+        caller = self._known(token)
         if caller is None:
-            raise Unauthorized("the token is not valid", self._type, "invalid_token")
+            caller = await self._asked(token, host)
         for scope in self._required:
             if scope not in caller.scopes:
                 raise Forbidden(f"the token lacks the scope `{scope}`", scope)
+        return caller
+
+    def _known(self, token: str) -> Caller | None:
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            return None
+        caller = self._keys.caller(token)
+        if caller is None and self._introspector is not None:
+            caller = self._introspector.known(token)
+        return caller
+
+    async def _asked(self, token: str, host: str) -> Caller:
+        """A failure until it is known to be none, so that nobody asks often at once."""
+        self._failures.begin(host)
+        caller = None
+        if self._introspector is not None and len(token) <= MAX_TOKEN_CHARACTERS:
+            try:
+                caller = await self._introspector.caller(token)
+            except Unavailable:
+                self._failures.take_back(host)
+                raise
+        if caller is None:
+            raise Unauthorized("the token is not valid", self._type, "invalid_token")
+        self._failures.take_back(host)
         return caller
 
     def _token(self, headers: Headers) -> str | None:
@@ -62,13 +88,7 @@ async def open_authenticator(settings: AuthSettings) -> AsyncIterator[Authentica
     keys = KeyStore(key_file(settings))
     introspector: Introspector | None = None
     if settings.token_validation_url is not None:
-        authorization = settings.token_validation_authorization
-        introspector = Introspector(
-            settings.token_validation_url,
-            authorization.get_secret_value() if authorization else None,
-            timeout=settings.token_validation_timeout,
-            keep=settings.token_validation_cache,
-        )
+        introspector = Introspector(settings.token_validation_url, settings)
     elif not any(key.state == "valid" for key in keys.all()):
         logger.warning(
             "nobody has a key yet: `triad keys create <name>` makes one in %s", keys.file

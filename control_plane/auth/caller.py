@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from control_plane.addresses import limited_as
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -23,4 +25,4 @@ def caller_id(scope: Scope) -> str:
     if caller is not None:
         return caller.id
     address, _ = scope["client"] or ("unknown", 0)
-    return f"address:{address}"
+    return f"address:{limited_as(address)}"

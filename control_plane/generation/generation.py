@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import reprlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from control_plane.errors import ClientDisconnected, DeadlineExceeded, EngineFailed, TriadError
@@ -17,6 +19,19 @@ from control_plane.triton.client import InferStream
 from control_plane.triton.codec import Delta, delta
 
 logger = logging.getLogger(__name__)
+
+
+_MAX_METADATA_FIELDS = 8
+_MAX_METADATA_CHARACTERS = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring = 2, _MAX_METADATA_FIELDS, 64
+
+
+def _brief(metadata: Mapping[str, Any]) -> str:
+    """For the log, whatever it holds: `repr` would write all of it first."""
+    few = dict(islice(metadata.items(), _MAX_METADATA_FIELDS))
+    text = _SHORT.repr(few)[:_MAX_METADATA_CHARACTERS]
+    return text if len(few) == len(metadata) else f"{text} and {len(metadata) - len(few)} more"
 
 
 class Generation:
@@ -153,13 +168,13 @@ class Generation:
         if self.finish_reason is not None:
             self._stats.add(self.tokens, self.seconds)
         logger.info(
-            "%s %s: %s, %d tokens, %.3f s, metadata %.200s",
+            "%s %s: %s, %d tokens, %.3f s, metadata %s",
             self.request_id,
             self.model.served_name,
             self._outcome(error),
             self.tokens,
             time.monotonic() - self._started,
-            self._metadata,
+            _brief(self._metadata),
         )
 
     def _outcome(self, error: BaseException | None) -> str:

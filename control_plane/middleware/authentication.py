@@ -25,8 +25,9 @@ class AuthenticationMiddleware:
         if scope["type"] != "http" or scope["path"] in self._public:
             return await self._app(scope, receive, send)
         authenticator = scope["app"].state.authenticator
+        host, _ = scope["client"] or ("unknown", 0)
         try:
-            scope["state"]["caller"] = await authenticator.authenticate(Headers(scope=scope))
+            scope["state"]["caller"] = await authenticator.authenticate(Headers(scope=scope), host)
         except TriadError as error:
             response = error_response(error, scope["state"]["request_id"])
             return await response(scope, receive, send)

@@ -22,8 +22,9 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        declared = Headers(scope=scope).get("content-length", "")
-        too_large = declared.isdigit() and int(declared) > self._limit
+        declared = Headers(scope=scope).get("content-length", "").lstrip("0")
+        # Its length first: `int` refuses thousands of digits.
+        too_large = len(declared) > len(str(self._limit)) or int(declared or "0") > self._limit
         await self._app(scope, self._counting(receive, self._limit + 1 if too_large else 0), send)
 
     def _counting(self, receive: Receive, received: int) -> Receive:

@@ -14,7 +14,7 @@ from control_plane.errors import RateLimited
 class RateLimitMiddleware:
     """Puts the caller's account into ``request.state``, and what is left of it into the response.
 
-    Callers are known by their token, or else by their address.
+    Callers are known by their token, or else by their address (of IPv6, its network).
     """
 
     def __init__(self, app: ASGIApp, limits: RateLimits) -> None:

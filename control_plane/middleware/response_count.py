@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class ResponseCountMiddleware:
-    """Counts into ``app.state.services.metrics``."""
+    """Counts into ``app.state.services.metrics``, and puts the status into ``request.state``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -17,6 +17,7 @@ class ResponseCountMiddleware:
 
         async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
+                scope["state"]["status"] = message["status"]
                 # A path that is no route's could be anything, and each would be a series.
                 route = getattr(scope.get("route"), "path", "other")
                 responses = scope["app"].state.services.metrics.responses

@@ -13,6 +13,7 @@ from control_plane.settings.features import (
     RateLimitingSettings,
     ValidationSettings,
 )
+from control_plane.settings.http import CorsSettings, HttpSettings
 from control_plane.settings.load import load_settings
 from control_plane.settings.manager import ConfigManager
 from control_plane.settings.problems import SettingsError
@@ -24,6 +25,8 @@ __all__ = [
     "AuthSettings",
     "CachingSettings",
     "ConfigManager",
+    "CorsSettings",
+    "HttpSettings",
     "OnnxSettings",
     "PytorchSettings",
     "RateLimitingSettings",

@@ -101,6 +101,10 @@ class AuthSettings(Section):
     """Seconds that its answers are kept."""
     key_store: Annotated[Path, Field(strict=False)] | None = None
     """File of the keys that `triad keys` makes; null: triad/keys.db in the user's data folder."""
+    audience: Name | None = None
+    """Whom tokens must be meant for: what their `aud` says or lists; null: anybody."""
+    max_failures_per_minute: Positive = 60
+    """Tokens without success that may come from one address; further ones are refused unasked."""
     public_paths: list[UrlPath] | None = None
     """Paths that need no token; null: /health and those below it, and the metrics."""
 
@@ -153,17 +157,6 @@ class AlertThresholds(Section):
     """99th percentile of the request latency, in seconds."""
     gpu_memory_usage: Fraction = 0.95
     """Fraction of the GPU's memory in use."""
-
-
-class CorsSettings(Section):
-    """`serving.cors`: pages of other origins that may call from a browser."""
-
-    allow_origins: list[Name] = Field(default_factory=list)
-    """Origins such as `https://app.example.com`, or `*` for all; empty: none."""
-    allow_credentials: bool = False
-    """Let browsers send cookies and their own authorization."""
-    max_age: Count = 600
-    """Seconds that a browser may keep what it was told."""
 
 
 class MonitoringSettings(Section):

@@ -14,17 +14,18 @@ from control_plane.settings.features import (
     AuthSettings,
     BatchingSettings,
     CachingSettings,
-    CorsSettings,
     HealthCheckSettings,
     LoadBalancingSettings,
     MonitoringSettings,
     RateLimitingSettings,
     ValidationSettings,
 )
+from control_plane.settings.http import CorsSettings, HttpSettings
 from control_plane.settings.types import (
     Bytes,
     Count,
     Name,
+    Network,
     Port,
     Positive,
     Seconds,
@@ -52,8 +53,12 @@ class ServingSettings(Section):
     """Port to listen on."""
     workers: Positive = 1
     """Processes that serve HTTP."""
+    trusted_proxies: list[Network] = Field(default_factory=list)
+    """Addresses and networks of proxies whose X-Forwarded-For and -Proto are believed."""
     debug: bool = False
     """Verbose logs."""
+    profiling: bool = False
+    """Serve /profile, which holds a request's engine up and shows what it computes."""
     reload: bool = False
     """Restart when a source file changes."""
     request_timeout: Seconds = 600.0
@@ -83,6 +88,7 @@ class ServingSettings(Section):
     batching: BatchingSettings = Field(default_factory=BatchingSettings)
     caching: CachingSettings = Field(default_factory=CachingSettings)
     load_balancing: LoadBalancingSettings = Field(default_factory=LoadBalancingSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     cors: CorsSettings = Field(default_factory=CorsSettings)
     rate_limiting: RateLimitingSettings = Field(default_factory=RateLimitingSettings)

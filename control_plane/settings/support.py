@@ -1,6 +1,6 @@
-"""Settings that are accepted but that this release cannot act on yet.
+"""Settings that are accepted one by one, and that cannot be acted on.
 
-When a feature arrives, its row in `NOT_YET` goes.
+When a feature arrives, its row in `REFUSED` goes.
 """
 
 from collections.abc import Callable
@@ -11,26 +11,43 @@ from control_plane.settings.schema import ServingSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class NotYet:
-    """A feature that does not exist yet, and how to tell that the settings ask for it."""
+class Refused:
+    """What is not done, why, and how to tell that the settings ask for it."""
 
     key: str
-    feature: str
+    reason: str
     asked_for: Callable[[ServingSettings], bool]
 
     def __str__(self) -> str:
-        return f"serving.{self.key}: {self.feature} is not available in this release"
+        return f"serving.{self.key}: {self.reason}"
 
 
-NOT_YET = (
-    NotYet("workers", "more than 1 worker", lambda s: s.workers > 1),
-    NotYet("batching.enabled", "request batching", lambda s: s.batching.enabled),
+def _any_origin_with_credentials(settings: ServingSettings) -> bool:
+    cors = settings.cors
+    return cors.allow_credentials and not {"*", "null"}.isdisjoint(cors.allow_origins)
+
+
+REFUSED = (
+    Refused(
+        "workers", "more than 1 worker is not available in this release", lambda s: s.workers > 1
+    ),
+    Refused(
+        "batching.enabled",
+        "request batching is not available in this release",
+        lambda s: s.batching.enabled,
+    ),
+    Refused(
+        "cors.allow_credentials",
+        "must be false where `allow_origins` has `*` or `null`: else any page could act in its "
+        "visitors' names",
+        _any_origin_with_credentials,
+    ),
 )
 
 
 def unsupported(settings: Settings) -> list[str]:
-    """A sentence for each setting that asks for something that does not exist yet."""
-    return [str(row) for row in NOT_YET if row.asked_for(settings.serving)]
+    """A sentence for each setting that asks for something that is not done."""
+    return [str(row) for row in REFUSED if row.asked_for(settings.serving)]
 
 
 def require_supported(settings: Settings) -> None:

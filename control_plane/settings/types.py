@@ -4,6 +4,7 @@ The JSON schema key `accepts` holds, for a value that a range or a list of
 choices cannot describe, the words for what is accepted.
 """
 
+import ipaddress
 from typing import Annotated, Any, Literal
 
 import re2
@@ -114,6 +115,18 @@ Pattern = Annotated[
     str,
     Field(json_schema_extra={"accepts": "a regular expression of RE2"}),
     AfterValidator(_compiles),
+]
+
+
+def _is_network(value: str) -> str:
+    ipaddress.ip_network(value)
+    return value
+
+
+Network = Annotated[
+    str,
+    Field(json_schema_extra={"accepts": "an address or a network, such as 10.0.0.0/8 or ::1"}),
+    AfterValidator(_is_network),
 ]
 HeaderName = Annotated[
     str,

@@ -89,8 +89,12 @@ def generation_request(
 
 
 def _add_sampling(request: ModelInferRequest, sampling: Mapping[str, Any]) -> None:
-    # Not orjson: a schema may have integers of any size; an infinity is the engine's to refuse.
-    _add_bytes(request, "sampling_parameters", json.dumps(sampling).encode())
+    _add_bytes(request, "sampling_parameters", _json(sampling))
+
+
+def _json(value: object) -> bytes:
+    # Not orjson: integers, of a schema for one, may be of any size.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _add_prompt(request: ModelInferRequest, prompt: Prompt) -> None:
@@ -112,11 +116,11 @@ def _add_prompt(request: ModelInferRequest, prompt: Prompt) -> None:
 
 
 def _add_chat(request: ModelInferRequest, chat: Chat) -> None:
-    _add_bytes(request, "messages", orjson.dumps(chat.messages))
+    _add_bytes(request, "messages", _json(chat.messages))
     if chat.tools:
-        _add_bytes(request, "tools", orjson.dumps(chat.tools))
+        _add_bytes(request, "tools", _json(chat.tools))
     if chat.options:
-        _add_bytes(request, "chat_template_options", orjson.dumps(chat.options))
+        _add_bytes(request, "chat_template_options", _json(chat.options))
     if chat.add_special_tokens:
         _add(request, "add_special_tokens", "BOOL", _TRUE)
 

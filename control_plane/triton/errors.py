@@ -47,6 +47,8 @@ _FIELDS = {
 _CODE = re.compile(r" \[([a-z_]+)\]$")
 _CODES: dict[str | None, type[InvalidRequest]] = {ContextExceeded.code: ContextLengthExceeded}
 """Kinds of errors that an engine tells by a code behind the text."""
+_EXCEPTION = re.compile(r"\b[A-Z]\w*(Error|Exception|Iteration|Interrupt|Exit|Warning)\b")
+"""The name of one of Python's."""
 
 # First match counts: a status, a part of the message, and the error.
 _TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
@@ -74,6 +76,11 @@ def translate(status: grpc.StatusCode, details: str) -> TriadError:
     for code, part, error in _TABLE:
         if code is status and part in details:
             return error() if error is DeadlineExceeded else error(_sentence(error, details))
+    if _EXCEPTION.search(details):
+        # A defect: its text has parts of requests in it, and says nothing to a client.
+        return EngineFailed(
+            "the engine failed this request: its log has the reason", detail=details
+        )
     return EngineFailed(details)
 
 

@@ -10,6 +10,8 @@ from pydantic import Field
 from control_plane.api.body import Positive
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_body import MAX_MESSAGES
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.answer_reader import AnswerReader
 from control_plane.api.openai.chat_stream import ChatChoice, ChatEvents
 from control_plane.api.openai.fields import TopLogprobs, V1Request
@@ -24,16 +26,16 @@ from control_plane.errors import InvalidRequest
 from control_plane.generation.result import GenerationResult
 from control_plane.triton.codec import Chat
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 
 class ChatCompletionRequest(V1Request):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = Field(
         None, description="Absent: as many as the context holds"
     )
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: list[Tool] | None = Field(None, max_length=128, fail_fast=True)
     tool_choice: Any = Field(
         None, description="`none`, `auto`, `required`, or an object that names functions"
     )

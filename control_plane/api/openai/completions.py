@@ -12,6 +12,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.completion_stream import (
     CompletionChoice,
     CompletionEvents,
@@ -24,6 +25,7 @@ from control_plane.api.openai.fields import (
     TOKEN_IDS_SCHEMA,
     TopLogprobs,
     V1Request,
+    are_token_ids,
 )
 from control_plane.api.openai.respond import Asked
 from control_plane.api.openai.responses import Completion
@@ -34,28 +36,23 @@ from control_plane.generation.result import GenerationResult
 from control_plane.services import Services
 from control_plane.triton.codec import Text, TokenIds
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 
 def _prompts(value: object) -> list[str | list[int]]:
     """A text, token ids, or a list of either. Raises `ValueError`."""
     items: list[Any] = value if isinstance(value, list) else [value]
-    if isinstance(value, list) and items and all(_is_token_id(item) for item in items):
+    if isinstance(value, list) and are_token_ids(items):
         items = [items]
     if not items:
         raise ValueError("must not be empty")
     for item in items:
-        ids = isinstance(item, list) and bool(item) and all(_is_token_id(id_) for id_ in item)
-        if not ids and not (isinstance(item, str) and item):
+        if not are_token_ids(item) and not (isinstance(item, str) and item):
             raise ValueError(
                 "must be a non-empty string, a list of token ids, or a list of either, "
                 "with token ids from 0 to 2147483647"
             )
     return items
-
-
-def _is_token_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 _SEVERAL_SCHEMA = {

@@ -24,12 +24,13 @@ from control_plane.api.body import (
 )
 from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
-from control_plane.api.openai.fields import TOKEN_IDS_SCHEMA
+from control_plane.api.json_route import JsonRoute
+from control_plane.api.openai.fields import TOKEN_IDS_SCHEMA, are_token_ids
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import TokenIds
 from control_plane.validation import check_request
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 MAX_ROWS = 2048
 Rows: TypeAlias = list[str] | list[list[int]]
@@ -38,24 +39,16 @@ Rows: TypeAlias = list[str] | list[list[int]]
 def _rows(value: object) -> Rows:
     """Raises `ValueError`."""
     rows: list[Any] = value if isinstance(value, list) else [value]
-    if isinstance(value, list) and rows and all(_is_token_id(item) for item in rows):
+    if isinstance(value, list) and are_token_ids(rows):
         rows = [rows]
     if not 1 <= len(rows) <= MAX_ROWS:
         raise ValueError(f"must hold from 1 to {MAX_ROWS} elements, not {len(rows)}")
-    if all(isinstance(row, str) for row in rows) or all(_is_ids(row) for row in rows):
+    if all(isinstance(row, str) for row in rows) or all(map(are_token_ids, rows)):
         return rows
     raise ValueError(
         "must be a string, a list of strings, a list of token ids, or a list of such lists, with "
         "token ids from 0 to 2147483647"
     )
-
-
-def _is_ids(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_token_id, value))
-
-
-def _is_token_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 _LISTS = [
@@ -89,8 +82,8 @@ class EmbeddingRequest(Body):
     dimensions: Annotated[int, Integral] | None = Field(
         None, description="So many of a vector's first numbers, scaled to length 1"
     )
-    truncate_prompt_tokens: Annotated[int, Integral] | None = Field(
-        None, description="Cut texts at so many tokens; -1: at as many as the model takes"
+    truncate_prompt_tokens: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), Integral] | None = (
+        Field(None, description="Cut texts at so many tokens; -1: at as many as the model takes")
     )
     truncate: Literal["NONE", "END"] = Field(
         "NONE", description="NVIDIA's: END is a `truncate_prompt_tokens` of -1"

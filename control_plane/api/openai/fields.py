@@ -27,6 +27,7 @@ from control_plane.api.body import (
     TopK,
     Unsupported,
 )
+from control_plane.api.json_body import parse_json
 from control_plane.errors import InvalidRequest
 
 
@@ -57,6 +58,13 @@ TOKEN_IDS_SCHEMA: dict[str, Any] = {
     "items": {"type": "integer", "minimum": 0, "maximum": MAX_INT},
     "minItems": 1,
 }
+
+
+def are_token_ids(value: object) -> bool:
+    """Whether it is a list of them, which may be a long one."""
+    if not isinstance(value, list) or set(map(type, value)) != {int}:
+        return False
+    return bool(min(value) >= 0 and max(value) <= MAX_INT)
 
 
 class StreamOptions(Body):
@@ -130,7 +138,9 @@ class V1Request(Body):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Integral] | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Bias] | None = Field(None, description="By token id, -100 to 100")
+    logit_bias: dict[str, Bias] | None = Field(
+        None, fail_fast=True, description="By token id, -100 to 100"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="The caller's own; goes to the log")
@@ -143,9 +153,13 @@ class V1Request(Body):
         None, description="Nothing ends the answer before so many tokens but its structure's end"
     )
     ignore_eos: bool | None = None
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    stop_token_ids: list[TokenId] | None = Field(
+        None, max_length=MAX_STOP_TOKEN_IDS, fail_fast=True
+    )
     include_stop_str_in_output: bool | None = None
-    allowed_token_ids: list[TokenId] | None = Field(None, max_length=MAX_ALLOWED_TOKEN_IDS)
+    allowed_token_ids: list[TokenId] | None = Field(
+        None, max_length=MAX_ALLOWED_TOKEN_IDS, fail_fast=True
+    )
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     prompt_logprobs: TopLogprobs | None = Field(
@@ -161,7 +175,7 @@ class V1Request(Body):
     )
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: list[str] | None = Field(None, fail_fast=True)
     guided_grammar: str | None = None
     lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
     cache_salt: str | None = Field(
@@ -270,21 +284,14 @@ _SAMPLING = (
 )
 
 
-def _schema(value: dict[str, Any] | str) -> dict[str, Any]:
-    if not isinstance(value, str):
-        return {"json": value}
-    try:
-        return {"json": orjson.loads(value)}
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"guided_json: is not valid JSON: {error}", param="guided_json"
-        ) from None
+def _schema(value: dict[str, Any] | str, field: str = "guided_json") -> dict[str, Any]:
+    return {"json": parse_json(value, field) if isinstance(value, str) else value}
 
 
 def _structured_outputs(value: dict[str, Any]) -> dict[str, Any]:
     given = {name: part for name, part in value.items() if part is not None and part is not False}
     if isinstance(given.get("json"), str):
-        return given | _schema(given["json"])
+        return given | _schema(given["json"], "structured_outputs")
     return given
 
 

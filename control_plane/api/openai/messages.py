@@ -53,7 +53,7 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[Content, PlainValidator(_content, json_schema_input_type=Content)] = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = Field(None, fail_fast=True)
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning: str | None = None

@@ -32,6 +32,7 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+@router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models")
 async def models(services: ServicesDep) -> ModelList:
     """The models that a request may name: those that are loaded."""

@@ -5,7 +5,7 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html#tokenizer-a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,12 +14,14 @@ from control_plane.api.body import IN_ANY_REQUEST, Body, TokenId, Unsupported, s
 from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
+from control_plane.api.json_body import MAX_MESSAGES
+from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat, Prompt, Text
 from control_plane.validation import check_length, check_request
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 
 class TokenizeRequest(Body):
@@ -35,8 +37,10 @@ class TokenizeRequest(Body):
 
     model: str | None = Field(None, description="The default model where absent")
     prompt: str | None = Field(None, min_length=1)
-    messages: Annotated[list[ChatMessage] | None, Field(min_length=1)] = None
-    tools: list[Tool] | None = None
+    messages: list[ChatMessage] | None = Field(
+        None, min_length=1, max_length=MAX_MESSAGES, fail_fast=True
+    )
+    tools: list[Tool] | None = Field(None, max_length=128, fail_fast=True)
     add_special_tokens: bool | None = Field(None, description="Texts: true; messages: false")
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -76,7 +80,7 @@ class DetokenizeRequest(Body):
     no_effect = IN_ANY_REQUEST
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: list[TokenId] = Field(fail_fast=True)
 
 
 class DetokenizeResponse(BaseModel):

@@ -1,4 +1,4 @@
-"""``POST /profile``: the trace of one request, in debug mode alone."""
+"""``POST /profile``: the trace of one request, where `profiling` is on."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def test_a_trace_has_the_engines_operations(debug_server: TriadServer) -> None:
         codes = sorted(trace.result().status_code for trace in traces)
     assert codes == [200, 503]
     assert server.post("/profile", body).status_code == 200
+    refused = server.post("/profile", {"prompt": "a", "max_tokens": 129})
+    assert refused.json()["error"]["param"] == "max_tokens"
     assert server.post("/profile", {"prompt": "word " * 4000}).json()["error"]["param"] == "prompt"
 
 
-def test_it_is_not_there_without_debug(server: TriadServer) -> None:
+def test_it_is_not_there_unless_asked_for(server: TriadServer) -> None:
     assert server.post("/profile", {"prompt": "Hello"}).status_code == 404

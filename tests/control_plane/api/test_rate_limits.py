@@ -225,23 +225,34 @@ def test_openai_s_client_comes_back_when_it_is_told_to(limited: TriadServer, key
         assert time.monotonic() - began > 1.5
 
 
-def test_without_authentication_a_caller_is_an_address(
-    tmp_path: Path,
-) -> None:
+def test_without_authentication_a_caller_is_an_address(tmp_path: Path) -> None:
+    """Which a proxy says that is trusted. What its client says of others counts for nothing."""
     environment = {
         "TRIAD_SERVING__RATE_LIMITING__ENABLED": "true",
         "TRIAD_SERVING__RATE_LIMITING__REQUESTS_PER_MINUTE": "1",
         "TRIAD_SERVING__RATE_LIMITING__BURST_ALLOWANCE": "0",
+        "TRIAD_SERVING__TRUSTED_PROXIES": "[127.0.0.0/8]",
     }
     arguments = ("--model", str(SCRIPTED))
     with triad_server(tmp_path / "log", *arguments, environment=environment) as server:
         body = {"prompt": json.dumps({"tokens": 1})}
-        assert server.post("/generate", body).ok
+
+        def ask(forwarded: str | None) -> int:
+            headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
+            return server.post("/generate", body, headers=headers).status_code
+
+        assert ask(None) == 200
         refused = server.post("/generate", {"prompt": 5})  # said before the body is read
         assert refused.status_code == 429
         assert 50 < int(refused.headers["Retry-After"]) <= 60
-        forwarded = {"X-Forwarded-For": "192.0.2.1"}  # by a proxy on this machine
-        assert server.post("/generate", body, headers=forwarded).ok
+        assert ask("192.0.2.1") == 200
+        for same in ("192.0.2.1", "198.51.100.7, 192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1:999"):
+            assert ask(same) == 429
+        assert ask("2001:db8::1") == 200
+        assert ask("[2001:db8::ffff:2]:80") == 429  # of the same network
+        assert ask("2001:db8:0:1::1") == 200
+        for nobody in ("unknown", "", "not an address", "192.0.2.5, _hidden"):
+            assert ask(nobody) == 429  # the proxy itself
         wait_until(
             lambda: server.gauge('triad_http_responses_total{route="other",status="429"}') >= 1
         )

@@ -31,6 +31,19 @@ def test_a_key_has_a_caller_with_its_scopes(file: Path) -> None:
     store.close()
 
 
+def test_an_older_file_that_others_could_read_is_closed(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    KeyStore(file).close()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not caplog.records
+    file.chmod(0o664)
+    KeyStore(file).close()
+    assert file.stat().st_mode & 0o777 == 0o600
+    (record,) = caplog.records
+    assert f"{file} was open to other users (mode 664)" in record.getMessage()
+
+
 @pytest.mark.parametrize("secret", ["", "triad_", "triad_%", "' or 1=1 --", "\udcff", "ä"])
 def test_what_is_no_key_has_none(file: Path, secret: str) -> None:
     store = KeyStore(file)

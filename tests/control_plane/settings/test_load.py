@@ -67,6 +67,13 @@ def test_wrong_keys(file: Path, text: str, expected: str) -> None:
         ("workers", "0", "an integer of at least 1, not 0"),
         ("debug", "maybe", 'true or false, not "maybe"'),
         ("host", "8", "text that is not empty, not 8"),
+        (
+            "trusted_proxies[1]",
+            "10.0.0.300",
+            'an address or a network, such as 10.0.0.0/8 or ::1, not "10.0.0.300"',
+        ),
+        ("http.max_connections", "0", "an integer of at least 1, not 0"),
+        ("http.header_timeout", "0", "a number above 0, not 0"),
         ("model", '""', 'text that is not empty, not ""'),
         ("models", "demo", 'a list, not "demo"'),
         ("backend_type", "tgi", 'one of pytorch, onnx, vllm, not "tgi"'),
@@ -109,6 +116,8 @@ def test_wrong_keys(file: Path, text: str, expected: str) -> None:
 def test_wrong_values(file: Path, key: str, value: str, accepted: str) -> None:
     *sections, name = ["serving", *key.split(".")]
     text = "".join(f"{section}: {{" for section in sections)
+    if name.endswith("[1]"):
+        name, value = name.removesuffix("[1]"), f"[10.0.0.0/8, {value}]"
     document = f"{text}{name}: {value}{'}' * len(sections)}"
     assert problems(file, document) == (f"serving.{key}: must be {accepted}",)
 

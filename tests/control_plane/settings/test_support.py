@@ -1,4 +1,4 @@
-"""What does not exist yet is refused by the name of its key, and only when it is asked for."""
+"""What is not done is refused by the name of its key, and only when it is asked for."""
 
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,11 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
     [
         ("workers: 2", "workers"),
         ("batching: {enabled: true}", "batching.enabled"),
+        ("cors: {allow_origins: ['*'], allow_credentials: true}", "cors.allow_credentials"),
+        ("cors: {allow_origins: [a, 'null'], allow_credentials: true}", "cors.allow_credentials"),
     ],
 )
-def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:
+def test_what_is_not_done(text: str, key: str) -> None:
     assert refused(serving(text)) == [f"serving.{key}"]
 
 
@@ -71,6 +73,8 @@ def test_a_feature_that_does_not_exist_yet(text: str, key: str) -> None:
         "monitoring: {enabled: false, alert_thresholds: {error_rate: 0.5}}",
         "monitoring: {enabled: false, health_check_interval: 5}",
         "triton: {endpoints: ['a:1']}",
+        "cors: {allow_origins: ['*']}",
+        "cors: {allow_origins: ['https://a.example'], allow_credentials: true}",
     ],
 )
 def test_what_is_not_asked_for_or_exists_is_supported(text: str) -> None:

@@ -1,0 +1,27 @@
+"""What nobody has caught."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from control_plane.api.errors import error_response, log_failure
+from control_plane.errors import TriadError
+
+
+class FailureMiddleware:
+    """Logs a defect once, and answers for it. Starlette's own way would log it a second time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            state = scope["state"]
+            log_failure(state["request_id"], error)
+            if "status" not in state:  # else the server closes the connection
+                response = error_response(TriadError("internal error"), state["request_id"])
+                await response(scope, receive, send)
