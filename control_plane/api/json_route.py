@@ -14,10 +14,12 @@ from control_plane.errors import UnsupportedMediaType
 
 
 class JsonRoute(APIRoute):
-    """Of a router whose routes have bodies: ``APIRouter(route_class=JsonRoute)``."""
+    """Of a router with routes that have bodies: ``APIRouter(route_class=JsonRoute)``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
 
         async def checked(request: Request) -> Response:
             require_json(request.headers)

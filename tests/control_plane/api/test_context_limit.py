@@ -16,7 +16,7 @@ HUGE = "word " * 700_000
 LONG = "7" * 480_000
 """Has as many tokens: a second of work, which is taken on where a text is only to be tokenised."""
 USER = {"role": "user", "content": HUGE}
-IDS = [77] * 900_000
+IDS = [77] * 300_000
 SPOKEN = "This model's maximum context length is 2048 tokens. However, your "
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
