@@ -12,7 +12,7 @@ from control_plane.settings.types import (
     Endpoint,
     HeaderName,
     Name,
-    PortOrFree,
+    PortOrNone,
     Positive,
     Seconds,
     SecondsOrNone,
@@ -101,17 +101,17 @@ class TritonSettings(Section):
     """`serving.triton`: the Triton servers, or the embedded one where none is named."""
 
     endpoints: list[Endpoint] = Field(default_factory=list)
-    """gRPC addresses, host:port; empty: start the embedded server."""
+    """gRPC addresses, host:port or unix:/path; empty: start the embedded server."""
     metrics_endpoints: list[Endpoint] = Field(default_factory=list)
     """Prometheus addresses, host:port, in the order of `endpoints`."""
     model_repository: Annotated[Path, Field(strict=False)] | None = None
     """Folder of models; null: the one beside the package."""
-    grpc_port: PortOrFree = 0
-    """gRPC port of the embedded server; 0: a free one."""
-    http_port: PortOrFree = 0
-    """HTTP port of the embedded server; 0: a free one."""
-    metrics_port: PortOrFree = 0
-    """Prometheus port of the embedded server; 0: a free one."""
+    grpc_port: PortOrNone = 0
+    """gRPC port of the embedded server; 0: none, but a socket that other users cannot reach."""
+    http_port: PortOrNone = 0
+    """HTTP port of the embedded server; 0: none."""
+    metrics_port: PortOrNone = 0
+    """Port of Triton's own Prometheus metrics, of the embedded server; 0: none."""
     grpc_client: Literal["http2", "grpc_aio"] = "http2"
     """How the control plane speaks gRPC: our own client on HTTP/2, or grpc.aio, the reference."""
     model_control_header: HeaderName = "triton-model-control"
