@@ -35,6 +35,11 @@ def endpoints(settings: ServingSettings) -> dict[str, int]:
     return dict.fromkeys(settings.triton.endpoints, 1)
 
 
+def engine_asked_for(settings: ServingSettings) -> str | None:
+    """None where the user leaves it to the model."""
+    return settings.backend_type if "backend_type" in settings.model_fields_set else None
+
+
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
     """Times in seconds. ``failures``: in a row, until a model counts as dead."""
@@ -63,10 +68,11 @@ def connect(
     control = settings.triton.model_control_value
     header = settings.triton.model_control_header
     metadata = control_metadata(header, control.get_secret_value()) if control else ()
+    engine = engine_asked_for(settings)
 
     def catalog(client: TritonClient, on_death: Callable[[Model], None]) -> Catalog:
         return Catalog(
-            *(client, settings.model, settings.models),
+            *(client, settings.model, settings.models, engine),
             timeout=checks.timeout,
             failures_to_death=checks.failures,
             on_death=on_death,
@@ -83,4 +89,4 @@ def connect(
         instance = Instance(endpoint, weight, make(endpoint, metadata))
         instance.catalog = catalog(instance.client, partial(cluster.died, instance))
         instances.append(instance)
-    return cluster, ClusterCatalog(instances, settings.model), instances
+    return cluster, ClusterCatalog(instances, settings.model, engine), instances
