@@ -71,6 +71,13 @@ def export(
             help='plain: axes of any length by input, JSON: {"input_ids": {"0": "batch_size"}, …}'
         ),
     ] = "{}",
+    allow_pickle_weights: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle-weights",
+            help="Read weights that are pickles (pytorch_model.bin): they can run code.",
+        ),
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
 ) -> None:
     """Export MODEL to ONNX. An export that does not compute what MODEL computes is refused."""
@@ -81,6 +88,7 @@ def export(
             name=name,
             kind=kind,
             precision=precision,
+            allow_pickle_weights=allow_pickle_weights,
             max_context=max_context,
             max_num_seqs=max_num_seqs,
             exporter=exporter,

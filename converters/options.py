@@ -28,6 +28,8 @@ class ExportOptions:
     """The Triton model's name; without one, made from ``model``."""
     kind: Kind = "decoder"
     precision: Precision = "fp32"
+    allow_pickle_weights: bool = False
+    """Whether weights may be read from a pickle, which can run code."""
     max_context: int | None = None
     """Tokens of one sequence; without it, what the model has."""
     max_num_seqs: int = 8

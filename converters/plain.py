@@ -65,7 +65,9 @@ def export_plain(options: ExportOptions, progress: Progress) -> Report:
     if config.is_encoder_decoder:
         raise OptionError("model", f"is an encoder with a decoder ({config.model_type})")
     config.use_cache = False
-    model = read_model(options.model, architecture(config), config)
+    model = read_model(
+        options.model, architecture(config), config, allow_pickle=options.allow_pickle_weights
+    )
     longest = positions(model)
     if longest is not None and shape.tokens > longest:
         raise OptionError(

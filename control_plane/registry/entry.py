@@ -186,9 +186,12 @@ class Repository:
             }
             if settings.max_model_len is not None:
                 options["--max-context"] = str(settings.max_model_len)
+            arguments = [weights, *(part for pair in options.items() for part in pair)]
+            if settings.allow_pickle_weights:
+                arguments.append("--allow-pickle-weights")
             logger.info("converting %s to ONNX", served_name)
             try:
-                convert([weights, *(part for pair in options.items() for part in pair)])
+                convert(arguments)
             except ConversionFailed as error:
                 raise ModelError(f"model: {served_name} cannot be converted: {error}") from None
         return target

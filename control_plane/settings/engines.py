@@ -50,10 +50,12 @@ class PytorchSettings(Section):
     prefill_chunk_tokens: Count = 0
     """Prompt tokens that may be computed between two tokens of running answers; 0: the engine's
     choice."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles (pytorch_model.bin): they can run code."""
 
 
 class OnnxSettings(Section):
-    """`serving.onnx`: ONNX Runtime. The last three are for models that are converted at start."""
+    """`serving.onnx`: ONNX Runtime. The last four are for models that are converted at start."""
 
     providers: list[Name] = Field(
         default=["CUDAExecutionProvider", "CPUExecutionProvider"], min_length=1
@@ -71,6 +73,8 @@ class OnnxSettings(Section):
     """Longest prompt and answer together, in tokens; null: 4096, or the model's own if less."""
     max_num_seqs: Positive = 8
     """Sequences decoded at once."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles (pytorch_model.bin): they can run code."""
 
 
 class VllmSettings(Section):
@@ -95,6 +99,8 @@ class VllmSettings(Section):
     python_environment: Annotated[Path, Field(strict=False)] | None = None
     """A virtual environment that has vLLM and Triad, for the embedded server; null: the one that
     the control plane runs in."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles (pytorch_model.bin): they can run code."""
 
 
 class TritonSettings(Section):

@@ -26,10 +26,11 @@ from converters.decoder.source import read_source
 from converters.decoder.verify import verify
 from converters.errors import ConversionError, ExportRefused
 from converters.export_onnx import app
-from converters.options import ExportOptions, OrtCompat, Precision
+from converters.options import ExportOptions, Kind, OrtCompat, Precision
 from converters.report import Report
 from tests.converters.conftest import Exports, Models
 from tests.support.decoders import CONTEXT, VOCABULARY, save_decoder
+from tests.support.pickles import KINDS
 
 FAMILIES = {
     "qwen2": "builder",
@@ -262,3 +263,16 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
 
 def _nodes(graph: Path) -> list[onnx.NodeProto]:
     return list(nodes(onnx.load(str(graph), load_external_data=False).graph))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "plain"])
+def test_pickles_are_read_when_they_are_allowed(kind: Kind, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_decoder("qwen2", folder)
+    KINDS["one file"](folder)
+    done = command(folder, "--output", tmp_path / "out", "--kind", kind)
+    assert done.exit_code == 2
+    assert "(pytorch_model.bin) can run code" in done.stderr
+    assert "allow them with --allow-pickle-weights" in done.stderr
+    options = ExportOptions(str(folder), tmp_path / "out", allow_pickle_weights=True)
+    assert read_source(options).fresh(torch.float32).dtype is torch.float32
