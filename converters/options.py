@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["decoder", "encoder", "plain"]
-Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 Exporter: TypeAlias = Literal["auto", "builder", "dynamo"]
 Pooling: TypeAlias = Literal["auto", "mean", "cls", "none"]
 OrtCompat: TypeAlias = Literal["1.19", "1.22", "latest"]

@@ -67,8 +67,9 @@ class OnnxSettings(Section):
     """CPU threads within one operator; 0: ONNX Runtime's own choice."""
     inter_op_num_threads: Count = 2
     """Operators run in parallel; 0: ONNX Runtime's own choice."""
-    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
-    """Of the weights."""
+    precision: Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"] = "fp32"
+    """Of the weights. int8-dynamic: of what is computed from them too, where a request's result
+    depends on those that are computed with it."""
     max_model_len: Positive | None = None
     """Longest prompt and answer together, in tokens; null: 4096, or the model's own if less."""
     max_num_seqs: Positive = 8
