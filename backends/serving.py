@@ -33,6 +33,7 @@ from backends.contract import (
 from backends.engine import Engine
 from backends.errors import EngineError, InvalidField
 from backends.generation import Generation, Responder, triton_error
+from backends.packages import missing_ones_are_named
 from backends.text import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ class ServedModel(ABC):
         set_up_process()
         faulthandler.dump_traceback_later(SLOW_LOAD_SECONDS)
         try:
-            self._load(args)
+            with missing_ones_are_named():
+                self._load(args)
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -25,6 +25,7 @@ from backends.encoder.heads import head
 from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
 from backends.errors import Overloaded
+from backends.packages import missing_ones_are_named
 from backends.serving import (
     ModelOptions,
     accept_each,
@@ -62,7 +63,8 @@ class ServedEncoder(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         set_up_process()
         self.options = ModelOptions.of(args)
-        self._loaded = self.load(self.options)
+        with missing_ones_are_named():
+            self._loaded = self.load(self.options)
         self._requests = ThreadPoolExecutor(REQUEST_THREADS, "request")
         self._room = threading.Semaphore(int(self.options.parameters.get("max_queue_size", "1024")))
         freeze_loaded()

@@ -10,7 +10,7 @@ from control_plane.cluster.catalog import ClusterCatalog
 from control_plane.cluster.client import ClusterClient
 from control_plane.cluster.instance import Instance
 from control_plane.registry.catalog import Catalog, Model, Models
-from control_plane.settings import ServingSettings
+from control_plane.settings import ServingSettings, TritonSettings
 from control_plane.triton.base import Metadata
 from control_plane.triton.client import TritonClient
 from control_plane.triton.control import control_metadata
@@ -33,6 +33,15 @@ def endpoints(settings: ServingSettings) -> dict[str, int]:
             for i in balancing.instances
         }
     return dict.fromkeys(settings.triton.endpoints, 1)
+
+
+def control_value(triton: TritonSettings) -> str | None:
+    """The secret that opens restricted protocols. Raises OSError for a file that cannot be read."""
+    if triton.model_control_value is not None:
+        return triton.model_control_value.get_secret_value()
+    if triton.model_control_file is not None:
+        return triton.model_control_file.read_text().strip()
+    return None
 
 
 def engine_asked_for(settings: ServingSettings) -> str | None:
@@ -65,9 +74,9 @@ def connect(
     death on one of them is no request's end; ``on_death`` is for the only one."""
     named, checks = endpoints(settings), HealthChecks.of(settings)
     make = CLIENTS[settings.triton.grpc_client]
-    control = settings.triton.model_control_value
+    control = control_value(settings.triton)
     header = settings.triton.model_control_header
-    metadata = control_metadata(header, control.get_secret_value()) if control else ()
+    metadata = control_metadata(header, control) if control else ()
     engine = engine_asked_for(settings)
 
     def catalog(client: TritonClient, on_death: Callable[[Model], None]) -> Catalog:

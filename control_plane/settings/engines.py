@@ -125,6 +125,8 @@ class TritonSettings(Section):
     """Header that opens the model-repository protocol where a server restricts it."""
     model_control_value: SecretStr | None = None
     """Secret sent in that header to the servers in `endpoints`."""
+    model_control_file: Annotated[Path, Field(strict=False)] | None = None
+    """A file with that secret, in place of `model_control_value`."""
     startup_timeout: Seconds = 300.0
     """Seconds for the embedded server to become live."""
     stop_timeout: SecondsOrNone = 9.0

@@ -127,6 +127,15 @@ def test_whoever_has_the_secret_loads_models_there(triton: Container) -> None:
         client.close()
 
 
+def test_a_package_that_an_image_lacks_is_named(tmp_path: Path) -> None:
+    python = python_with(tmp_path / "python", ["numpy"])
+    (tmp_path / "container").mkdir()
+    arguments = (f"--model-repository={MODELS}", "--load-model=demo")
+    with container(tmp_path / "container", python, *arguments) as started:
+        assert started.process.wait(120) == 1
+    assert "the package `transformers` is not installed in the Python" in started.log.read_text()
+
+
 def test_nothing_but_grpc_listens_there_and_the_secret_is_not_seen(triton: Container) -> None:
     (server,) = psutil.Process(triton.process.pid).children()
     assert SECRET in "".join(server.environ().values())
