@@ -6,7 +6,9 @@ python -m converters.export_onnx Qwen/Qwen2.5-0.5B-Instruct --output model_repos
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,4 +151,6 @@ def _progress() -> Iterator[Progress]:
 
 
 if __name__ == "__main__":
-    app()
+    # At a terminal, transformers would ask whether a checkpoint may run code.
+    with Path(os.devnull).open() as sys.stdin:
+        app()
