@@ -71,11 +71,17 @@ def server_is_ready(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def debug_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
-    """In debug mode, with the demo model as a folder of weights that is called ``my-model``."""
+    """In debug mode, with the demo model as a folder of weights that is called ``my-model``; its
+    Triton has no ports, as is the default."""
     folder = tmp_path_factory.mktemp("debug-server")
     (folder / "my-model").symlink_to(WEIGHTS)
     arguments = ("--model", f"{folder / 'my-model'}/")
-    environment = {"TRIAD_SERVING__DEBUG": "true", "OMP_NUM_THREADS": str(os.cpu_count())}
+    environment = {
+        "TRIAD_SERVING__DEBUG": "true",
+        "TRIAD_SERVING__TRITON__GRPC_PORT": "0",
+        "TRIAD_SERVING__TRITON__HTTP_PORT": "0",
+        "OMP_NUM_THREADS": str(os.cpu_count()),
+    }
     with triad_server(folder / "log", *arguments, environment=environment) as running:
         yield running
 
