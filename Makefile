@@ -5,8 +5,9 @@
 #
 # PYTHON       the Python to make the virtual environment with (3.11 to 3.13)
 # TORCH        the PyTorch to install where there is none
-# TORCH_INDEX  one more package index for pip, such as that of PyTorch's CPU builds: on a machine
-#              without a GPU it saves several GB
+# TORCH_INDEX  the package index to take PyTorch from, and nothing else, such as that of its CPU
+#              builds: on a machine without a GPU it saves several GB
+# CONSTRAINTS  the file with the versions of all other packages; nothing: the newest that fit
 # BACKEND      the engine that serve starts, pytorch, onnx or vllm, whatever its settings say; vllm
 #              gets a virtual environment of its own with the CPU build of vLLM (2.5 GB)
 # ARGS         further arguments of `triad serve`, such as ARGS="--model my-folder --port 9000"
@@ -16,13 +17,17 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+CONSTRAINTS ?= constraints.txt
 BACKEND ?=
 ARGS ?=
 MINUTES ?= 10
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Of two indexes pip takes what has the higher version, whoever has put it there: so from this one
+# PyTorch alone, without what it needs.
+FROM_TORCH_INDEX := --no-deps --index-url $(TORCH_INDEX) $(TORCH)
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
 BENCH_READY := $(VENV)/.ready-to-bench
@@ -67,16 +72,17 @@ $(BIN)/python:
 	@echo "making a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(SERVE_READY): pyproject.toml | $(BIN)/python
+$(SERVE_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "installing Triad, Triton and PyTorch (a few minutes the first time)"
-	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP) $(if $(TORCH_INDEX),$(FROM_TORCH_INDEX),$(TORCH))
 	@$(PIP) --editable '.[embedded,pytorch,onnx]'
 	@touch $@
 
 $(VLLM_READY): backends/vllm/requirements-cpu.txt | $(BIN)/python
 	@echo "installing vLLM (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VLLM_VENV)
-	@$(VLLM_PIP) --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
+	@$(if $(TORCH_INDEX),$(VLLM_PIP) $(FROM_TORCH_INDEX))
+	@$(VLLM_PIP) --no-deps -r $<
 	@$(VLLM_PIP) --no-deps --editable .
 	@touch $@
 

@@ -26,6 +26,7 @@ from backends.contract import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
 from backends.engine import Engine
 from backends.errors import Cancelled, EngineError
 from backends.generation import Generation
+from backends.packages import missing_ones_are_named
 from backends.pool import WorkPool
 from backends.reading import ONE_ANSWER, RequestReader
 from backends.responder import Call, Responder, failure, response
@@ -124,7 +125,8 @@ class ServedModel(ABC):
         set_up_process()
         faulthandler.dump_traceback_later(SLOW_LOAD_SECONDS)
         try:
-            self._load(args)
+            with missing_ones_are_named():
+                self._load(args)
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -77,7 +77,8 @@ def check(config: ConfigOption = None) -> None:
 )
 def convert_command(context: typer.Context) -> None:
     """Export a model to ONNX, verify it, and make its entry for Triton."""
-    raise typer.Exit(subprocess.call([*COMMAND, *context.args]))
+    # Without a terminal to ask at, transformers refuses checkpoints that want to run code.
+    raise typer.Exit(subprocess.call([*COMMAND, *context.args], stdin=subprocess.DEVNULL))
 
 
 @app.command()

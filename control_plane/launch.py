@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
-
 from pydantic import SecretStr
 
 from control_plane.registry.entry import DEFAULT_REPOSITORY, ModelEntry, Repository
 from control_plane.settings import ServingSettings
 from control_plane.triton import installation
+from control_plane.triton.runtime import Runtime
 from control_plane.triton.supervisor import Supervisor
 
 
@@ -22,13 +19,14 @@ class EmbeddedTriton:
 
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
-        self._runtime = Path(tempfile.mkdtemp(prefix="triad-"))
+        self._runtime = Runtime()
         try:
-            (self._runtime / "models").mkdir()
-            found = installation.find(self._runtime)
+            models_folder = self._runtime.folder / "models"
+            models_folder.mkdir()
+            found = installation.find(self._runtime.folder)
             self._repository = Repository(
                 settings.triton.model_repository or DEFAULT_REPOSITORY,
-                self._runtime / "models",
+                models_folder,
                 found.config_file,
             )
             models = dict.fromkeys([settings.model, *settings.models])
@@ -38,9 +36,10 @@ class EmbeddedTriton:
                 settings.triton,
                 self._repository.folders,
                 {entry.name: entry.configs for entry in self.entries},
+                self._runtime,
             )
         except BaseException:
-            self._remove()
+            self._runtime.close()
             raise
 
     def start(self) -> None:
@@ -48,7 +47,7 @@ class EmbeddedTriton:
         try:
             self.supervisor.start()
         except BaseException:
-            self._remove()
+            self._runtime.close()
             raise
 
     def connected(self) -> ServingSettings:
@@ -67,7 +66,4 @@ class EmbeddedTriton:
 
     def stop(self) -> None:
         self.supervisor.stop()
-        self._remove()
-
-    def _remove(self) -> None:
-        shutil.rmtree(self._runtime, ignore_errors=True)
+        self._runtime.close()

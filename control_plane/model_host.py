@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from control_plane.cluster.servers import endpoints
+from control_plane.cluster.servers import endpoints, engine_asked_for
 from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
 from control_plane.generation.service import GenerationRequest
@@ -52,12 +52,13 @@ class ModelHost:
                 served_name = entry.served_name
             else:
                 served_name = model
-                self._services.catalog.add_name(model)
             assert self._services is not None
             catalog = self._services.catalog
+            catalog.default_model, catalog.engine = served_name, engine_asked_for(settings)
+            for name in catalog.default_names:
+                catalog.add_name(name)
             await catalog.refresh()
-            catalog.default_model = served_name
-            catalog.ready(served_name)
+            catalog.ready(None)
 
     async def _start(self, settings: ServingSettings) -> str:
         processes = None

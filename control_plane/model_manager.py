@@ -41,7 +41,7 @@ class ModelManager:
         input_shape: Sequence[int] = (1, 512),
         dynamic_axes: Axes | None = None,
         *,
-        precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32",
+        precision: Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"] = "fp32",
     ) -> str:
         """Export the model's forward pass, ``input_ids`` and ``attention_mask`` to ``logits``, and
         verify the graph against the model.

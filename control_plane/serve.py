@@ -25,7 +25,7 @@ from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
 from control_plane.cache.store import StoreError, connect, folder
-from control_plane.cluster.servers import endpoints
+from control_plane.cluster.servers import control_value, endpoints
 from control_plane.http_server import HttpServer, server_config
 from control_plane.launch import EmbeddedTriton
 from control_plane.logs import BoundedFormatter
@@ -126,6 +126,10 @@ def _check_port(settings: ServingSettings) -> None:
 
 def _check_files(settings: ServingSettings) -> None:
     """Those that the application opens when it starts."""
+    try:
+        control_value(settings.triton)
+    except OSError as error:
+        raise ServeError(f"serving.triton.model_control_file: {error}") from None
     if settings.auth.enabled:
         try:
             KeyStore(key_file(settings.auth)).close()

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
+import numpy as np
 from torch import nn
 
 from converters.destination import staging
@@ -22,6 +23,7 @@ from converters.parity import (
     reference,
     require_alike,
     require_equal,
+    tokens,
 )
 from converters.quantization import quantize
 from converters.report import Figure, Progress
@@ -97,7 +99,20 @@ def _write(plan: Plan, options: ExportOptions, graph: Path, progress: Progress) 
         *figures,
         Figure(f"{plan.likeness.name}, mean", None, mean),
         Figure(f"{plan.likeness.name}, lowest", None, lowest),
+        *_of_rows_alone(plan, Graph(graph)),
     ]
+
+
+def _of_rows_alone(plan: Plan, graph: Graph) -> list[Figure]:
+    """How alike the rows of a batch are to themselves computed alone, where batches may differ."""
+    batch = plan.texts[0]
+    rows = len(next(iter(batch.values())))
+    if rows == 1 or 0 not in next(iter(plan.dynamic_axes.values()), {}):
+        return []
+    together = graph.run(batch)[-1]
+    alone = [graph.run({k: v[row : row + 1] for k, v in batch.items()})[-1] for row in range(rows)]
+    lowest = float(plan.likeness.of(*tokens(batch, np.concatenate(alone), together)).min())
+    return [Figure(f"{plan.likeness.name}, alone and in a batch, lowest", None, lowest)]
 
 
 def _write_exact(plan: Plan, graph: Path, progress: Progress) -> list[Figure]:

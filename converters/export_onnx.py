@@ -6,7 +6,9 @@ python -m converters.export_onnx Qwen/Qwen2.5-0.5B-Instruct --output model_repos
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +73,13 @@ def export(
             help='plain: axes of any length by input, JSON: {"input_ids": {"0": "batch_size"}, …}'
         ),
     ] = "{}",
+    allow_pickle_weights: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle-weights",
+            help="Read weights that are pickles (pytorch_model.bin): they can run code.",
+        ),
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
 ) -> None:
     """Export MODEL to ONNX. An export that does not compute what MODEL computes is refused."""
@@ -81,6 +90,7 @@ def export(
             name=name,
             kind=kind,
             precision=precision,
+            allow_pickle_weights=allow_pickle_weights,
             max_context=max_context,
             max_num_seqs=max_num_seqs,
             exporter=exporter,
@@ -141,4 +151,6 @@ def _progress() -> Iterator[Progress]:
 
 
 if __name__ == "__main__":
-    app()
+    # At a terminal, transformers would ask whether a checkpoint may run code.
+    with Path(os.devnull).open() as sys.stdin:
+        app()

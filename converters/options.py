@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["decoder", "encoder", "plain"]
-Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 Exporter: TypeAlias = Literal["auto", "builder", "dynamo"]
 Pooling: TypeAlias = Literal["auto", "mean", "cls", "none"]
 OrtCompat: TypeAlias = Literal["1.19", "1.22", "latest"]
@@ -28,6 +28,8 @@ class ExportOptions:
     """The Triton model's name; without one, made from ``model``."""
     kind: Kind = "decoder"
     precision: Precision = "fp32"
+    allow_pickle_weights: bool = False
+    """Whether weights may be read from a pickle, which can run code."""
     max_context: int | None = None
     """Tokens of one sequence; without it, what the model has."""
     max_num_seqs: int = 8

@@ -65,7 +65,7 @@ def require_equal(graph: Graph, module: nn.Module, batches: Iterable[Inputs]) ->
     """The largest difference of any output, relative as `TOLERANCE` says, where tokens are not
     padding. Raises `ExportRefused`."""
     differences = [
-        _difference(*_tokens(inputs, made, wanted))
+        _difference(*tokens(inputs, made, wanted))
         for inputs in batches
         for made, wanted in zip(graph.run(inputs), reference(module, inputs), strict=True)
     ]
@@ -77,7 +77,7 @@ def require_equal(graph: Graph, module: nn.Module, batches: Iterable[Inputs]) ->
     return worst
 
 
-def _tokens(inputs: Inputs, made: Values, wanted: Values) -> tuple[Values, Values]:
+def tokens(inputs: Inputs, made: Values, wanted: Values) -> tuple[Values, Values]:
     """Without what padding has become, where there is a row for each token."""
     mask = inputs["attention_mask"].numpy().astype(bool)
     if made.shape == wanted.shape and made.shape[:2] == mask.shape:
@@ -120,8 +120,14 @@ class Likeness:
     least: Mapping[Precision, float]
 
 
-COSINE = Likeness("cosine similarity", cosine, {"fp16": 0.999, "int8": 0.95, "int4": 0.9})
-OVERLAP = Likeness("shared probability", overlap, {"fp16": 0.99, "int8": 0.9, "int4": 0.8})
+COSINE = Likeness(
+    *("cosine similarity", cosine),
+    {"fp16": 0.999, "int8": 0.95, "int8-dynamic": 0.95, "int4": 0.9},
+)
+OVERLAP = Likeness(
+    *("shared probability", overlap),
+    {"fp16": 0.99, "int8": 0.9, "int8-dynamic": 0.9, "int4": 0.8},
+)
 
 
 def require_alike(
@@ -133,7 +139,7 @@ def require_alike(
 ) -> tuple[float, float]:
     """Mean and lowest likeness of the last output's rows. Raises `ExportRefused`."""
     rows = [
-        likeness.of(*_tokens(inputs, graph.run(inputs)[-1], reference(module, inputs)[-1]))
+        likeness.of(*tokens(inputs, graph.run(inputs)[-1], reference(module, inputs)[-1]))
         for inputs in batches
     ]
     values = np.concatenate(rows)

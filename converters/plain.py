@@ -15,6 +15,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfi
 
 from backends.pytorch.pooling import positions
 from converters.build import Made, Plan, build, build_bare, require_dynamo
+from converters.decoder.quantize import notes
 from converters.destination import staging
 from converters.encoder.entry import write_config
 from converters.errors import OptionError
@@ -65,7 +66,9 @@ def export_plain(options: ExportOptions, progress: Progress) -> Report:
     if config.is_encoder_decoder:
         raise OptionError("model", f"is an encoder with a decoder ({config.model_type})")
     config.use_cache = False
-    model = read_model(options.model, architecture(config), config)
+    model = read_model(
+        options.model, architecture(config), config, allow_pickle=options.allow_pickle_weights
+    )
     longest = positions(model)
     if longest is not None and shape.tokens > longest:
         raise OptionError(
@@ -86,7 +89,10 @@ def export_plain(options: ExportOptions, progress: Progress) -> Report:
         "parameters": int(model.num_parameters()),
         "opset": OPSET,
     }
-    return Report(options.model, options.kind, options.precision, facts, figures, written)
+    said = notes(options.precision, options.ort_compat)
+    return Report(
+        *(options.model, options.kind, options.precision, facts, figures, written), notes=said
+    )
 
 
 def _shape(options: ExportOptions) -> _Shape:

@@ -14,14 +14,14 @@ from converters.quiet import quiet
 
 
 def quantize(graph: Path, target: Path, precision: Precision, compat: OrtCompat) -> None:
-    """``int8``: matrices with a scale a channel, activations rounded to int8 as they come, which
-    is quickest where many tokens are computed at once. ``int4``: matrices with a scale a block of
-    32 weights. Embedding tables are int8 in both. ``target`` gets its weights beside it."""
+    """``int8`` and ``int4``: matrices with a scale a block of 32 weights. ``int8-dynamic``: with a
+    scale a channel, and activations rounded to int8 as they come, which is quickest where many
+    tokens are computed at once. Embedding tables are int8 in all. ``target`` gets its weights
+    beside it."""
     with TemporaryDirectory(dir=target.parent) as folder:
         tables = Path(folder) / graph.name
         _quantize_tables(graph, tables)
-        # Of the ways to int8, that of the oldest release is the one by channels.
-        quantize_products(tables, target, precision, "1.19" if precision == "int8" else compat)
+        quantize_products(tables, target, precision, compat)
 
 
 def _quantize_tables(graph: Path, target: Path) -> None:

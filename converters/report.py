@@ -36,12 +36,18 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What whoever serves it has to know, in sentences."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"written": [str(path) for path in self.written]}
 
     def table(self) -> Table:
-        table = Table("", "before", "after", "", title=f"{self.model}, {self.precision}")
+        table = Table(
+            *("", "before", "after", ""),
+            title=f"{self.model}, {self.precision}",
+            caption="\n".join(self.notes) or None,
+        )
         for figure in self.figures:
             table.add_row(figure.name, _number(figure.before), _number(figure.after), figure.unit)
         return table

@@ -8,7 +8,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from backends.pytorch.weights import PickledWeights, from_pretrained
 from converters.errors import ConversionError, OptionError
+
+ALLOWING_PICKLES = "--allow-pickle-weights"
 
 
 def read_config(name: str) -> Any:  # noqa: ANN401
@@ -29,6 +32,8 @@ def read_model(
     name: str,
     class_name: str,
     config: Any = None,  # noqa: ANN401
+    *,
+    allow_pickle: bool,
 ) -> PreTrainedModel:
     """In float32. ``class_name``: a class of transformers; ``config``: in place of the model's.
 
@@ -40,9 +45,17 @@ def read_model(
     if model_class is None:
         raise OptionError("model", f"transformers has no class `{class_name}`")
     try:
-        model, info = model_class.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True
+        model, info = from_pretrained(
+            model_class,
+            name,
+            allow_pickle=allow_pickle,
+            allowing=ALLOWING_PICKLES,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
+    except PickledWeights as error:
+        raise OptionError("model", str(error).removeprefix("model: ")) from error
     except (OSError, ValueError) as error:
         raise OptionError("model", _first_line(error)) from error
     # Encoders come without the pooler of their pre-training, which nothing here computes with.

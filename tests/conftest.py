@@ -72,7 +72,7 @@ def server_is_ready(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def debug_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
     """With verbose logs and `/profile`, and with control tokens allowed in messages; the demo model
-    as a folder of weights, ``my-model``."""
+    as a folder of weights, ``my-model``. Its Triton has no ports, as is the default."""
     folder = tmp_path_factory.mktemp("debug-server")
     (folder / "my-model").symlink_to(WEIGHTS)
     arguments = ("--model", f"{folder / 'my-model'}/")
@@ -80,6 +80,8 @@ def debug_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServ
         "TRIAD_SERVING__DEBUG": "true",
         "TRIAD_SERVING__PROFILING": "true",
         "TRIAD_SERVING__ALLOW_CONTROL_TOKENS": "true",
+        "TRIAD_SERVING__TRITON__GRPC_PORT": "0",
+        "TRIAD_SERVING__TRITON__HTTP_PORT": "0",
         "OMP_NUM_THREADS": str(os.cpu_count()),
     }
     with triad_server(folder / "log", *arguments, environment=environment) as running:

@@ -25,6 +25,7 @@ from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
 from backends.encoder.tokens import Row
 from backends.errors import Cancelled, Overloaded
+from backends.packages import missing_ones_are_named
 from backends.pool import WorkPool
 from backends.responder import Call, Responder, failure
 from backends.serving import (
@@ -72,7 +73,8 @@ class ServedEncoder(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         set_up_process()
         self.options = ModelOptions.of(args)
-        self._loaded = self.load(self.options)
+        with missing_ones_are_named():
+            self._loaded = self.load(self.options)
         self._responder = Responder(interval=0)
         self._responder.start()
         self._pool = WorkPool()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.batching.engine import BatchingEngine, LoadedModel
 from backends.gpu import gpu_memory
 from backends.onnx.decoder import Decoder
-from backends.onnx.in_process import InProcessRunner, open_graph
 from backends.onnx.runner import DecoderRunner
+
+if TYPE_CHECKING:
+    from backends.onnx.in_process import InProcessRunner
 
 VERSION = "1"  # of the decoder, as exports have it
 
@@ -43,6 +45,9 @@ class LoadedDecoder(LoadedModel):
         splits_prompts = parameters.get("chunked_prefill") == "true"
         runner: DecoderRunner | InProcessRunner
         if config := parameters.get("decoder_config"):
+            # Imported late: it needs the package onnxruntime, which Triton's own backend does not.
+            from backends.onnx.in_process import InProcessRunner, open_graph
+
             graph = open_graph(config, folder.resolve().parent / needed("decoder") / VERSION)
             runner = InProcessRunner(graph, slots, splits_prompts=splits_prompts)
         else:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class DecoderRunner:
                 try:
                     call.exception(timeout=0.5)
                     break
-                except TimeoutError:
+                except NotYet:  # the built-in TimeoutError only from Python 3.11 on
                     if self._death is not None:
                         raise self._death from None
 

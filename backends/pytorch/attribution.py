@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from backends.engine import Attribution
 from backends.errors import EngineError, Overloaded, ShuttingDown
+from backends.pytorch.weights import from_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,11 @@ class _Job:
 class Attributor:
     """Computes attributions, batched, in a thread of its own."""
 
-    def __init__(self, model: str, device: torch.device) -> None:
+    def __init__(
+        self, model: str, device: torch.device, *, allow_pickle_weights: bool = False
+    ) -> None:
         self._name = model
+        self._allow_pickle = allow_pickle_weights
         self._device = device
         self._model: PreTrainedModel | None = None
         self._waiting: deque[_Job] = deque()
@@ -110,7 +114,12 @@ class Attributor:
 
     def _compute(self, batch: list[_Job]) -> list[Attribution]:
         if self._model is None:
-            model = AutoModelForCausalLM.from_pretrained(self._name, dtype=torch.float32)
+            model = from_pretrained(
+                AutoModelForCausalLM,
+                self._name,
+                allow_pickle=self._allow_pickle,
+                dtype=torch.float32,
+            )
             self._model = model.to(self._device).eval().requires_grad_(False)
         length = max(job.length for job in batch)
         ids = torch.zeros(len(batch), length, dtype=torch.int64)

@@ -18,6 +18,7 @@ from backends.encoder.runner import LoadedEncoder
 from backends.encoder.tokens import TextTokenizer
 from backends.pytorch.device import choose_device
 from backends.pytorch.pooling import input_names, pooled, positions
+from backends.pytorch.weights import from_pretrained
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -35,6 +36,7 @@ class EncoderOptions:
     max_num_seqs: int = 16
     max_model_len: int | None = None
     num_threads: int = 0
+    allow_pickle_weights: bool = False
 
     @classmethod
     def of(cls, model: str, parameters: Mapping[str, str]) -> EncoderOptions:
@@ -56,6 +58,7 @@ class EncoderOptions:
             int(parameters.get("max_num_seqs", "16")),
             None if length is None else int(length),
             int(parameters.get("num_threads", "0")),
+            parameters.get("allow_pickle_weights", "false").lower() == "true",
         )
         for name, least in (("max_num_seqs", 1), ("max_model_len", LEAST_CONTEXT)):
             number = getattr(options, name)
@@ -117,7 +120,13 @@ def _read(options: EncoderOptions, device: torch.device) -> PreTrainedModel:
         own = AutoConfig.from_pretrained(options.model).dtype
         # A CPU gains little from less precision here, and vectors lose by it.
         dtype = own if device.type == "cuda" and isinstance(own, torch.dtype) else torch.float32
-    model, info = AutoModel.from_pretrained(options.model, dtype=dtype, output_loading_info=True)
+    model, info = from_pretrained(
+        AutoModel,
+        options.model,
+        allow_pickle=options.allow_pickle_weights,
+        dtype=dtype,
+        output_loading_info=True,
+    )
     # Encoders come without the pooler of their pre-training, which nothing here computes with.
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key.split(".")):
         raise ValueError(

@@ -11,6 +11,7 @@ torch_dtype           ``float32``, ``bfloat16``, ``float16``, or ``auto``: on a 
 max_num_seqs          rows that are computed at once (16)
 max_queue_size        requests that may be in work or waiting; one more is refused (1024)
 max_model_len         tokens of one text at most (what the model's files say)
+allow_pickle_weights  ``true``: weights in `pytorch_model.bin` are read; pickles can run code
 num_threads           CPU threads for one operation (0: all cores)
 ====================  ==========================================================================
 """

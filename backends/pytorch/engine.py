@@ -23,7 +23,11 @@ class PyTorchEngine(BatchingEngine[Loaded]):
     def __init__(self, load: Callable[[], Loaded], **options: Any) -> None:  # noqa: ANN401
         self._trace: Trace | None = None
         super().__init__(load, **options)
-        self._attributor = Attributor(self.model.source, self.model.runner.device)
+        self._attributor = Attributor(
+            self.model.source,
+            self.model.runner.device,
+            allow_pickle_weights=self.model.allow_pickle_weights,
+        )
 
     def attribute(
         self,

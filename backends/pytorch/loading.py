@@ -22,6 +22,7 @@ from backends.pytorch.runner import SequentialRunner, SlotRunner, Unsuitable, la
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import SlotCache
 from backends.pytorch.static_decode import SCRATCH
+from backends.pytorch.weights import from_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class LoadOptions:
     max_num_seqs: int = 16
     max_model_len: int | None = None
     memory_utilization: float = 0.9
+    allow_pickle_weights: bool = False
 
     @classmethod
     def of(cls, model: str, parameters: Mapping[str, str]) -> LoadOptions:
@@ -69,6 +71,7 @@ class LoadOptions:
             int(parameters.get("max_num_seqs", "16")),
             None if length is None else int(length),
             float(parameters.get("memory_utilization", "0.9")),
+            one_of("allow_pickle_weights", ("false", "true", "False", "True")).lower() == "true",
         )
         options.check()
         return options
@@ -91,6 +94,7 @@ class LoadOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded(LoadedModel):
     source: str  # where the weights can be read again
+    allow_pickle_weights: bool = False  # then
 
 
 def load(options: LoadOptions) -> Loaded:
@@ -99,7 +103,7 @@ def load(options: LoadOptions) -> Loaded:
     graphs = _wants_graphs(options, device)
     level, dtype = _level(options, device)
     weights = torch.float32 if level in ("O0", "O1") else dtype
-    model = _read(options.model, weights, device)
+    model = _read(options, weights, device)
     facts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": str(model.device),
@@ -124,7 +128,7 @@ def load(options: LoadOptions) -> Loaded:
             "%s is served one sequence at a time, without continuous batching: %s",
             *(type(model).__name__, reason),
         )
-        model = _read(options.model, weights, device)  # as it is, without what was optimised
+        model = _read(options, weights, device)  # as it is, without what was optimised
         runner = _sequential_runner(model, options, check, _TOLERANCE[kind])
         facts |= {"fallback": str(reason), "dtype": str(weights).removeprefix("torch.")}
     else:
@@ -142,6 +146,7 @@ def load(options: LoadOptions) -> Loaded:
         eos_token_ids=_eos_token_ids(model),
         facts=facts,
         source=options.model,
+        allow_pickle_weights=options.allow_pickle_weights,
     )
 
 
@@ -177,8 +182,13 @@ def _refuse(options: LoadOptions, reason: str, *names: str) -> None:
             raise ValueError(f"{name}: {reason}")
 
 
-def _read(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+def _read(options: LoadOptions, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    model: PreTrainedModel = from_pretrained(
+        AutoModelForCausalLM,
+        options.model,
+        allow_pickle=options.allow_pickle_weights,
+        dtype=dtype,
+    )
     return model.to(device).eval()
 
 

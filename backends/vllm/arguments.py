@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from backends.memory import GIB, available_memory
 from backends.serving import ModelOptions
+from backends.vllm.pickles import refuse_pickles
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,7 @@ CPU_KV_CACHE_BYTES, CPU_KV_CACHE_SHARE = 4 * GIB, 0.4
 _NOT_ARGUMENTS = frozenset(
     {
         *("model", "served_model_name", "enable_streaming", "lora_modules", "num_threads"),
-        "stream_interval_ms",
-        "allow_control_tokens",
+        *("stream_interval_ms", "allow_control_tokens", "allow_pickle_weights"),
         # The control plane's and the Python backend's own.
         *("backend_type", "restarted_at", "EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),
     }
@@ -50,10 +50,18 @@ class EngineArguments:
         """Raises ValueError for an argument that vLLM does not take."""
         parameters = options.parameters
         _set_up_environment(int(parameters.get("num_threads", "0")))
+        allow_pickle = parameters.get("allow_pickle_weights", "false").lower() == "true"
         adapters = _adapters(parameters.get("lora_modules", "{}"), options.version_folder)
         given = {k: v for k, v in parameters.items() if k not in _NOT_ARGUMENTS}
         if adapters:
             given.setdefault("enable_lora", "true")
+        if not allow_pickle:
+            refuse_pickles("model", options.model)
+            for adapter in adapters.values():
+                refuse_pickles("lora_modules", adapter)
+            if not Path(options.model).is_dir():
+                # Of a hub's model it is not known yet what there is. A folder's own format stays.
+                given.setdefault("load_format", "safetensors")
         given = DEFAULTS | given | {"model": options.model}
         engine = parse({**given, "served_model_name": options.served_name})
         if "max_model_len" not in given:

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.schemas import ModelInfo, ModelsResponse
+from control_plane.errors import ModelNotReady
 from control_plane.registry.catalog import Model
 
 router = APIRouter(tags=["models"])
@@ -15,9 +16,11 @@ router = APIRouter(tags=["models"])
 async def models(services: ServicesDep) -> ModelsResponse:
     """The models that a request may name."""
     catalog = services.catalog
-    return ModelsResponse(
-        models=[_info(model) for model in catalog], default_model=catalog.default_model
-    )
+    try:
+        default = catalog.find(None).served_name
+    except ModelNotReady:
+        default = catalog.default_model
+    return ModelsResponse(models=[_info(model) for model in catalog], default_model=default)
 
 
 def _info(model: Model) -> ModelInfo:

@@ -12,8 +12,10 @@ from control_plane.registry.catalog import Model, Models
 class ClusterCatalog(Models):
     """A model is ready where it is on any of the servers."""
 
-    def __init__(self, instances: Sequence[Instance], default_model: str) -> None:
-        super().__init__(default_model)
+    def __init__(
+        self, instances: Sequence[Instance], default_model: str, engine: str | None = None
+    ) -> None:
+        super().__init__(default_model, engine)
         self._instances = instances
 
     def __iter__(self) -> Iterator[Model]:

@@ -10,7 +10,7 @@ from control_plane.cluster.catalog import ClusterCatalog
 from control_plane.cluster.client import ClusterClient
 from control_plane.cluster.instance import Instance
 from control_plane.registry.catalog import Catalog, Model, Models
-from control_plane.settings import ServingSettings
+from control_plane.settings import ServingSettings, TritonSettings
 from control_plane.triton.base import Metadata
 from control_plane.triton.client import TritonClient
 from control_plane.triton.control import control_metadata
@@ -34,6 +34,20 @@ def endpoints(settings: ServingSettings) -> dict[str, int]:
             for i in balancing.instances
         }
     return dict.fromkeys(settings.triton.endpoints, 1)
+
+
+def control_value(triton: TritonSettings) -> str | None:
+    """The secret that opens restricted protocols. Raises OSError for a file that cannot be read."""
+    if triton.model_control_value is not None:
+        return triton.model_control_value.get_secret_value()
+    if triton.model_control_file is not None:
+        return triton.model_control_file.read_text().strip()
+    return None
+
+
+def engine_asked_for(settings: ServingSettings) -> str | None:
+    """None where the user leaves it to the model."""
+    return settings.backend_type if "backend_type" in settings.model_fields_set else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +78,14 @@ def connect(
     where they run on this machine, are for the only one."""
     named, checks = endpoints(settings), HealthChecks.of(settings)
     make = CLIENTS[settings.triton.grpc_client]
-    control = settings.triton.model_control_value
+    control = control_value(settings.triton)
     header = settings.triton.model_control_header
-    metadata = control_metadata(header, control.get_secret_value()) if control else ()
+    metadata = control_metadata(header, control) if control else ()
+    engine = engine_asked_for(settings)
 
     def catalog(client: TritonClient, on_death: Callable[[Model], None]) -> Catalog:
         return Catalog(
-            *(client, settings.model, settings.models),
+            *(client, settings.model, settings.models, engine),
             timeout=checks.timeout,
             failures=checks.failures,
             processes=processes,
@@ -88,4 +103,4 @@ def connect(
         instance = Instance(endpoint, weight, make(endpoint, metadata))
         instance.catalog = catalog(instance.client, partial(cluster.died, instance))
         instances.append(instance)
-    return cluster, ClusterCatalog(instances, settings.model), instances
+    return cluster, ClusterCatalog(instances, settings.model, engine), instances

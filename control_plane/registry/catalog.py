@@ -31,6 +31,8 @@ from control_plane.triton.model_process import ModelProcesses
 
 logger = logging.getLogger(__name__)
 
+ENGINES = frozenset({"pytorch", "onnx", "vllm"})
+
 
 @dataclass(slots=True)
 class Model:
@@ -66,12 +68,20 @@ class Model:
         kind: str = self.facts.get("type", "unknown")
         return kind
 
+    def runs_on_another(self, engine: str) -> bool:
+        """Whether it is a language model on another engine of ours: encoders have no choice."""
+        return self.type == "causal_lm" and self.backend in ENGINES - {engine}
+
 
 class Models(ABC):
     """Models by the names that clients use."""
 
-    def __init__(self, default_model: str) -> None:
+    def __init__(self, default_model: str, engine: str | None = None) -> None:
+        """``engine``: the one that `backend_type` asks for, where it does: of the default model's
+        name, the model for that engine is taken where there is one (``demo_onnx`` for ``demo``),
+        and a language model on another engine is not taken for it."""
         self.default_model = default_model
+        self.engine = engine
 
     @abstractmethod
     def __iter__(self) -> Iterator[Model]: ...
@@ -93,19 +103,31 @@ class Models(ABC):
 
     def find(self, name: str | None) -> Model:
         """A model by the name clients use, or the default. Raises `ModelNotFound`."""
-        wanted = self.default_model if name is None else name
-        for model in self:
-            if wanted in (model.served_name, model.name) and (model.is_served or name is None):
-                return model
+        for wanted in self.default_names if name is None else (name,):
+            for model in self:
+                known = wanted in (model.served_name, model.name)
+                if known and (model.is_served or name is None):
+                    return model
         if name is None:
             raise ModelNotReady("the default model is not loaded yet")
         raise ModelNotFound(name, (m.served_name for m in self if m.loaded))
+
+    @property
+    def default_names(self) -> tuple[str, ...]:
+        """Names of the default model, the preferred one first."""
+        own = self.default_model
+        return (own,) if self.engine is None else (f"{own}_{self.engine}", own)
 
     def ready(self, name: str | None) -> Model:
         """As `find`; raises `ModelNotReady` too."""
         model = self.find(name)
         if not model.ready:
             raise ModelNotReady(f"model: `{model.served_name}` {model.problem}")
+        if name is None and self.engine is not None and model.runs_on_another(self.engine):
+            raise ModelNotReady(
+                f"model: `{model.served_name}` runs on {model.backend}, and serving.backend_type "
+                f"asks for {self.engine}"
+            )
         return model
 
     def language_model(self, name: str | None) -> Model:
@@ -141,6 +163,7 @@ class Catalog(Models):
         client: TritonClient,
         default_model: str,
         names: Iterable[str] = (),
+        engine: str | None = None,
         *,
         timeout: float,
         failures: int = 1,
@@ -149,10 +172,10 @@ class Catalog(Models):
     ) -> None:
         """``timeout``, ``failures``: of checks, as `Liveness` takes them. ``processes``: the
         models', where they run on this machine."""
-        super().__init__(default_model)
+        super().__init__(default_model, engine)
         self._failures = failures
         self._processes = processes
-        self._names = {default_model, *names}
+        self._names = {*self.default_names, *names}
         # A folder's model has its name.
         self._expected = self._names | {Path(name).name for name in self._names}
         self._client = client

@@ -106,9 +106,11 @@ class Repository:
         folder = Path(model).expanduser()
         for name in (f"{model}_{settings.backend_type}", model):
             if name in self.names():
+                self._check_engine(self._fixed / name, model, settings)
                 return self._entry(self._fixed / name, settings)
         if (folder / CONFIG).is_file():
             folder = folder.resolve()
+            self._check_engine(folder, model, settings)
             is_here = folder.parent == self._fixed.resolve()
             return self._entry(folder if is_here else self._link(folder), settings)
         if (folder / "config.json").is_file():
@@ -121,6 +123,20 @@ class Repository:
             f"({', '.join(self.names()) or 'which is empty'}), nor a folder with `config.json` "
             f"or `{CONFIG}`, nor a hub id such as `Qwen/Qwen2.5-0.5B-Instruct`"
         )
+
+    def _check_engine(self, folder: Path, model: str, settings: ServingSettings) -> None:
+        """Where the user has named an engine, the default model is not served by another."""
+        if model != settings.model or "backend_type" not in settings.model_fields_set:
+            return
+        parameters = self._read(folder).parameters
+        engine = "onnx" if "decoder" in parameters else None
+        if "backend_type" in parameters:
+            engine = parameters["backend_type"].string_value
+        if engine not in (None, settings.backend_type):
+            raise ModelError(
+                f"model: `{folder.name}` runs on {engine}, and serving.backend_type asks for "
+                f"{settings.backend_type}"
+            )
 
     def _link(self, folder: Path) -> Path:
         self._check_free(folder.name)
@@ -173,9 +189,12 @@ class Repository:
             }
             if settings.max_model_len is not None:
                 options["--max-context"] = str(settings.max_model_len)
+            arguments = [weights, *(part for pair in options.items() for part in pair)]
+            if settings.allow_pickle_weights:
+                arguments.append("--allow-pickle-weights")
             logger.info("converting %s to ONNX", served_name)
             try:
-                convert([weights, *(part for pair in options.items() for part in pair)])
+                convert(arguments)
             except ConversionFailed as error:
                 raise ModelError(f"model: {served_name} cannot be converted: {error}") from None
         return target

@@ -12,7 +12,7 @@ from control_plane.settings.types import (
     Endpoint,
     HeaderName,
     Name,
-    PortOrFree,
+    PortOrNone,
     Positive,
     Seconds,
     SecondsOrNone,
@@ -50,10 +50,12 @@ class PytorchSettings(Section):
     prefill_chunk_tokens: Count = 0
     """Prompt tokens that may be computed between two tokens of running answers; 0: the engine's
     choice."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles (pytorch_model.bin): they can run code."""
 
 
 class OnnxSettings(Section):
-    """`serving.onnx`: ONNX Runtime. The last three are for models that are converted at start."""
+    """`serving.onnx`: ONNX Runtime. The last four are for models that are converted at start."""
 
     providers: list[Name] = Field(
         default=["CUDAExecutionProvider", "CPUExecutionProvider"], min_length=1
@@ -65,12 +67,15 @@ class OnnxSettings(Section):
     """CPU threads within one operator; 0: ONNX Runtime's own choice."""
     inter_op_num_threads: Count = 2
     """Operators run in parallel; 0: ONNX Runtime's own choice."""
-    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
-    """Of the weights."""
+    precision: Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"] = "fp32"
+    """Of the weights. int8-dynamic: of what is computed from them too, where a request's result
+    depends on those that are computed with it."""
     max_model_len: Positive | None = None
     """Longest prompt and answer together, in tokens; null: 4096, or the model's own if less."""
     max_num_seqs: Positive = 8
     """Sequences decoded at once."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles (pytorch_model.bin): they can run code."""
 
 
 class VllmSettings(Section):
@@ -95,29 +100,33 @@ class VllmSettings(Section):
     python_environment: Annotated[Path, Field(strict=False)] | None = None
     """A virtual environment that has vLLM and Triad, for the embedded server; null: the one that
     the control plane runs in."""
+    allow_pickle_weights: bool = False
+    """Read weights that are pickles (pytorch_model.bin): they can run code."""
 
 
 class TritonSettings(Section):
     """`serving.triton`: the Triton servers, or the embedded one where none is named."""
 
     endpoints: list[Endpoint] = Field(default_factory=list)
-    """gRPC addresses, host:port; empty: start the embedded server."""
+    """gRPC addresses, host:port or unix:/path; empty: start the embedded server."""
     metrics_endpoints: list[Endpoint] = Field(default_factory=list)
     """Prometheus addresses, host:port, in the order of `endpoints`."""
     model_repository: Annotated[Path, Field(strict=False)] | None = None
     """Folder of models; null: the one beside the package."""
-    grpc_port: PortOrFree = 0
-    """gRPC port of the embedded server; 0: a free one."""
-    http_port: PortOrFree = 0
-    """HTTP port of the embedded server; 0: a free one."""
-    metrics_port: PortOrFree = 0
-    """Prometheus port of the embedded server; 0: a free one."""
+    grpc_port: PortOrNone = 0
+    """gRPC port of the embedded server; 0: none, but a socket that other users cannot reach."""
+    http_port: PortOrNone = 0
+    """HTTP port of the embedded server; 0: none."""
+    metrics_port: PortOrNone = 0
+    """Port of Triton's own Prometheus metrics, of the embedded server; 0: none."""
     grpc_client: Literal["http2", "grpc_aio"] = "http2"
     """How the control plane speaks gRPC: our own client on HTTP/2, or grpc.aio, the reference."""
     model_control_header: HeaderName = "triton-model-control"
     """Header that opens the model-repository protocol where a server restricts it."""
     model_control_value: SecretStr | None = None
     """Secret sent in that header to the servers in `endpoints`."""
+    model_control_file: Annotated[Path, Field(strict=False)] | None = None
+    """A file with that secret, in place of `model_control_value`."""
     startup_timeout: Seconds = 300.0
     """Seconds for the embedded server to become live."""
     stop_timeout: SecondsOrNone = 9.0

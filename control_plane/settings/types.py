@@ -49,14 +49,14 @@ def _word(value: object) -> object:
 
 
 def _port_in_range(value: str) -> str:
-    if not 1 <= int(value.rpartition(":")[2]) <= HIGHEST_PORT:
+    if not value.startswith("unix:") and not 1 <= int(value.rpartition(":")[2]) <= HIGHEST_PORT:
         raise ValueError("port out of range")
     return value
 
 
 Port = Annotated[int, Field(ge=1, le=HIGHEST_PORT)]
-PortOrFree = Annotated[int, Field(ge=0, le=HIGHEST_PORT)]
-"""A port; 0 lets the system choose a free one."""
+PortOrNone = Annotated[int, Field(ge=0, le=HIGHEST_PORT)]
+"""A port; 0 is none."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -138,8 +138,10 @@ HeaderName = Annotated[
 Endpoint = Annotated[
     str,
     Field(
-        pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$",
-        json_schema_extra={"accepts": f"host:port with a port from 1 to {HIGHEST_PORT}"},
+        pattern=r"^(unix:/\S+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5})$",
+        json_schema_extra={
+            "accepts": f"host:port with a port from 1 to {HIGHEST_PORT}, or unix:/path"
+        },
     ),
     AfterValidator(_port_in_range),
 ]

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from control_plane.triton import private_process
+from control_plane.triton.private_process import CannotHide
+from control_plane.triton.runtime import Runtime
+
 logger = logging.getLogger("triton")
 
-# PR_SET_PDEATHSIG is 1, SIGTERM 15. Run by a Python of its own before it becomes the server: code
-# between fork and exec in this process, which has threads, could deadlock.
-_LAUNCHER = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
-)
-_SHARED_MEMORY = Path("/dev/shm")
 # The severity that glog puts first: "I1123 02:48:24.924948 5234 grpc_server.cc:2558] ...".
 _HARMLESS = (
     "CudaDriverHelper has not been initialized",  # there is no GPU
@@ -29,30 +25,30 @@ _HARMLESS = (
 )
 _CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 _LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
+_NOT_PASSED_ON = (
+    "GRPC_EXPERIMENTS",  # tunes our gRPC: the server has another version of it
+    "AIP_MODE",  # would open Vertex AI's port, on all addresses
+)
 
 
 class TritonProcess:
     """A running server. It dies when the thread that made it does, however that ends."""
 
-    def __init__(self, binary: Path, arguments: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        arguments: Sequence[str],
+        secrets: Sequence[str],
+        environment: dict[str, str],
+        runtime: Runtime,
+    ) -> None:
+        """``secrets``: arguments that other users of the machine must not see."""
+        self._runtime = runtime
         # Regions of shared memory outlive a killed server: an own name for each run keeps the
         # next one from meeting them, and lets them be removed.
-        self._region = f"triad_{os.getpid()}_{secrets.token_hex(4)}_"
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-S", "-E", "-c", _LAUNCHER),
-                str(binary),
-                *arguments,
-                f"--backend-config=python,shm-region-prefix-name={self._region}",
-            ],
-            env=_environment() | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # Ctrl-C in a terminal reaches the whole group; Triton is stopped after the gateway.
-            start_new_session=True,
+        regions = f"--backend-config=python,shm-region-prefix-name={runtime.new_regions()}"
+        self._process = _start(
+            str(binary), [*arguments, regions], secrets, _environment() | environment, runtime
         )
         assert self._process.stdout is not None
         self._logs = threading.Thread(
@@ -86,13 +82,42 @@ class TritonProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._logs.join(timeout=5)
-        for region in _SHARED_MEMORY.glob(f"{self._region}*"):
-            region.unlink(missing_ok=True)
+        self._runtime.remove_regions()
+
+
+def _start(
+    binary: str,
+    arguments: Sequence[str],
+    secrets: Sequence[str],
+    environment: dict[str, str],
+    runtime: Runtime,
+) -> subprocess.Popen[str]:
+    def start(visible: Sequence[str], hidden: Sequence[str]) -> subprocess.Popen[str]:
+        return private_process.start(
+            *(binary, visible, hidden, environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C in a terminal reaches the whole group; Triton is stopped after the gateway.
+            start_new_session=True,
+            # As long as one of its processes lives, nobody removes what they use.
+            pass_fds=(runtime.lock,),
+        )
+
+    try:
+        return start(arguments, secrets)
+    except CannotHide as error:
+        logger.warning(
+            "other users of this machine can see the secret that lets them load models: "
+            "tritonserver's arguments cannot be hidden (%s). Leave serving.triton.grpc_port and "
+            "http_port at 0 where others work on it",
+            error,
+        )
+        return start([*arguments, *secrets], ())
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what tunes our gRPC: the server has another version of it."""
-    return {key: value for key, value in os.environ.items() if key != "GRPC_EXPERIMENTS"}
+    return {key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON}
 
 
 def _pass_on(output: IO[str]) -> None:

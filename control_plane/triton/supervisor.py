@@ -1,15 +1,12 @@
 """The embedded Triton: started, watched, restarted, stopped.
 
 A thread of its own does it, so that it serves a command line, a reloading server and a Python
-program alike. Triton listens on the loopback interface only, and takes orders about its models
-only from whoever knows a secret made at start.
+program alike.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +20,9 @@ from control_plane.triton.control import ControlClient, control_metadata
 from control_plane.triton.installation import Installation
 from control_plane.triton.liveness import Liveness, State
 from control_plane.triton.model_process import ModelProcesses
+from control_plane.triton.ports import Ports
 from control_plane.triton.process import TritonProcess
+from control_plane.triton.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +48,12 @@ class Supervisor:
         settings: TritonSettings,
         repositories: Sequence[Path],
         models: Mapping[str, Mapping[str, dict[str, Any]]],
+        runtime: Runtime,
     ) -> None:
         """``models``: by Triton's name the whole configurations of the models that each consists
         of, in the order in which they are loaded: those that it calls, then itself."""
-        self.grpc_port = settings.grpc_port or _free_port()
-        self.http_port = settings.http_port or _free_port()
-        self.metrics_port = settings.metrics_port or _free_port()
-        self.control_value = secrets.token_urlsafe(24)
+        self._ports = Ports(settings, runtime.folder)
+        self._runtime = runtime
         self._installation = installation
         self._settings = settings
         self._repositories = repositories
@@ -74,7 +72,11 @@ class Supervisor:
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
+        return self._ports.endpoint
+
+    @property
+    def control_value(self) -> str:
+        return self._ports.control_value
 
     @property
     def pid(self) -> int | None:
@@ -125,7 +127,11 @@ class Supervisor:
         self._starts += 1
         failure: StartFailed | None = None
         self._process = TritonProcess(
-            self._installation.binary, self._arguments(), self._installation.environment
+            self._installation.binary,
+            self._arguments(),
+            self._ports.secret_arguments(),
+            self._installation.environment,
+            self._runtime,
         )
         try:
             self._bring_up(self._process)
@@ -146,16 +152,11 @@ class Supervisor:
         self._stopping.set()
 
     def _arguments(self) -> list[str]:
-        control = f"{self._settings.model_control_header}={self.control_value}"
         return [
             *self._installation.arguments,
             *(f"--model-repository={folder}" for folder in self._repositories),
             "--model-control-mode=explicit",
-            *("--grpc-address=127.0.0.1", f"--grpc-port={self.grpc_port}"),
-            *("--http-address=127.0.0.1", f"--http-port={self.http_port}"),
-            *("--metrics-address=127.0.0.1", f"--metrics-port={self.metrics_port}"),
-            f"--grpc-restricted-protocol=model-repository:{control}",
-            f"--http-restricted-api=model-repository:{control}",
+            *self._ports.arguments(),
             f"--exit-timeout-secs={max(1, int(self._settings.stop_timeout))}",
             *(() if _GPU_DRIVER.exists() else _WITHOUT_GPU),
         ]
@@ -218,10 +219,3 @@ class Supervisor:
             )
         except TriadError as error:
             logger.error("model %s could not be loaded again: %s", name, error)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port

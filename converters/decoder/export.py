@@ -13,7 +13,7 @@ import torch
 from converters.decoder import builder, dynamo
 from converters.decoder.graph import finish
 from converters.decoder.measure import passages, quality, read_text, speed
-from converters.decoder.quantize import quantize
+from converters.decoder.quantize import depends_on_neighbours, notes, quantize
 from converters.decoder.session import DecoderSession
 from converters.decoder.source import Source, read_source
 from converters.decoder.verify import Agreement, verify
@@ -23,7 +23,13 @@ from converters.options import ExportOptions
 from converters.report import Figure, Progress, Report
 from converters.triton_entry import DecoderEntry, write_decoder, write_front
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "int4": "int4"}
+DTYPES = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "int8": "int8",
+    "int8-dynamic": "int8",
+    "int4": "int4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,8 @@ def _attempt(
 
 
 def _with_builder(source: Source, folder: Path, options: ExportOptions) -> Path:
-    # 8-bit MatMulNBits, which the builder makes, came after ONNX Runtime 1.19.
-    quantized_here = options.precision == "int8" and options.ort_compat == "1.19"
+    # What the builder makes of int8 is `MatMulNBits`.
+    quantized_here = depends_on_neighbours(options.precision, options.ort_compat)
     graph = builder.export(
         source, folder, replace(options, precision="fp32") if quantized_here else options
     )
@@ -104,7 +110,7 @@ def _with_builder(source: Source, folder: Path, options: ExportOptions) -> Path:
 def _with_dynamo(source: Source, folder: Path, options: ExportOptions) -> Path:
     graph = folder / "exported.onnx"
     dynamo.export(source, graph, torch.float16 if options.precision == "fp16" else torch.float32)
-    if options.precision in ("int8", "int4"):
+    if options.precision not in ("fp32", "fp16"):
         return _quantized(graph, folder, options)
     return graph
 
@@ -142,7 +148,8 @@ def _report(
         "chunked_prefill": exported.chunked,
         "verified": agreement.figures,
     }
-    return Report(options.model, "decoder", options.precision, facts, figures)
+    said = notes(options.precision, options.ort_compat)
+    return Report(options.model, "decoder", options.precision, facts, figures, notes=said)
 
 
 def _write_entries(

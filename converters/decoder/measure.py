@@ -25,7 +25,7 @@ ROWS, LENGTH = 8, 128
 RUNS, TOKENS = 5, 16
 """The speed is the median of so many runs of so many tokens each."""
 
-HIGHEST_RATIO = {"fp16": 1.1, "int8": 1.5, "int4": 2.0}
+HIGHEST_RATIO = {"fp16": 1.1, "int8": 1.5, "int8-dynamic": 1.5, "int4": 2.0}
 """Perplexity after by perplexity before: beyond it, something other than rounding is at work."""
 
 

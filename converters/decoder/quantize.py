@@ -19,21 +19,37 @@ INT8_ACTIVATIONS = 4
 """``accuracy_level`` of `MatMulNBits`: the products are of 8-bit integers."""
 
 
+def depends_on_neighbours(precision: Precision, compat: OrtCompat) -> bool:
+    """Whether int8 is that of `quantize_dynamic`: a scale for a whole tensor of activations. ONNX
+    Runtime 1.19 has no other 8 bits. `MatMulNBits` has scales for each row."""
+    return precision == "int8-dynamic" or (precision == "int8" and compat == "1.19")
+
+
+def notes(precision: Precision, compat: OrtCompat) -> list[str]:
+    """What whoever serves such a graph has to know."""
+    if not depends_on_neighbours(precision, compat):
+        return []
+    return [
+        "activations are quantised over all rows that are computed at once: a request's result "
+        "depends on those that run beside it"
+    ]
+
+
 def quantize(graph: Path, target: Path, precision: Precision, compat: OrtCompat) -> None:
-    """``precision``: int8 or int4. All matrix products with weights are quantised; embeddings and
-    the KV cache stay as they are. ``target`` gets its weights beside it."""
+    """``precision``: one with fewer than 16 bits. All matrix products with weights are quantised;
+    embeddings and the KV cache stay as they are. ``target`` gets its weights beside it."""
     model = onnx.load(str(graph))
     _uniform_products(model.graph)
     with quiet():
-        if precision == "int8" and compat == "1.19":
+        if depends_on_neighbours(precision, compat):
             _per_channel(model, graph.with_suffix(".products.onnx"), target)
         else:
             _in_blocks(model, target, precision, compat)
 
 
 def _per_channel(model: onnx.ModelProto, intermediate: Path, target: Path) -> None:
-    """8 bits with a scale for each column, activations in 8 bits: what ONNX Runtime 1.19 has. Seven
-    of the bits are used, since sums of products of eight overflow on CPUs without VNNI."""
+    """8 bits with a scale for each column, activations in 8 bits with one scale for all of them.
+    Seven of the bits are used, since sums of products of eight overflow on CPUs without VNNI."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     data = intermediate.name + ".data"

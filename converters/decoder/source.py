@@ -20,8 +20,10 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as hf_logging
 
+from backends.pytorch.weights import PickledWeights, from_pretrained
 from converters.errors import ConversionError, OptionError
 from converters.options import ExportOptions
+from converters.source import ALLOWING_PICKLES
 
 DEFAULT_CONTEXT = 4096
 """Tokens, where nothing else is asked for: the KV cache of every sequence has this size."""
@@ -47,6 +49,7 @@ class Source:
     tokenizer: PreTrainedTokenizerBase
     layers: list[LayerShape]
     context: int
+    allow_pickle: bool = False
 
     @property
     def config(self) -> Any:  # noqa: ANN401
@@ -63,7 +66,8 @@ class Source:
 
     @property
     def checkpoint_bytes(self) -> int:
-        return sum(f.stat().st_size for f in self.folder.glob("*.safetensors"))
+        files = [*self.folder.glob("*.safetensors")] or self.folder.glob("*.bin")
+        return sum(file.stat().st_size for file in files)
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -85,14 +89,17 @@ class Source:
 
     def fresh(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model read again, for those who change it."""
-        return _read(self.folder, dtype)
+        return _read(self.folder, dtype, self.allow_pickle)
 
 
 def read_source(options: ExportOptions) -> Source:
     """Raises `OptionError` for a model or a context that cannot be."""
-    folder = find(options.model)
+    allow_pickle = options.allow_pickle_weights
+    folder = find(options.model, allow_pickle=allow_pickle)
     try:
-        model = _read(folder, torch.float32)
+        model = _read(folder, torch.float32, allow_pickle)
+    except PickledWeights as error:
+        raise OptionError("model", str(error).removeprefix("model: ")) from error
     except (OSError, ValueError, KeyError) as error:
         raise OptionError(
             "model", f"{options.model} is no causal language model: {error}"
@@ -102,21 +109,27 @@ def read_source(options: ExportOptions) -> Source:
     except (OSError, ValueError) as error:
         raise OptionError("model", f"{options.model} has no tokenizer: {error}") from error
     context = _context(model, options.max_context)
-    return Source(folder, model, tokenizer, _layer_shapes(model), context)
+    return Source(folder, model, tokenizer, _layer_shapes(model), context, allow_pickle)
 
 
-def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _read(folder: Path, dtype: torch.dtype, allow_pickle: bool) -> PreTrainedModel:
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()  # the stages of the export are shown instead
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model: PreTrainedModel = from_pretrained(
+            AutoModelForCausalLM,
+            str(folder),
+            allow_pickle=allow_pickle,
+            allowing=ALLOWING_PICKLES,
+            dtype=dtype,
+        )
     finally:
         if bars:
             hf_logging.enable_progress_bar()
     return model.eval()
 
 
-def find(model: str) -> Path:
+def find(model: str, *, allow_pickle: bool) -> Path:
     """The folder of a model, which for a hub id is downloaded unless it was before."""
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
@@ -124,7 +137,8 @@ def find(model: str) -> Path:
     if folder.exists():
         raise OptionError("model", f"{model} has no config.json")
     try:
-        return Path(snapshot_download(model, allow_patterns=_FILES))
+        files = [*_FILES, "*.bin"] if allow_pickle else _FILES
+        return Path(snapshot_download(model, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise OptionError(
             "model", f"{model} is neither a folder nor a hub id that can be read: {error}"

@@ -15,7 +15,7 @@ from converters.decoder.session import DecoderSession
 from converters.decoder.source import Source, cache_argument
 from converters.errors import ExportRefused
 
-TOLERANCE = {"fp32": 1e-3, "fp16": 0.1, "int8": 0.5, "int4": 0.9}
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.1, "int8": 0.5, "int8-dynamic": 0.5, "int4": 0.9}
 """How far the logits may be from the model's own, relative to their spread: the worst of fp32, the
 mean of others. Logits that have nothing to do with the model's are at about 1.4, as any two
 unrelated vectors are, and zeros at 1; rounding stays below."""

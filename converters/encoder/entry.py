@@ -11,7 +11,13 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfi
 from converters.encoder.source import EncoderSource
 from converters.options import ExportOptions
 
-_DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "int4": "int4"}
+_DTYPES = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "int8": "int8",
+    "int8-dynamic": "int8",
+    "int4": "int4",
+}
 _LABELS = "labels.txt"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from converters.build import Made, Plan, build, build_bare, require_dynamo
+from converters.decoder.quantize import notes
 from converters.destination import staging
 from converters.encoder.entry import (
     graph_name,
@@ -45,7 +46,10 @@ def export_encoder(options: ExportOptions, progress: Progress) -> Report:
         else _build_entry(plan, source, options, progress)
     )
     facts = _facts(source)
-    return Report(options.model, options.kind, options.precision, facts, figures, written)
+    said = notes(options.precision, options.ort_compat)
+    return Report(
+        *(options.model, options.kind, options.precision, facts, figures, written), notes=said
+    )
 
 
 def _build_entry(

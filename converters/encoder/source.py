@@ -66,7 +66,8 @@ def read_encoder(options: ExportOptions) -> EncoderSource:
     if config.is_encoder_decoder:
         raise OptionError("model", f"is an encoder with a decoder ({config.model_type})")
     classifier = architecture(config).endswith(CLASSIFIER)
-    model = read_model(options.model, f"AutoModel{CLASSIFIER}" if classifier else "AutoModel")
+    class_name = f"AutoModel{CLASSIFIER}" if classifier else "AutoModel"
+    model = read_model(options.model, class_name, allow_pickle=options.allow_pickle_weights)
     tokenizer = read_tokenizer(options.model)
     vector = sentence_vector(options.model, options.pooling, options.normalize)
     makes_types = "token_type_ids" in tokenizer.model_input_names

@@ -22,7 +22,10 @@ from backends.pytorch.packing import Int8Linear, PackedLinear, can_pack
 from backends.pytorch.runner import SequentialRunner, SlotRunner
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import LayerShape
+from backends.pytorch.weights import PickledWeights
+from backends.vllm.pickles import refuse_pickles
 from tests.backends.test_pytorch_engine import generate, submit
+from tests.support.pickles import KINDS
 
 VOCABULARY = 128
 CROWD = (1, 5, 9, 14, 23, 40)
@@ -332,3 +335,33 @@ def test_a_model_whose_batched_logits_are_wrong_is_not_batched(
     monkeypatch.setattr(Segment, "end", property(lambda s: s.length))
     loaded = load(LoadOptions.of(str(qwen2[0]), {"max_num_seqs": "4"}))
     assert isinstance(loaded.runner, SequentialRunner)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pickles_are_read_when_they_are_allowed(folder: Path, kind: str) -> None:
+    model = save_random("qwen2", {}, folder)
+    KINDS[kind](folder)
+    with pytest.raises(PickledWeights, match=r"^model: .*\(pytorch_model.*allow_pickle_weights$"):
+        load(LoadOptions.of(str(folder), {}))
+    options = {"allow_pickle_weights": "True", "torch_dtype": "float32"}
+    if kind == "shards of an index of safetensors":
+        return  # whatever is allowed: transformers takes them for what the index says
+    loaded = load(LoadOptions.of(str(folder), options))
+    assert loaded.facts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert loaded.allow_pickle_weights
+
+
+def test_vllm_is_not_given_pickles(folder: Path) -> None:
+    save_random("qwen2", {}, folder)
+    refuse_pickles("model", str(folder))
+    refuse_pickles("model", "some/hub-id")
+    KINDS["shards"](folder)
+    with pytest.raises(ValueError, match=r"^lora_modules: .*\(pytorch_model-00001-of-00002\.bin\)"):
+        refuse_pickles("lora_modules", str(folder))
+
+
+def test_a_folder_without_weights_is_no_pickle(folder: Path) -> None:
+    save_random("qwen2", {}, folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="no file named"):
+        load(LoadOptions.of(str(folder), {}))

@@ -12,6 +12,7 @@ from control_plane import ConfigManager, ModelServer
 from control_plane.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from control_plane.registry.entry import ModelError
 from control_plane.settings import SettingsError
+from tests.conftest import ServerFactory
 from tests.support.server import SCRIPTED, TriadServer
 
 
@@ -66,6 +67,33 @@ def test_it_joins_a_running_server(server: TriadServer) -> None:
         joined.load_model("demo")
         answer = joined.generate("What is the capital of France?", temperature=0.0)
     assert answer.text == "The capital of France is Paris."
+
+
+def test_the_engine_that_is_asked_for_at_a_running_server(server: TriadServer) -> None:
+    """It has the demo model on PyTorch and, under the name `demo_onnx`, on ONNX."""
+    config = ConfigManager()
+    config.serving.triton.endpoints = [server.grpc]
+    config.serving.backend_type = "vllm"
+    with ModelServer(config) as joined:
+        with pytest.raises(ModelNotReady, match=r"`demo` runs on pytorch, .* asks for vllm"):
+            joined.load_model("demo")
+        config.serving.backend_type = "onnx"
+        joined.load_model("demo")
+        config.serving.pytorch.num_threads = 1
+        with pytest.raises(SettingsError, match=r"serving\.pytorch\.num_threads: is for the serv"):
+            joined.load_model("demo")
+
+
+def test_the_command_joins_a_running_server(
+    server: TriadServer, start_server: ServerFactory
+) -> None:
+    joined = start_server(
+        *("--model", "demo", "--backend", "onnx"),
+        TRIAD_SERVING__TRITON__ENDPOINTS=f"['{server.grpc}']",
+    )
+    answer = joined.post("/generate", {"prompt": "What is the capital of France?"}).json()
+    assert answer["metadata"] == {"model_name": "demo_onnx", "backend": "onnx"}
+    assert joined.get("/models").json()["default_model"] == "demo_onnx"
 
 
 def test_nothing_is_left_behind() -> None:

@@ -26,10 +26,11 @@ from converters.decoder.source import read_source
 from converters.decoder.verify import verify
 from converters.errors import ConversionError, ExportRefused
 from converters.export_onnx import app
-from converters.options import ExportOptions, OrtCompat, Precision
+from converters.options import ExportOptions, Kind, OrtCompat, Precision
 from converters.report import Report
 from tests.converters.conftest import Exports, Models
 from tests.support.decoders import CONTEXT, VOCABULARY, save_decoder
+from tests.support.pickles import KINDS
 
 FAMILIES = {
     "qwen2": "builder",
@@ -160,6 +161,7 @@ def test_int8_for_an_old_onnxruntime(tiny: Models, tmp_path: Path) -> None:
     assert not any(a.name == "softcap" for node in attention for a in node.attribute)
     assert not any(node.op_type == "MatMulNBits" for node in _nodes(graph))
     assert not report.facts["chunked_prefill"]
+    assert "depends on those that run beside it" in report.notes[0]
     assert parameters(tmp_path / "qwen2" / "config.pbtxt")["chunked_prefill"] == "false"
     figures = {figure.name: figure for figure in report.figures}
     agreement, error = figures["top-1 agreement"], figures["mean relative error of logits"]
@@ -183,6 +185,7 @@ def test_exported_graphs_are_quantised_for_every_onnxruntime(tiny: Models, tmp_p
         return verify(graph, source, precision, chunked=True).mean
 
     assert error("int8", "latest") < error("int8", "1.19") < 0.1
+    assert error("int8", "1.19") == error("int8-dynamic", "latest")
     assert error("int8", "1.22") < 0.1 < error("int4", "latest") < error("int4", "1.19") < 0.5
 
     save_decoder("gpt2", tmp_path / "other", seed=1)
@@ -262,3 +265,16 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
 
 def _nodes(graph: Path) -> list[onnx.NodeProto]:
     return list(nodes(onnx.load(str(graph), load_external_data=False).graph))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "plain"])
+def test_pickles_are_read_when_they_are_allowed(kind: Kind, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_decoder("qwen2", folder)
+    KINDS["one file"](folder)
+    done = command(folder, "--output", tmp_path / "out", "--kind", kind)
+    assert done.exit_code == 2
+    assert "(pytorch_model.bin) can run code" in done.stderr
+    assert "allow them with --allow-pickle-weights" in done.stderr
+    options = ExportOptions(str(folder), tmp_path / "out", allow_pickle_weights=True)
+    assert read_source(options).fresh(torch.float32).dtype is torch.float32

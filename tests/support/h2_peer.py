@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TypeAlias
 
 import h2.config
@@ -161,6 +162,7 @@ class Peer:
         self.connections: list[ServedConnection] = []
         self.problems: list[BaseException] = []
         self.port = 0
+        self.endpoint = ""
 
     async def until_called(self, times: int = 1) -> None:
         for _ in range(500):
@@ -168,10 +170,6 @@ class Peer:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError("not within 5 s")
-
-    @property
-    def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = ServedConnection(self, reader, writer)
@@ -189,12 +187,23 @@ class Peer:
 
 @asynccontextmanager
 async def h2_peer(
-    behave: Behaviour, settings: Settings | None = None, port: int = 0, *, strict: bool = True
+    behave: Behaviour,
+    settings: Settings | None = None,
+    port: int = 0,
+    *,
+    socket: Path | None = None,
+    strict: bool = True,
 ) -> AsyncIterator[Peer]:
-    """A server whose every call is given to ``behave``. ``strict``: h2's errors are raised."""
+    """A server whose every call is given to ``behave``. ``socket``: where it listens, in place of a
+    port; ``strict``: h2's errors are raised."""
     peer = Peer(behave, settings or {})
-    server = await asyncio.start_server(peer.accept, "127.0.0.1", port)
-    peer.port = server.sockets[0].getsockname()[1]
+    if socket is not None:
+        server: asyncio.Server = await asyncio.start_unix_server(peer.accept, socket)
+        peer.endpoint = f"unix:{socket}"
+    else:
+        server = await asyncio.start_server(peer.accept, "127.0.0.1", port)
+        peer.port = server.sockets[0].getsockname()[1]
+        peer.endpoint = f"127.0.0.1:{peer.port}"
     try:
         yield peer
     finally:

@@ -14,6 +14,8 @@ from control_plane.triton.http2.status import Status
 
 logger = logging.getLogger(__name__)
 
+UNIX = "unix:"
+"""What the address of a socket in the file system begins with, as in gRPC."""
 _CONNECT_TIMEOUT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts that fail
 
@@ -25,8 +27,7 @@ class Channel:
     """
 
     def __init__(self, endpoint: str, *, calls_per_connection: int = CALLS_PER_CONNECTION) -> None:
-        host, _, port = endpoint.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
+        self._endpoint = endpoint
         self._calls_per_connection = calls_per_connection
         self._waiting: deque[Call] = deque()
         self._connection: Connection | None = None
@@ -73,7 +74,7 @@ class Channel:
         why = "no settings came"
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
-                _, connection = await loop.create_connection(self._new, self._host, self._port)
+                connection = await self._open()
                 self._all.add(connection)
                 await connection.settled
         except (OSError, TimeoutError) as error:
@@ -89,6 +90,14 @@ class Channel:
         self._not_before = loop.time() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._fail(why)
+
+    async def _open(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self._endpoint.startswith(UNIX):
+            path = self._endpoint.removeprefix(UNIX)
+            return (await loop.create_unix_connection(self._new, path))[1]
+        host, _, port = self._endpoint.rpartition(":")
+        return (await loop.create_connection(self._new, host.strip("[]"), int(port)))[1]
 
     def _new(self) -> Connection:
         # uvloop makes it before it connects, and drops it where it cannot.

@@ -15,7 +15,7 @@ from control_plane.errors import TriadError
 from control_plane.triton.base import BaseClient, Metadata, ResponseStream
 from control_plane.triton.errors import translate
 from control_plane.triton.http2.call import Call, Receiver
-from control_plane.triton.http2.channel import Channel
+from control_plane.triton.http2.channel import UNIX, Channel
 from control_plane.triton.http2.connection import CALLS_PER_CONNECTION
 from control_plane.triton.http2.headers import encode
 from control_plane.triton.http2.status import Status
@@ -35,7 +35,7 @@ class Http2Client(BaseClient):
         calls_per_connection: int = CALLS_PER_CONNECTION,
     ) -> None:
         super().__init__(control_metadata)
-        self._endpoint = endpoint
+        self._authority = "localhost" if endpoint.startswith(UNIX) else endpoint
         self._channel = Channel(endpoint, calls_per_connection=calls_per_connection)
 
     def infer(self, request: ModelInferRequest, *, timeout: float) -> Http2Stream:
@@ -47,7 +47,7 @@ class Http2Client(BaseClient):
     def call(
         self, method: str, request: Message, receiver: Receiver, timeout: float, metadata: Metadata
     ) -> Call:
-        headers = _headers(self._endpoint, method, timeout, metadata)
+        headers = _headers(self._authority, method, timeout, metadata)
         return Call(headers, request.SerializeToString(), receiver, timeout)
 
     async def _ask(
@@ -128,13 +128,13 @@ def _error(status: Status) -> TriadError | None:
 
 
 @lru_cache(256)
-def _headers(endpoint: str, method: str, timeout: float, metadata: Metadata) -> bytes:
+def _headers(authority: str, method: str, timeout: float, metadata: Metadata) -> bytes:
     return encode(
         [
             (":method", "POST"),
             (":scheme", "http"),
             (":path", f"/inference.GRPCInferenceService/{method}"),
-            (":authority", endpoint),
+            (":authority", authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("user-agent", f"triad/{VERSION}"),

@@ -93,7 +93,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._sender = Sender(self._transport)
-        if found := transport.get_extra_info("socket"):
+        found = transport.get_extra_info("socket")
+        if found is not None and found.family != socket.AF_UNIX:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
         window = frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
         self._transport.write(frames.PREFACE + frames.settings(_SETTINGS) + window)

@@ -12,7 +12,9 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from backends.encoder.tokens import Row
 from backends.errors import InvalidField
 from backends.pytorch.encoder import EncoderOptions, load
+from backends.pytorch.weights import PickledWeights
 from tests.support.encoders import CONTEXT, FAMILIES, embed, save_encoder, say_pooling
+from tests.support.pickles import KINDS
 
 TEXTS = ["a", "What is machine learning?", "x" * (CONTEXT - 2), "é" * 20, "b c"]
 
@@ -136,3 +138,11 @@ def test_rows_of_ids(tmp_path: Path) -> None:
         tokenizer.rows([[-1]])
     with pytest.raises(InvalidField, match="truncate_tokens: must be from 3 to 128, not 2"):
         tokenizer.encode(["a"], truncate=True, max_length=2)
+
+
+def test_pickles_are_read_when_they_are_allowed(tmp_path: Path) -> None:
+    weights = save_encoder("bert", tmp_path)
+    KINDS["one file"](weights)
+    with pytest.raises(PickledWeights, match="allow_pickle_weights"):
+        load(EncoderOptions.of(str(weights), {}))
+    load(EncoderOptions.of(str(weights), {"allow_pickle_weights": "True"})).runner.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from control_plane.cluster.servers import HealthChecks, endpoints
-from control_plane.settings import ServingSettings
+from control_plane.cluster.servers import HealthChecks, control_value, endpoints
+from control_plane.settings import ServingSettings, TritonSettings
 
 INSTANCES = [{"host": "a", "weight": 3}, {"host": "::1", "port": 9001}]
 
@@ -31,6 +33,17 @@ def settings(**values: Any) -> ServingSettings:  # noqa: ANN401
 )
 def test_endpoints(values: dict[str, Any], expected: dict[str, int]) -> None:
     assert endpoints(settings(**values)) == expected
+
+
+def test_the_secret_of_servers_and_the_file_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("from a file\n")
+    assert control_value(TritonSettings()) is None
+    assert control_value(TritonSettings(model_control_file=file)) == "from a file"
+    both = TritonSettings(model_control_file=file, model_control_value=SecretStr("a value"))
+    assert control_value(both) == "a value"
+    with pytest.raises(OSError, match="nowhere"):
+        control_value(TritonSettings(model_control_file=tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(

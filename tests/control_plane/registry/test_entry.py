@@ -187,6 +187,20 @@ def test_the_model_for_the_backend_asked_for(tmp_path: Path) -> None:
         repository.resolve("answers", DEFAULTS)
 
 
+def test_the_default_model_is_not_served_by_another_engine_than_was_asked_for(
+    repository: Repository, tmp_path: Path
+) -> None:
+    folder = str(decoder_model(tmp_path))
+    with pytest.raises(ModelError, match=r"`answers` runs on onnx, and .* asks for vllm"):
+        repository.resolve(folder, ServingSettings(model=folder, backend_type="vllm"))
+    for settings in (  # nobody has named an engine; it is the right one; it is a further model
+        ServingSettings(model=folder),
+        ServingSettings(model=folder, backend_type="onnx"),
+        ServingSettings(model="demo", backend_type="vllm"),
+    ):
+        assert repository.resolve(folder, settings).name == "answers"
+
+
 def test_weights_are_converted_for_the_onnx_backend(repository: Repository, tmp_path: Path) -> None:
     weights_folder = DEFAULT_REPOSITORY / "demo" / "1" / "weights"
     (tmp_path / "My model").symlink_to(weights_folder)

@@ -122,15 +122,19 @@ def test_wrong_values(file: Path, key: str, value: str, accepted: str) -> None:
     assert problems(file, document) == (f"serving.{key}: must be {accepted}",)
 
 
-@pytest.mark.parametrize("endpoint", ["a", "a:0", "a:65536", "::1:8001", "http://a:1", ":1"])
+@pytest.mark.parametrize(
+    "endpoint", ["a", "a:0", "a:65536", "::1:8001", "http://a:1", ":1", "unix:a"]
+)
 def test_wrong_endpoints(file: Path, endpoint: str) -> None:
     assert problems(file, f"serving: {{triton: {{endpoints: ['{endpoint}']}}}}") == (
         f"serving.triton.endpoints[0]: must be host:port with a port from 1 to 65535, "
-        f'not "{endpoint}"',
+        f'or unix:/path, not "{endpoint}"',
     )
 
 
-@pytest.mark.parametrize("endpoint", ["triton:8001", "127.0.0.1:1", "[::1]:65535"])
+@pytest.mark.parametrize(
+    "endpoint", ["triton:8001", "127.0.0.1:1", "[::1]:65535", "unix:/run/triton"]
+)
 def test_endpoints(file: Path, endpoint: str) -> None:
     file.write_text(f"serving: {{triton: {{endpoints: ['{endpoint}']}}}}", encoding="utf-8")
     assert load_settings(file, {}).serving.triton.endpoints == [endpoint]

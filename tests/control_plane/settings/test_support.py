@@ -53,6 +53,7 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
         ("batching: {enabled: true}", "batching.enabled"),
         ("cors: {allow_origins: ['*'], allow_credentials: true}", "cors.allow_credentials"),
         ("cors: {allow_origins: [a, 'null'], allow_credentials: true}", "cors.allow_credentials"),
+        ("triton: {metrics_endpoints: ['a:2']}", "triton.metrics_endpoints"),
     ],
 )
 def test_what_is_not_done(text: str, key: str) -> None:
@@ -79,3 +80,33 @@ def test_what_is_not_done(text: str, key: str) -> None:
 )
 def test_what_is_not_asked_for_or_exists_is_supported(text: str) -> None:
     assert unsupported(serving(text)) == []
+
+
+JOINED = ("triton: {endpoints: ['a:1']}", "load_balancing: {enabled: true, instances: [{host: a}]}")
+
+
+@pytest.mark.parametrize("servers", JOINED)
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("pytorch: {max_num_seqs: 4}", "pytorch.max_num_seqs"),
+        ("onnx: {precision: int4}", "onnx.precision"),
+        ("vllm: {engine_args: {dtype: bfloat16}}", "vllm.engine_args"),
+        ("stream_interval_ms: 0", "stream_interval_ms"),
+        ("model: /models/mine", "model"),
+        ("model: ./mine", "model"),
+        ("models: [demo, model_repository/demo]", "models"),
+    ],
+)
+def test_what_servers_that_are_joined_would_have_to_be_told(
+    monkeypatch: pytest.MonkeyPatch, servers: str, text: str, key: str
+) -> None:
+    monkeypatch.chdir(DOCUMENTS.parents[1])
+    assert refused(serving(text)) == []
+    assert refused(serving(f"{servers}\n{text}")) == [f"serving.{key}"]
+
+
+@pytest.mark.parametrize("servers", JOINED)
+@pytest.mark.parametrize("text", ["model: Qwen/Qwen2.5-3B", "model: demo", "backend_type: vllm"])
+def test_what_is_asked_of_servers_that_are_joined(servers: str, text: str) -> None:
+    assert refused(serving(f"{servers}\n{text}")) == []

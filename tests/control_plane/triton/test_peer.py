@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from h2.settings import SettingCodes
@@ -60,6 +61,22 @@ async def test_what_a_server_gets_to_know(kind: str) -> None:
 
 def _seconds(timeout: str) -> float:
     return int(timeout[:-1]) * {"S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}[timeout[-1]]
+
+
+@every_client
+async def test_a_server_at_a_socket_of_the_file_system(kind: str, tmp_path: Path) -> None:
+    """Which goes, and comes back under the same name."""
+    socket = tmp_path / "grpc:1"
+    async with h2_peer(answer, socket=socket) as peer, connected(kind, peer.endpoint) as client:
+        assert await read(client.infer(REQUEST, timeout=5)) == ["a", "b"]
+        if kind == "http2":
+            assert peer.calls[0].headers[":authority"] == "localhost"
+    socket.unlink(missing_ok=True)
+    async with connected(kind, peer.endpoint) as client:
+        with pytest.raises(Unavailable):
+            await read(client.infer(REQUEST, timeout=5))
+        async with h2_peer(answer, socket=socket):
+            await _until_answered(client)
 
 
 @every_client

@@ -17,8 +17,10 @@ import requests
 
 from control_plane.settings import TritonSettings
 from control_plane.triton import installation
+from control_plane.triton.runtime import SHARED_MEMORY, Runtime
 from control_plane.triton.supervisor import StartFailed, Supervisor
 from tests.conftest import ServerFactory
+from tests.support.processes import regions_of, runtime_folder
 from tests.support.server import SCRIPTED, TriadServer, triad_server, wait_until
 
 LONG = json.dumps({"tokens": 2000, "interval_ms": 20})
@@ -135,6 +137,9 @@ def test_stops_within_15_seconds_and_leaves_nothing(
     server = start_server()
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert any(TRITON in p.name() for p in children)
+    (triton,) = server.descendants(TRITON)
+    folder, regions = runtime_folder(triton), regions_of(triton)
+    assert folder.is_dir() and list(SHARED_MEMORY.glob(f"{regions}*"))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         stream, response = pool.submit(stream_to_its_end, server), pool.submit(whole, server)
         wait_until(lambda: server.gauge("triad_requests_running") == 2)
@@ -144,7 +149,8 @@ def test_stops_within_15_seconds_and_leaves_nothing(
         assert stream.result()["error"]["type"] == "shutting_down"
         assert response.result().json()["error"]["type"] == "shutting_down"
     assert not [p for p in children if p.is_running()]
-    assert not list(Path("/dev/shm").glob(f"triad_{server.process.pid}_*"))
+    assert not folder.exists()
+    assert not list(SHARED_MEMORY.glob(f"{regions}*"))
 
 
 def test_kill_of_the_control_plane_leaves_no_triton(start_server: ServerFactory) -> None:
@@ -155,14 +161,14 @@ def test_kill_of_the_control_plane_leaves_no_triton(start_server: ServerFactory)
     assert not alive
 
 
-def test_models_are_loaded_only_by_who_knows_the_secret(mortal: TriadServer) -> None:
-    server = mortal
-    url = f"http://127.0.0.1:{server.http_port}/v2/repository/models/scripted/unload"
-    assert requests.post(url, timeout=10).status_code == 403
-    assert server.post("/generate", {"prompt": '{"tokens": 1}'}).ok
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    made = Runtime()
+    yield made
+    made.close()
 
 
-def crashing(folder: Path, times: int) -> Supervisor:
+def crashing(folder: Path, runtime: Runtime, times: int) -> Supervisor:
     """An embedded server without models, whose process aborts as often as that before it serves."""
     found = installation.find(folder / "runtime")
     binary = folder / "tritonserver"
@@ -176,18 +182,19 @@ def crashing(folder: Path, times: int) -> Supervisor:
     binary.chmod(0o755)
     (folder / "repository").mkdir()
     repositories = [folder / "repository"]
-    return Supervisor(replace(found, binary=binary), TritonSettings(), repositories, {})
+    installation_ = replace(found, binary=binary)
+    return Supervisor(installation_, TritonSettings(), repositories, {}, runtime)
 
 
-def test_a_crash_at_the_start_is_not_the_end(tmp_path: Path) -> None:
-    supervisor = crashing(tmp_path, 2)
+def test_a_crash_at_the_start_is_not_the_end(tmp_path: Path, runtime: Runtime) -> None:
+    supervisor = crashing(tmp_path, runtime, 2)
     supervisor.start()
     supervisor.stop()
     assert (tmp_path / "starts").read_text().count("start") == 3
 
 
-def test_stopping_between_two_attempts_ends_the_start(tmp_path: Path) -> None:
-    supervisor = crashing(tmp_path, 1000)
+def test_stopping_between_two_attempts_ends_the_start(tmp_path: Path, runtime: Runtime) -> None:
+    supervisor = crashing(tmp_path, runtime, 1000)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         start = pool.submit(supervisor.start)
         wait_until((tmp_path / "starts").exists)
@@ -197,7 +204,7 @@ def test_stopping_between_two_attempts_ends_the_start(tmp_path: Path) -> None:
             start.result(timeout=20)
 
 
-def test_a_server_that_always_crashes_is_given_up(tmp_path: Path) -> None:
+def test_a_server_that_always_crashes_is_given_up(tmp_path: Path, runtime: Runtime) -> None:
     with pytest.raises(StartFailed, match="ended at start, with exit code -6"):
-        crashing(tmp_path, 1000).start()
+        crashing(tmp_path, runtime, 1000).start()
     assert (tmp_path / "starts").read_text().count("start") == 3
