@@ -1,7 +1,8 @@
 # make serve   install, start Triton and the control plane with the demo model, answer a prompt
 # make test    install what tests need, and run them all
 # make bench   measure the gateway and the engines, each beside what users have otherwise
-# make fuzz    send a real server odd and hostile structured output, for MINUTES (10)
+# make fuzz    send a real server odd and hostile requests: structured output for MINUTES (10), then
+#              whatever the OpenAPI document allows
 #
 # PYTHON       the Python to make the virtual environment with (3.11 to 3.13)
 # TORCH        the PyTorch to install where there is none
@@ -31,6 +32,7 @@ FROM_TORCH_INDEX := --no-deps --index-url $(TORCH_INDEX) $(TORCH)
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
 BENCH_READY := $(VENV)/.ready-to-bench
+FUZZ_READY := $(VENV)/.ready-to-fuzz
 VLLM_READY := $(VLLM_VENV)/.ready
 
 .PHONY: serve test check bench fuzz clean
@@ -59,8 +61,9 @@ bench: $(BENCH_READY) $(VLLM_READY)
 	@TRIAD_TEST_VLLM=$(VLLM_VENV) $(BIN)/python -m tests.benchmarks.vllm $(ARGS)
 	@$(BIN)/python -m tests.benchmarks.openai_route $(filter --quick,$(ARGS))
 
-fuzz: $(TEST_READY)
+fuzz: $(FUZZ_READY)
 	@$(BIN)/python -m tests.fuzz.structured_output --minutes $(MINUTES) $(ARGS)
+	@$(BIN)/python -m tests.fuzz.http
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
@@ -89,6 +92,11 @@ $(VLLM_READY): backends/vllm/requirements-cpu.txt | $(BIN)/python
 $(TEST_READY): $(SERVE_READY)
 	@echo "installing what the tests need"
 	@$(PIP) --editable '.[embedded,pytorch,onnx,convert,dev]'
+	@touch $@
+
+$(FUZZ_READY): $(TEST_READY)
+	@echo "installing what makes requests"
+	@$(PIP) --editable '.[embedded,pytorch,onnx,convert,dev,fuzz]'
 	@touch $@
 
 $(BENCH_READY): $(TEST_READY)

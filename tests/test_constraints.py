@@ -15,6 +15,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ELSEWHERE = frozenset({"torch"})
 """Its build depends on the machine: `TORCH` in the Makefile."""
 
+OF_TOOLS = frozenset({"bench", "fuzz"})
+"""Extras that neither serving nor the tests need."""
+
 
 def constraints() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -24,7 +27,7 @@ def constraints() -> dict[str, str]:
 
 def asked_for() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    texts = [*PROJECT["dependencies"], *(r for e in extras.keys() - {"bench"} for r in extras[e])]
+    texts = [*PROJECT["dependencies"], *(r for e in extras.keys() - OF_TOOLS for r in extras[e])]
     return [Requirement(text) for text in [*texts, *installed_by_the_dockerfile()]]
 
 
