@@ -49,6 +49,7 @@ INPUTS = (
     TensorSpec("text_input", "BYTES"),  # the prompt; required unless another is marked *
     TensorSpec("messages", "BYTES"),  # * ours: JSON list of chat messages, as OpenAI's API has them
     TensorSpec("prompt_token_ids", "INT32", (-1,)),  # * ours: the prompt as token ids
+    TensorSpec("in_reasoning", "BOOL"),  # ours: whether these end inside of a block of reasoning
     TensorSpec("tools", "BYTES"),  # ours: JSON list of OpenAI's tools, for the chat template
     TensorSpec("chat_template_options", "BYTES"),  # ours: JSON object, see ChatOptions
     TensorSpec("add_special_tokens", "BOOL"),  # ours: to text_input, as the tokenizer does (true)
@@ -71,7 +72,9 @@ INPUTS = (
     TensorSpec("profile", "BOOL"),  # ours: answer with a profiler's trace of the request, gzipped
     TensorSpec("metrics", "BOOL"),  # * ours: answer with the engine's own, in Prometheus' format
     TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
-    TensorSpec("tokenize", "BOOL"),  # ours: answer with the prompt's token ids and texts, as JSON
+    # Ours: answer with the prompt's token ids and texts, as JSON; or, with return_prompt_token_ids,
+    # with the outputs prompt_token_ids and in_reasoning alone.
+    TensorSpec("tokenize", "BOOL"),
     TensorSpec("tokenizer_info", "BOOL"),  # * ours: answer with what the tokenizer is, as JSON
     TensorSpec("detokenize", "BOOL"),  # ours: answer with the text of prompt_token_ids
     TensorSpec("return_in_reasoning", "BOOL"),  # ours
@@ -274,6 +277,7 @@ class GenerationRequest:
     resume_token_ids: tuple[int, ...] = ()
     returns: frozenset[str] = field(default_factory=frozenset)  # names of the optional outputs
     prompt_token_ids: tuple[int, ...] | None = None
+    in_reasoning: bool = False  # of prompt_token_ids
     tools: list[Tool] | None = None
     chat_options: ChatOptions = field(default_factory=ChatOptions)
     add_special_tokens: bool | None = None  # None: to a text, and not to a chat
@@ -355,6 +359,7 @@ def decode_request(inputs: Inputs, request_parameters: str = "{}") -> Generation
         resume_token_ids=_ids(inputs, "resume_token_ids"),
         returns=frozenset(spec.name for spec in OUTPUTS[1:] if flag(inputs, f"return_{spec.name}")),
         prompt_token_ids=ids,
+        in_reasoning=bool(flag(inputs, "in_reasoning")),
         tools=tools_from_json(text(inputs, "tools")),
         chat_options=ChatOptions.from_json(text(inputs, "chat_template_options")),
         add_special_tokens=flag(inputs, "add_special_tokens"),

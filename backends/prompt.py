@@ -62,7 +62,8 @@ class PromptReader:
     def _read(self, request: GenerationRequest, most: int, check: Check) -> Prompt:
         """``most``: tokens. A text that must have more is refused for its length alone."""
         if request.prompt_token_ids is not None:
-            return Prompt(self._checked_ids(request.prompt_token_ids, most))
+            ids = self._checked_ids(request.prompt_token_ids, most)
+            return Prompt(ids, request.in_reasoning)
         field, special = request.prompt_input, request.add_special_tokens
         if request.messages is None:
             text = request.prompt or ""

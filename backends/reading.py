@@ -24,8 +24,8 @@ ONE_ANSWER = ("attributions", "tokenize", "detokenize", "tokenizer_info", "profi
 """Inputs that ask for something else than a generation."""
 
 _PROMPT_INPUTS = (
-    *("text_input", "messages", "prompt_token_ids", "tools", "chat_template_options"),
-    "add_special_tokens",
+    *("text_input", "messages", "prompt_token_ids", "in_reasoning", "tools"),
+    *("chat_template_options", "add_special_tokens"),
 )
 
 
@@ -49,8 +49,7 @@ class RequestReader:
         request = decode_request(inputs, parameters)
         call.raise_if_left()
         if flag(inputs, "tokenize"):
-            ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
-            return call.answer_text(self._tokenized(request, ids))
+            return self._tokenize(call, inputs, request)
         if flag(inputs, "detokenize"):
             ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
             text_ = self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -65,6 +64,19 @@ class RequestReader:
         submitted = call.begin(request, prompt)
         self._engine.submit(submitted)
         submitted.cancelled |= call.left
+
+    def _tokenize(self, call: Call, inputs: Inputs, request: GenerationRequest) -> None:
+        if "prompt_token_ids" not in request.returns:
+            ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
+            return call.answer_text(self._tokenized(request, ids))
+        prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
+        self._check_fits(request, prompt.ids)
+        call.answer(
+            [
+                ("prompt_token_ids", np.array(prompt.ids, np.int32)),
+                ("in_reasoning", np.array([prompt.in_reasoning])),
+            ]
+        )
 
     def _tokenized(self, request: GenerationRequest, ids: list[int]) -> bytes:
         body = {

@@ -11,6 +11,7 @@ exit_at                 end the whole process instead of giving this token
 clock                   true: a token's text is the time of its birth, `time.monotonic_ns`
 text                    say this, in place of numbers: structure that is asked for is its matter
 conversation            say what `backends.scripted.understudy` has to say to it
+thinks                  true: the prompt of a chat ends inside of a block of reasoning
 piece                   characters of ``text`` in a token (4); ``<|…|>`` is a special token
 ======================  =====================================================================
 """
@@ -76,7 +77,8 @@ class ScriptTokenizer:
         content: str = messages[-1]["content"]
         if not content.startswith("{"):
             content = json.dumps({"conversation": {"messages": messages, "tools": tools}})
-        return RenderedChat(content, len(content))
+        thinks = bool(json.loads(content).get("thinks"))
+        return RenderedChat(content, len(content), in_reasoning=thinks)
 
     def encode_rendered(self, chat: RenderedChat, *, add_special_tokens: bool = False) -> list[int]:
         return self.encode(chat.text)

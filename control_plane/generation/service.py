@@ -25,7 +25,7 @@ from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
 from control_plane.registry.catalog import Model, Models
 from control_plane.triton import codec
-from control_plane.triton.client import InferStream, TritonClient, ask
+from control_plane.triton.client import InferStream, TritonClient, ask, infer_once
 
 PROMPT_TOKENS = "num_input_tokens"
 GRACE_SECONDS = 10.0
@@ -166,6 +166,15 @@ class GenerationService:
             *(facts, request.caller, request.cache_salt),
         )
         return cache.stream(key, begin, reads=request.cache != "write")
+
+    async def encode(self, request: GenerationRequest) -> codec.TokenIds:
+        """The request's prompt as token ids, which fit into the context. Raises `TriadError`."""
+        model = self.model(request.model)
+        check_fits(model, request.prompt)
+        id_ = codec.unique_id(request.request_id)
+        message = codec.encode_request(model.name, id_, request.prompt)
+        encoded = codec.delta(await infer_once(self._client, message, timeout=self._timeout))
+        return codec.TokenIds(encoded.prompt_token_ids, encoded.in_reasoning)
 
     async def tokenize(
         self,

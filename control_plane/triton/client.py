@@ -52,14 +52,20 @@ class TritonClient(Protocol):
 
 async def ask(client: TritonClient, request: ModelInferRequest, *, timeout: float) -> bytes:
     """The answer to a request that has one response and no tokens. Raises `TriadError`."""
+    return codec.answer(await infer_once(client, request, timeout=timeout))
+
+
+async def infer_once(
+    client: TritonClient, request: ModelInferRequest, *, timeout: float
+) -> ModelInferResponse:
+    """The response to a request that has one. Raises `TriadError`."""
     stream = client.infer(request, timeout=timeout)
-    answer: bytes | None = None
+    only: ModelInferResponse | None = None
     try:
         async for responses in stream:
-            for response in responses:
-                answer = codec.answer(response)
+            only = responses[-1]
     finally:
         stream.cancel()
-    if answer is None:
+    if only is None:
         raise EngineFailed("the model ended the stream early")
-    return answer
+    return only

@@ -50,9 +50,10 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """A prompt that is token ids already."""
+    """A prompt that is token ids already. ``in_reasoning``: it ends inside of a block of it."""
 
     ids: Sequence[int]
+    in_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ def _add_prompt(request: ModelInferRequest, prompt: Prompt) -> None:
             struct.pack(f"<{len(ids)}i", *ids),
             shape=[len(ids)],
         )
+        if prompt.in_reasoning:
+            _add(request, "in_reasoning", "BOOL", _TRUE)
     else:
         _add_chat(request, prompt if isinstance(prompt, Chat) else Chat(prompt))
 
@@ -134,6 +137,13 @@ def tokenize_request(
     _add(request, "tokenize", "BOOL", _TRUE)
     if offsets:
         _add(request, "return_text_offsets", "BOOL", _TRUE)
+    return request
+
+
+def encode_request(model: str, request_id: str, prompt: Prompt) -> ModelInferRequest:
+    """Answered by the outputs `prompt_token_ids` and `in_reasoning`: see `delta`."""
+    request = tokenize_request(model, request_id, prompt)
+    _add(request, "return_prompt_token_ids", "BOOL", _TRUE)
     return request
 
 

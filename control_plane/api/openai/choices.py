@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult, collect
 from control_plane.generation.service import GenerationRequest, GenerationService
+from control_plane.triton.codec import Prompt, TokenIds
+from control_plane.validation.texts import texts_of
 
 T = TypeVar("T")
 S = TypeVar("S")
 
 MOST = 128
 """Answers to one request."""
+LONG_CHARACTERS = 1 << 14
+"""Of a prompt: shorter ones are sent as they are with each request that has them."""
 
 
 async def start(
@@ -28,12 +34,31 @@ async def start(
     ``renamed``: what the client calls the fields that errors name.
     """
     try:
-        return await _all(service.start, requests, lambda generation: generation.close())
+        encoded = await _encode_shared(service, requests)
+        return await _all(service.start, encoded, lambda generation: generation.close())
     except InvalidRequest as error:
         name = renamed.get(error.param or "")
         if name is None:
             raise
         raise error.renamed(name) from None
+
+
+async def _encode_shared(
+    service: GenerationService, requests: Sequence[GenerationRequest]
+) -> list[GenerationRequest]:
+    """Long prompts of several requests become token ids once, before any request is sent: a copy of
+    the text for each could be half a gigabyte, and each would be refused if the first one is."""
+    uses = Counter(id(request.prompt) for request in requests)
+    encoded: dict[int, TokenIds] = {}
+    for request in requests:
+        prompt = request.prompt
+        if uses[id(prompt)] > 1 and id(prompt) not in encoded and _is_long(prompt):
+            encoded[id(prompt)] = await service.encode(request)
+    return [replace(r, prompt=encoded.get(id(r.prompt), r.prompt)) for r in requests]
+
+
+def _is_long(prompt: Prompt) -> bool:
+    return sum(len(text) for _, text in texts_of(prompt)) > LONG_CHARACTERS
 
 
 async def collect_all(generations: Sequence[Generation]) -> list[GenerationResult]:

@@ -37,6 +37,18 @@ def text_of(chunks: list[ChatCompletionChunk], choice: int = 0) -> str:
     )
 
 
+@pytest.mark.parametrize("padding", [0, 1 << 16])
+def test_answers_to_a_prompt_of_any_length(server: TriadServer, padding: int) -> None:
+    """A long one becomes token ids once, and is still known to end inside of reasoning."""
+    messages = script(text="hm</think>Yes.", thinks=True, padding="x" * padding)
+    body = {"model": "scripted_chat", "messages": messages, "n": 3}
+    response = server.post("/v1/chat/completions", body).json()
+    for choice in response["choices"]:
+        assert choice["message"]["reasoning"] == "hm"
+        assert choice["message"]["content"] == "Yes."
+    assert response["usage"]["prompt_tokens"] == len(str(messages[0]["content"]))
+
+
 def test_a_whole_answer(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="demo", messages=FRANCE, temperature=0)
     assert answer.id.startswith("chatcmpl-")
