@@ -34,6 +34,9 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this are greedy decoding: dividing by them would overflow."""
 
+MAX_SALT = 1024
+"""Characters of a `cache_salt`."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -182,6 +185,9 @@ class SamplingParameters:
     # What the text must look like; as JSON an object, or `response_format` in its place.
     guided: StructuredOutput | None = None
     lora_name: str | None = None  # an adapter of the model, by name
+    # Prompts with different ones share no keys and values: how long a prompt takes to compute tells
+    # a caller nothing of another's prompts.
+    cache_salt: str | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -222,6 +228,8 @@ class SamplingParameters:
         put("logit_bias", _logit_bias(self.logit_bias))
         if not isinstance(self.lora_name, str | None):
             raise InvalidField("lora_name", "must be a string")
+        if not isinstance(self.cache_salt, str | None) or len(self.cache_salt or "") > MAX_SALT:
+            raise InvalidField("cache_salt", f"must be a string of at most {MAX_SALT} characters")
         if not isinstance(self.guided, StructuredOutput | None):
             put("guided", StructuredOutput.of(self.guided))
 

@@ -120,6 +120,7 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
         # What each slot holds, and the slots without a sequence, the longest unused one first.
         self._held: list[list[int]] = [[] for _ in range(runner.slots)]
         self._free = list(range(runner.slots))
+        self._salts: list[str | None] = [None] * runner.slots  # of what each slot holds
         self._wake = threading.Condition()
         self._closing = False
         self._start.set()
@@ -271,17 +272,18 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
             raise ValueError("the prompt is empty")
         slot, computed = self._free[0], 0
         if self._runner.shares_prefixes and request.sampling.prompt_logprobs is None:
-            source, computed = self._longest_prefix(ids)
+            source, computed = self._longest_prefix(request, ids)
             if source in self._free and 2 * computed >= len(self._held[source]):
                 slot = source  # most of what it holds goes on being of use
             elif computed and source != slot:
                 self._runner.copy(source, slot, computed)
         self._free.remove(slot)
         self._held[slot] = []
+        self._salts[slot] = request.sampling.cache_salt
         self._reused_tokens += computed
         return RunningSequence(request, sampler, slot, computed)
 
-    def _longest_prefix(self, ids: list[int]) -> tuple[int, int]:
+    def _longest_prefix(self, request: EngineRequest, ids: list[int]) -> tuple[int, int]:
         """The slot that holds the longest beginning of ``ids``, and its length; 0: not worth it.
 
         The last token is always computed: its logits are needed.
@@ -290,6 +292,8 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
         holders = [(slot, self._held[slot]) for slot in self._free]
         holders += [(s.slot, s.ids[: s.computed]) for s in self._running]
         for slot, held in holders:
+            if self._salts[slot] != request.sampling.cache_salt:
+                continue
             if (common := common_prefix(ids, held)) > length:
                 best, length = slot, common
         return best, length if length >= WORTH_COPYING else 0
@@ -298,12 +302,14 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
         """Whether waiting for a prompt that is being computed saves computing it twice."""
         if not self._runner.shares_prefixes or request.sampling.prompt_logprobs is not None:
             return False
-        prompts = [s for s in self._running if s.left > 1]
+        salt = request.sampling.cache_salt
+        prompts = [s for s in self._running if s.left > 1 and self._salts[s.slot] == salt]
         if not prompts:
             return False
         ids = [*request.prompt_ids, *request.output_ids]
         soon = max(common_prefix(ids[:-1], s.ids) for s in prompts)
-        return soon >= WORTH_COPYING and soon - self._longest_prefix(ids)[1] >= WORTH_COPYING
+        known = self._longest_prefix(request, ids)[1]
+        return soon >= WORTH_COPYING and soon - known >= WORTH_COPYING
 
     def _next_step(self) -> list[tuple[RunningSequence, Segment]]:
         """One token of all that decode, by slot, then prompts as far as a chunk goes."""

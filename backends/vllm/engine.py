@@ -192,6 +192,8 @@ class VllmEngine(GenerationOnly):
         """One request, from its submission to its end. Cancelling this aborts it in vLLM."""
         request.started = True
         prompt = TokensPrompt(prompt_token_ids=[*request.prompt_ids, *request.output_ids])
+        if request.sampling.cache_salt:
+            prompt["cache_salt"] = request.sampling.cache_salt
         try:
             outputs = self._llm.generate(prompt, params, request_id, lora_request=adapter)
             async with aclosing(outputs):

@@ -64,7 +64,6 @@ async def _respond(
         bill=bill(request),
         cache=cache_control(request),
         caller=caller_id(request.scope),
-        cache_salt=body.cache_salt or "",
     )
     generation = await until_disconnect(request.receive, services.generation.start(asked))
     if body.stream:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from backends.contract import MAX_ALLOWED_TOKEN_IDS
+from backends.contract import MAX_ALLOWED_TOKEN_IDS, MAX_SALT
 from backends.parameters import UNSUPPORTED
 from control_plane.api.body import (
     IN_ANY_REQUEST,
@@ -91,7 +91,7 @@ class Sampling(Body):
     )
     lora_name: str | None = Field(None, description="One of the model's LoRA adapters, by name")
     cache_salt: str | None = Field(
-        None, max_length=1024, description="Keeps what is cached apart from other salts'"
+        None, max_length=MAX_SALT, description="Keeps what is cached apart from other salts'"
     )
     stream: bool = False
     metadata: dict[str, Any] = Field(
@@ -107,6 +107,7 @@ _SAMPLING = (
     *("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
     *("presence_penalty", "frequency_penalty", "include_stop_str_in_output", "seed"),
     *("min_tokens", "allowed_token_ids", "ignore_eos", "guided", "response_format", "lora_name"),
+    "cache_salt",
 )
 
 

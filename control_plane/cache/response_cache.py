@@ -56,14 +56,13 @@ class ResponseCache:
         self._putting: set[asyncio.Task[None]] = set()
         self._complained = float("-inf")
 
-    def key(self, request: ModelInferRequest, model_facts: str, caller: str, salt: str) -> bytes:
-        """Name what an answer depends on. ``request``: without an id, and always as a stream.
-        ``model_facts``: what may change under one name. ``salt``: the client's own part."""
+    def key(self, request: ModelInferRequest, model_facts: str, caller: str) -> bytes:
+        """Name what an answer depends on. ``request``: without an id, and always as a stream; the
+        client's `cache_salt` is in it. ``model_facts``: what may change under one name."""
         parts = (
             _VERSION,
             model_facts.encode(),
             b"" if self._shared else caller.encode(),
-            salt.encode(),
             request.SerializeToString(deterministic=True),
         )
         return hashlib.sha256(b"".join(len(p).to_bytes(8, "little") + p for p in parts)).digest()

@@ -44,8 +44,7 @@ class GenerationRequest:
     ``bill`` gets, once, how many tokens were computed: of the answer and, with ``bills_prompt``,
     of the prompt; also of what nobody read because the client had left.
 
-    ``caller`` and ``cache_salt`` keep what is cached apart: an answer is given again to requests
-    with the same ones.
+    ``caller``: whose request it is, as far as cached answers are concerned.
     """
 
     prompt: codec.Prompt
@@ -59,7 +58,6 @@ class GenerationRequest:
     bills_prompt: bool = True
     cache: CacheUse = "read and write"
     caller: str = ""
-    cache_salt: str = ""
 
     @property
     def outputs(self) -> Sequence[str]:
@@ -161,10 +159,7 @@ class GenerationService:
         if cache is None or request.cache == "none" or not (cache.sampled or request.is_fixed):
             return begin()
         facts = json.dumps([model.facts.get(name) for name in _IDENTITY])
-        key = cache.key(
-            _message(model, request, "", stream=True),
-            *(facts, request.caller, request.cache_salt),
-        )
+        key = cache.key(_message(model, request, "", stream=True), facts, request.caller)
         return cache.stream(key, begin, reads=request.cache != "write")
 
     async def encode(self, request: GenerationRequest) -> codec.TokenIds:

@@ -461,6 +461,21 @@ def test_a_shared_prefix_is_computed_once(
     assert engine.describe()["reused_tokens"] - before >= 512 + 9 + 11
 
 
+def test_prompts_with_different_salts_share_no_prefix(
+    make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
+) -> None:
+    engine = make_engine()
+    prompt = random_prompt(6, 200)
+    at_once = [submit(engine, prompt, cache_salt=salt)[1] for salt in ("a", "b", None)]
+    for sink in at_once:
+        assert sink.wait().ids == generate(tiny_qwen2, prompt)
+    assert run(engine, prompt, cache_salt="c") == generate(tiny_qwen2, prompt)
+    assert engine.describe()["reused_tokens"] == 0
+    for salt in ("c", None):
+        assert run(engine, prompt, cache_salt=salt) == generate(tiny_qwen2, prompt)
+    assert engine.describe()["reused_tokens"] == 2 * 199
+
+
 def test_more_prefixes_than_slots_push_out_the_oldest(
     make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
 ) -> None:

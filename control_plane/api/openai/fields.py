@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from backends.contract import MAX_ALLOWED_TOKEN_IDS, MAX_STOP_TOKEN_IDS
+from backends.contract import MAX_ALLOWED_TOKEN_IDS, MAX_SALT, MAX_STOP_TOKEN_IDS
 from backends.errors import InvalidField
 from backends.parameters import UNSUPPORTED
 from backends.structured import StructuredOutput
@@ -179,7 +179,7 @@ class V1Request(Body):
     guided_grammar: str | None = None
     lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
     cache_salt: str | None = Field(
-        None, max_length=1024, description="Keeps what is cached apart from other salts'"
+        None, max_length=MAX_SALT, description="Keeps what is cached apart from other salts'"
     )
 
     @property
@@ -280,7 +280,7 @@ _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"),
     *("frequency_penalty", "stop", "ignore_eos", "logit_bias", "stop_token_ids", "min_tokens"),
     *("allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens", "lora_name"),
-    "prompt_logprobs",
+    *("prompt_logprobs", "cache_salt"),
 )
 
 

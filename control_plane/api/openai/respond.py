@@ -91,7 +91,6 @@ class Asked:
                 bills_prompt=number % self.answers == 0,
                 cache=self._cache_control,
                 caller=self._caller,
-                cache_salt=self.body.cache_salt or "",
             )
             for number, seed in enumerate(seeds)
         ]
