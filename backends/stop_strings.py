@@ -48,6 +48,12 @@ class _Automaton:
                 waiting.append(following)
             self.match[state] = self.match[state] or self.match[self._shorter[state]]
 
+    def begun(self, state: int) -> int:
+        """The longest end of its text that begins a string and is not all of it."""
+        while state and not self._next[state]:
+            state = self._shorter[state]
+        return state
+
     def step(self, state: int, character: str) -> int:
         while state and character not in self._next[state]:
             state = self._shorter[state]
@@ -84,7 +90,7 @@ class StopMatcher:
             if stops and (length := automaton.match[state]):
                 self._held, self._state = "", 0
                 return held[: end if self._include else end - length], True
-        self._state = state
+        self._state = state = automaton.begun(state)
         cut = len(held) - automaton.length[state]
         self._held = held[cut:]
         return held[:cut], False

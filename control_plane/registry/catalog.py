@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -36,7 +37,7 @@ class Model:
     """One model. ``facts`` is what its engine says of itself; empty until it has been ready.
 
     ``ready``: it gets requests. ``alive``: those that it has may go on, though it may be too busy
-    for more. ``expected``: the settings name it, so that it will be there soon.
+    for more.
     """
 
     name: str  # Triton's
@@ -44,19 +45,19 @@ class Model:
     loaded: bool = False
     ready: bool = False
     alive: bool = False
-    expected: bool = False
     problem: str = "is not loaded"
     facts: dict[str, Any] = field(default_factory=dict)
+    expected: bool = False  # the settings name it
+
+    @property
+    def is_served(self) -> bool:
+        """Whether requests may name it: it is loaded, or is down and may come back."""
+        return self.loaded or bool(self.facts) or self.expected
 
     @property
     def backend(self) -> str:
         backend: str = self.facts.get("backend", "unknown")
         return backend
-
-    @property
-    def offered(self) -> bool:
-        """To clients. A repository may hold others, which are not loaded."""
-        return self.loaded or self.expected or bool(self.facts)
 
     @property
     def type(self) -> str:
@@ -93,7 +94,7 @@ class Models(ABC):
         """A model by the name clients use, or the default. Raises `ModelNotFound`."""
         wanted = self.default_model if name is None else name
         for model in self:
-            if model.offered and wanted in (model.served_name, model.name):
+            if wanted in (model.served_name, model.name) and (model.is_served or name is None):
                 return model
         if name is None:
             raise ModelNotReady("the default model is not loaded yet")
@@ -151,6 +152,7 @@ class Catalog(Models):
         self._failures = failures
         self._processes = processes
         self._names = {default_model, *names}
+        self._expected = {Path(name).name for name in self._names}  # a folder's model has its name
         self._client = client
         self._timeout = timeout
         self._on_death = on_death
@@ -163,6 +165,7 @@ class Catalog(Models):
 
     def add_name(self, name: str) -> None:
         self._names.add(name)
+        self._expected.add(Path(name).name)
 
     def doubt(self) -> None:
         self._doubt.set()
@@ -203,8 +206,7 @@ class Catalog(Models):
                 served = parameters.get("served_model_name", {}).get("string_value")
                 model.served_name = served or name
             self._models[name] = model
-            model.loaded = loaded
-            model.expected = not self._names.isdisjoint({name, model.served_name})
+            model.loaded, model.expected = loaded, name in self._expected
             if not loaded:
                 return self._mark_dead(model, "is not loaded")
             if before is not None:
