@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from backends.chat import Message
+from backends.encoding import encoded, listed
 from backends.errors import InvalidField
 
 
@@ -91,19 +92,21 @@ class ControlTokens:
     def unmarked(self, text: str) -> str:
         return text.replace(self._mark, "")
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """``text``: what a template has made of what was marked. Raises `InvalidField`."""
+    def encode(self, text: str, *, add_special_tokens: bool, most: int | None) -> list[int]:
+        """``text``: what a template has made of what was marked. Raises `InvalidField`, and
+        `TooManyTokens` where there are more than ``most``."""
         if self._backend is None:
             raise InvalidField(
                 "messages", "must not hold control tokens: this model's tokenizer cannot write them"
             )
         for parted in (False, True):
-            ids = self._encode(text, add_special_tokens, parted=parted)
+            encoding = self._encode(text, add_special_tokens, parted=parted)
+            ids = listed(encoding, most)
             if self._control_ids.isdisjoint(ids):
                 return [self._renumbered.get(i, i) for i in ids if i != self._break_id]
         raise InvalidField("messages", "hold a control token that cannot be written as text")
 
-    def _encode(self, text: str, add_special_tokens: bool, *, parted: bool) -> list[int]:
+    def _encode(self, text: str, add_special_tokens: bool, *, parted: bool) -> Any:  # noqa: ANN401
         between = self._break if parted else ""
 
         def written(match: re.Match[str]) -> str:
@@ -112,11 +115,7 @@ class ControlTokens:
                 return self._stand_ins[spelling]
             return spelling[:1] + between + spelling[1:]
 
-        (encoding,) = self._plain.encode_batch_fast(
-            [self._in_prompt.sub(written, text)], add_special_tokens=add_special_tokens
-        )
-        ids: list[int] = encoding.ids
-        return ids
+        return encoded(self._plain, self._in_prompt.sub(written, text), add_special_tokens)
 
 
 class Marking:

@@ -1,8 +1,8 @@
 """Threads for what a request needs before an engine takes it: JSON, templates, tokenising.
 
 None of it may stand in Triton's own thread, which also brings what must be answered at once: health
-checks and cancellations. Requests are worked on in the order in which they came, but long texts
-have a thread of their own, so that short ones never wait for them.
+checks and cancellations. Requests are worked on in the order in which they came, but with a thread
+for each size of text, so that short ones never wait for long ones.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from backends.errors import Overloaded
 
 logger = logging.getLogger(__name__)
 
-LONG_BYTES = 1 << 14
-"""About 10 ms of work."""
+LONG_BYTES, LONGEST_BYTES = 1 << 14, 1 << 18
+"""From these sizes on, about 10 and 200 ms of work."""
 MAX_WAITING_REQUESTS = 1024
 MAX_WAITING_BYTES = 1 << 26
-"""Of each of the two threads."""
+"""Of each thread."""
 
 CLOSE_SECONDS = 5.0
 """For what is being worked on."""
@@ -80,11 +80,15 @@ class WorkPool:
     """For any thread."""
 
     def __init__(self) -> None:
-        self._short, self._long = _Lane("short-texts"), _Lane("long-texts")
+        self._short = _Lane("short-texts")
+        self._long = _Lane("long-texts")
+        self._longest = _Lane("longest-texts")
 
     def submit(self, work: Work, size: int) -> None:
         """``size``: bytes of text. ``work`` sees to its own failures. Raises `Overloaded`."""
-        lane = self._long if size > LONG_BYTES else self._short
+        lane = self._short
+        if size >= LONG_BYTES:
+            lane = self._longest if size >= LONGEST_BYTES else self._long
         lane.check_room(size)
         lane.put(work, size)
 
@@ -94,5 +98,5 @@ class WorkPool:
 
     def close(self) -> None:
         """What waits is left: the responder ends it."""
-        self._short.close()
-        self._long.close()
+        for lane in (self._short, self._long, self._longest):
+            lane.close()

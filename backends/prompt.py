@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from backends.contract import GenerationRequest
+from backends.encoding import TooManyTokens
 from backends.errors import ContextExceeded, InvalidField
 from backends.text import Tokenizer
 
@@ -29,6 +30,15 @@ class Prompt:
     in_reasoning: bool = False
 
 
+class _TooManyCharacters(Exception):
+    """``rate``: characters that a token stands for at most."""
+
+    def __init__(self, count: int, rate: int) -> None:
+        super().__init__(count)
+        self.count = count
+        self.rate = rate
+
+
 class PromptReader:
     """Makes prompts of requests, for any thread. ``check`` is called between two steps, and may
     raise to end them. Raises `InvalidField`."""
@@ -43,53 +53,62 @@ class PromptReader:
         self._lock = threading.Lock()
 
     def read(self, key: Hashable, request: GenerationRequest, check: Check) -> Prompt:
-        """``key``: equal for requests with equal prompts."""
+        """``key``: equal for requests with equal prompts. Raises `ContextExceeded` too."""
         if (known := self._known(key)) is not None:
             return known
-        prompt = self._read(request, self._context_length, check)
+        context, field = self._context_length, request.prompt_input
+        try:
+            prompt = self._read(request, context - 1, check)
+        except TooManyTokens as error:
+            raise ContextExceeded.of_prompt(field, context, f"{error.count} tokens") from None
+        except _TooManyCharacters as error:
+            raise ContextExceeded.of_characters(
+                field, context, error.count, context * error.rate
+            ) from None
         self._keep(key, prompt)
         return prompt
 
     def read_to_tokenize(self, request: GenerationRequest, check: Check) -> Prompt:
         """As `read`, of a prompt that need not fit into the context."""
-        most = self.tokenize_length
-        prompt = self._read(request, most, check)
-        if len(prompt.ids) > most:
-            problem = f"must have at most {most} tokens, not {len(prompt.ids)}"
-            raise InvalidField(request.prompt_input, problem)
-        return prompt
+        most, field = self.tokenize_length, request.prompt_input
+        try:
+            return self._read(request, most, check)
+        except TooManyTokens as error:
+            problem = f"must have at most {most} tokens, not {error.count}"
+        except _TooManyCharacters as error:
+            problem = f"must have at most {most * error.rate} characters, not {error.count}"
+        raise InvalidField(field, problem)
 
     def _read(self, request: GenerationRequest, most: int, check: Check) -> Prompt:
         """``most``: tokens. A text that must have more is refused for its length alone."""
         if request.prompt_token_ids is not None:
             ids = self._checked_ids(request.prompt_token_ids, most)
             return Prompt(ids, request.in_reasoning)
-        field, special = request.prompt_input, request.add_special_tokens
+        special = request.add_special_tokens
         if request.messages is None:
             text = request.prompt or ""
-            self._check_length(field, len(text), most)
-            return Prompt(self._tokenizer.encode(text, add_special_tokens=special is not False))
+            self._check_length(len(text), most)
+            ids = self._tokenizer.encode(text, add_special_tokens=special is not False, most=most)
+            return Prompt(ids)
         chat = self._tokenizer.render_chat(request.messages, request.tools, request.chat_options)
         check()
-        self._check_length(field, chat.length, most)
-        ids = self._tokenizer.encode_rendered(chat, add_special_tokens=bool(special))
+        self._check_length(chat.length, most)
+        ids = self._tokenizer.encode_rendered(chat, add_special_tokens=bool(special), most=most)
         return Prompt(ids, chat.in_reasoning)
 
     def _checked_ids(self, ids: tuple[int, ...], most: int) -> list[int]:
-        if len(ids) <= most and any(not 0 <= id_ < self._vocab_size for id_ in ids):
+        if len(ids) > most:
+            raise TooManyTokens(len(ids))
+        if any(not 0 <= id_ < self._vocab_size for id_ in ids):
             raise InvalidField(
                 "prompt_token_ids", f"must hold token ids from 0 to {self._vocab_size - 1}"
             )
         return list(ids)
 
-    def _check_length(self, field: str, characters: int, most: int) -> None:
+    def _check_length(self, characters: int, most: int) -> None:
         rate = self._tokenizer.characters_per_token
-        if rate is None or characters <= most * rate:
-            return
-        if most > self._context_length:
-            problem = f"must have at most {most * rate} characters, not {characters}"
-            raise InvalidField(field, problem)
-        raise ContextExceeded.of_characters(field, most, characters, most * rate)
+        if rate is not None and characters > (most + 1) * rate:
+            raise _TooManyCharacters(characters, rate)
 
     def _known(self, key: Hashable) -> Prompt | None:
         with self._lock:
@@ -98,8 +117,6 @@ class PromptReader:
             return self._kept.get(key)
 
     def _keep(self, key: Hashable, prompt: Prompt) -> None:
-        if len(prompt.ids) > self._context_length:
-            return  # it will be refused
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = prompt

@@ -122,12 +122,10 @@ class RequestReader:
                 raise InvalidField(name, f"must have token ids from 0 to {vocabulary - 1}")
 
     def _check_fits(self, request: GenerationRequest, prompt_ids: list[int]) -> None:
-        context, given = self._engine.context_length, len(prompt_ids)
-        if not given:
+        if not prompt_ids:
             raise InvalidField(request.prompt_input, "must have at least one token")
-        if given >= context:
-            raise ContextExceeded.of_prompt(request.prompt_input, context, f"{given} tokens")
-        resumed, left = request.resume_token_ids, min(request.sampling.max_tokens, context - given)
+        left = self._engine.context_length - len(prompt_ids)
+        resumed, left = request.resume_token_ids, min(request.sampling.max_tokens, left)
         vocabulary = self._engine.vocab_size
         if len(resumed) >= left or any(not 0 <= id_ < vocabulary for id_ in resumed):
             raise InvalidField(

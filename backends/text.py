@@ -14,6 +14,7 @@ from typing import Any
 from backends.chat import ChatOptions, Message, Tool, without_texts_for_arguments
 from backends.chat_format import ChatFormat
 from backends.control_tokens import ControlTokens, literal_text
+from backends.encoding import encoded, listed
 from backends.errors import EngineError, InvalidField
 from backends.spelling import Spelling
 from backends.text_length import characters_per_token
@@ -98,28 +99,26 @@ class Tokenizer:
             return False
         return all(content in chat.text for role, content in turns if role == "user")
 
-    def encode(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int]
+    def encode(
+        self, prompt: str, *, add_special_tokens: bool = True, most: int | None = None
+    ) -> list[int]:
+        """Raises `TooManyTokens` where there are more than ``most``."""
         if self._backend is None:
             ids = self._tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
-        else:
-            # Of the library's ways to encode, this one lets go of Python's lock, and it does not
-            # make what nobody asks for.
-            (encoding,) = self._backend.encode_batch_fast(
-                [prompt], add_special_tokens=add_special_tokens
-            )
-            ids = encoding.ids
-        return ids
+            return listed(ids, most)
+        return listed(encoded(self._backend, prompt, add_special_tokens), most)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Tokens of a text that follows another: without a beginning-of-sequence token."""
         return self.encode(text, add_special_tokens=False)
 
-    def encode_rendered(self, chat: RenderedChat, *, add_special_tokens: bool = False) -> list[int]:
-        """Raises `InvalidField`."""
-        if chat.marked and self._control is not None:
-            return self._control.encode(chat.text, add_special_tokens=add_special_tokens)
-        return self.encode(chat.text, add_special_tokens=add_special_tokens)
+    def encode_rendered(
+        self, chat: RenderedChat, *, add_special_tokens: bool = False, most: int | None = None
+    ) -> list[int]:
+        """Raises `InvalidField`, and `TooManyTokens` where there are more than ``most``."""
+        if not chat.marked or self._control is None:
+            return self.encode(chat.text, add_special_tokens=add_special_tokens, most=most)
+        return self._control.encode(chat.text, add_special_tokens=add_special_tokens, most=most)
 
     def encode_chat(
         self,

@@ -1,7 +1,7 @@
 """The ``TritonPythonModel`` of text encoders and classifiers: texts, or token ids, in; a row for
 each out. A subclass loads what computes the rows.
 
-Texts are tokenised in the two threads of a pool. Then each request has a thread of its own, so that
+Texts are tokenised in the threads of a pool. Then each request has a thread of its own, so that
 rows of concurrent requests meet in one batch.
 
 Docs: https://github.com/triton-inference-server/python_backend#default-mode

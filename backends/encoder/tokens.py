@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.encoding import TooManyTokens, encoded, listed
 from backends.errors import ContextExceeded, InvalidField
 from backends.text_length import characters_per_token, splits_words
 from backends.tokenizer_files import direct_backend, load_tokenizer
@@ -67,29 +68,34 @@ class TextTokenizer:
             self._check_characters(texts)
             length, encode = self.context_length, self._encode_whole
         rows = []
-        for text in texts:
+        for number, text in enumerate(texts):
             check()
-            rows.append(encode(text, length))
+            try:
+                rows.append(encode(text, length))
+            except TooManyTokens as error:
+                size = f"{error.count} tokens"
+                raise ContextExceeded.of_text(
+                    "text_input", self.context_length, number, size
+                ) from None
         self._check_lengths("text_input", rows)
         return rows
 
     def _encode_whole(self, text: str, length: int) -> Row:
         if self._backend is None:
             return self._encode_by_transformers(text, truncation=False, verbose=False)
-        (encoding,) = self._backend.encode_batch_fast([text])
-        return self._row(encoding)
+        return self._row(encoded(self._backend, text, True), length)
 
     def _encode_cut(self, text: str, length: int) -> Row:
         """The first ``length`` tokens, special ones among them."""
         text = self._without_the_rest(text, length)
         if self._backend is None:
             return self._encode_by_transformers(text, truncation=True, max_length=length)
-        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        encoding = encoded(self._backend, text, False)
         encoding.truncate(length - self._special_tokens)
-        return self._row(self._backend.post_process(encoding))
+        return self._row(self._backend.post_process(encoding), length)
 
-    def _row(self, encoding: Any) -> Row:  # noqa: ANN401
-        row = {"input_ids": encoding.ids}
+    def _row(self, encoding: Any, most: int) -> Row:  # noqa: ANN401
+        row = {"input_ids": listed(encoding, most)}
         return row | {"token_type_ids": encoding.type_ids} if self._has_types else row
 
     def _encode_by_transformers(self, text: str, **options: Any) -> Row:  # noqa: ANN401

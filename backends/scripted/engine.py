@@ -67,7 +67,9 @@ class ScriptTokenizer:
         self._vocabulary = vocabulary
         self.chat_format = chat_format
 
-    def encode(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(
+        self, prompt: str, *, add_special_tokens: bool = True, most: int | None = None
+    ) -> list[int]:
         return list(prompt.encode())
 
     def render_chat(
@@ -80,7 +82,9 @@ class ScriptTokenizer:
         thinks = bool(json.loads(content).get("thinks"))
         return RenderedChat(content, len(content), in_reasoning=thinks)
 
-    def encode_rendered(self, chat: RenderedChat, *, add_special_tokens: bool = False) -> list[int]:
+    def encode_rendered(
+        self, chat: RenderedChat, *, add_special_tokens: bool = False, most: int | None = None
+    ) -> list[int]:
         return self.encode(chat.text)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

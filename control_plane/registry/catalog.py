@@ -39,7 +39,7 @@ class Model:
     """One model. ``facts`` is what its engine says of itself; empty until it has been ready.
 
     ``ready``: it gets requests. ``alive``: those that it has may go on, though it may be too busy
-    for more. ``expected``: the settings name it, so that it will be there soon.
+    for more. ``expected``: the settings name it, so it will be there soon.
     """
 
     name: str  # Triton's
@@ -47,9 +47,9 @@ class Model:
     loaded: bool = False
     ready: bool = False
     alive: bool = False
-    expected: bool = False
     problem: str = "is not loaded"
     facts: dict[str, Any] = field(default_factory=dict)
+    expected: bool = False
 
     @property
     def is_served(self) -> bool:

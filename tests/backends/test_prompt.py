@@ -25,9 +25,11 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 class CountingTokenizer(Tokenizer):
     encoded = 0
 
-    def encode(self, prompt: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(
+        self, prompt: str, *, add_special_tokens: bool = True, most: int | None = None
+    ) -> list[int]:
         self.encoded += 1
-        return super().encode(prompt, add_special_tokens=add_special_tokens)
+        return super().encode(prompt, add_special_tokens=add_special_tokens, most=most)
 
 
 @pytest.fixture
@@ -87,6 +89,29 @@ def test_a_text_that_is_too_long_is_not_encoded(
     with pytest.raises(InvalidField, match="characters, not 100000"):
         reader.read_to_tokenize(request(**prompt), nobody_left)
     assert tokenizer.encoded == 0
+
+
+@pytest.mark.parametrize(("tokens", "fits"), [(CONTEXT - 1, True), (CONTEXT, False)])
+def test_one_token_is_left_for_the_answer(
+    tokens: int, fits: bool, tokenizer: CountingTokenizer
+) -> None:
+    reader = PromptReader(tokenizer, CONTEXT, VOCABULARY)
+    message = {"role": "user", "content": "7" * tokens}
+    prompts: list[dict[str, Any]] = [
+        {"prompt": "7" * tokens},
+        {"messages": [message]},
+        {"prompt_token_ids": (1,) * tokens},
+    ]
+    for number, prompt in enumerate(prompts):
+        if fits:
+            assert len(reader.read(number, request(**prompt), nobody_left).ids) == tokens
+        else:
+            with pytest.raises(ContextExceeded, match=f"resulted in {tokens} tokens"):
+                reader.read(number, request(**prompt), nobody_left)
+        assert len(reader.read_to_tokenize(request(**prompt), nobody_left).ids) == tokens
+    over = request(prompt="7" * (4 * CONTEXT + 1))
+    with pytest.raises(InvalidField, match="at most 400 tokens, not 401"):
+        reader.read_to_tokenize(over, nobody_left)
 
 
 def test_a_chat_that_was_left_is_rendered_and_no_more(tokenizer: CountingTokenizer) -> None:

@@ -115,13 +115,9 @@ def test_a_request_that_was_left_is_not_tokenised(server: TriadServer) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         first = [pool.submit(server.post, "/tokenize", {"prompt": LONG}) for _ in range(4)]
         wait_until(lambda: describe(server.grpc, "demo")["requests"] == 4)
-        for path, body in (
-            ("/tokenize", {"prompt": LONG}),
-            ("/generate", {"prompt": "7" * 60_000}),
-            ("/chat", {"messages": [{"role": "user", "content": "7" * 60_000}]}),
-        ):
+        for _ in range(3):
             with pytest.raises(requests.Timeout):
-                requests.post(f"{server.url}{path}", json=body, timeout=0.1)
+                requests.post(f"{server.url}/tokenize", json={"prompt": LONG}, timeout=0.1)
         waiting = sum(not request.done() for request in first)
         assert waiting > 1
         wait_until(lambda: describe(server.grpc, "demo")["requests"] <= waiting, timeout=5)
