@@ -127,15 +127,14 @@ _TOO_DEEP = f"must not be nested more than {MAX_DEPTH} levels deep"
 
 def _require_affordable(body: bytes) -> Steps:
     """Raises `_Wrong`. Counting is far cheaper than parsing."""
-    most = _separators(body)
-    if _is_affordable(most):
+    if _is_affordable(_separators(body)):
         return
     yield
-    exactly = _separators(_outside_of_texts(body))
-    if _is_affordable(exactly):
+    outside = _outside_of_texts(body)
+    if _is_affordable(_separators(outside)):
         return
     yield
-    field = _crowded_field(body) if exactly == most else None
+    field = _crowded_field(body, outside)
     raise _Wrong(_TOO_MUCH, *(() if field is None else (field,)))
 
 
@@ -151,19 +150,20 @@ def _is_affordable(separators: tuple[int, int]) -> bool:
 
 
 def _outside_of_texts(body: bytes) -> bytes:
+    """The body with spaces in place of its texts."""
     if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+        body = body.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
     characters = np.frombuffer(body, np.uint8)
     inside = np.bitwise_xor.accumulate(characters == ord('"'))  # true from each odd quote on
-    return characters[~inside].tobytes()
+    return np.where(inside, np.uint8(ord(" ")), characters).tobytes()
 
 
-def _crowded_field(body: bytes) -> str | None:
-    """The field in which there begins to be too much."""
+def _crowded_field(body: bytes, outside: bytes) -> str | None:
+    """The field in which there begins to be too much. ``outside``: the body without its texts."""
     low, high, before = 0, len(body), (0, 0)
     while high - low > 1:
         middle = (low + high) // 2
-        nodes, values = _separators(body, low, middle)
+        nodes, values = _separators(outside, low, middle)
         upto = (before[0] + nodes, before[1] + values)
         if _is_affordable(upto):
             low, before = middle, upto

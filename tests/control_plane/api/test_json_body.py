@@ -85,7 +85,7 @@ BAD: list[tuple[str | bytes, str | None, str]] = [
     (second("[" + "0," * MAX_VALUES + "0]"), "a", "has too much in it"),
     (second("[" + "{}," * MAX_NODES + "0]"), "a", "has too much in it"),
     (second(json.dumps(dict.fromkeys(map(str, range(MAX_NODES))))), "a", "has too much in it"),
-    (second('["a,b",' + "0," * MAX_VALUES + "0]"), None, "the body has too much in it"),
+    (second('["a,b",' + "0," * MAX_VALUES + "0]"), "a", "has too much in it"),
     (second('"' * 3_900_000), None, "not valid JSON: Expecting ',' or '}'"),
     (second("[" + '"",' * 900_000), "a", "has too much in it"),
     (json.dumps({f"k{n}": n for n in range(MAX_FIELDS + 1)}), None, "at most 1000 fields"),
