@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_STREAM_INTERVAL_MS = 20
 """50 events a second: nobody reads faster."""
 
+DEFAULT_SPIN_COUNT = 1000
+"""Long enough for the gaps between the operations of a step, short beside a turn of the scheduler:
+a thread that spins keeps another process's thread, or its own model's, from the core."""
+
 SLOW_LOAD_SECONDS = 100
 """A load that takes longer says in the log, once, where it is: it may hang."""
 
@@ -80,14 +84,23 @@ class ModelOptions:
         return self.parameters.get("allow_control_tokens", "false") == "true"
 
     @property
+    def spin_count(self) -> int:
+        """How many times a thread without work looks for some before it sleeps."""
+        return int(self.parameters.get("spin_count", DEFAULT_SPIN_COUNT))
+
+    @property
     def served_name(self) -> str:
         return self.parameters.get("served_model_name", self.name)
 
 
-def set_up_process() -> None:
+def set_up_process(options: ModelOptions) -> None:
     """What a model's process needs before it imports or reads anything."""
     # Texts are tokenised in a thread of ours, and not in as many more as there are cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # libgomp, whose threads carry out PyTorch's operations, reads this when PyTorch is imported.
+    # https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(options.spin_count))
     # The embedded interpreter starts in the C locale, where text files are read as ASCII.
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -122,16 +135,16 @@ class ServedModel(ABC):
         return config
 
     def initialize(self, args: dict[str, str]) -> None:
-        set_up_process()
+        self.options = ModelOptions.of(args)
+        set_up_process(self.options)
         faulthandler.dump_traceback_later(SLOW_LOAD_SECONDS)
         try:
             with missing_ones_are_named():
-                self._load(args)
+                self._load()
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def _load(self, args: dict[str, str]) -> None:
-        self.options = ModelOptions.of(args)
+    def _load(self) -> None:
         self.tokenizer = self.create_tokenizer(self.options)
         self.engine = self.create_engine(self.options)
         self.front = RequestReader(self.engine, self.tokenizer, self.options.enable_streaming)

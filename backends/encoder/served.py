@@ -71,8 +71,8 @@ class ServedEncoder(ABC):
         return config
 
     def initialize(self, args: dict[str, str]) -> None:
-        set_up_process()
         self.options = ModelOptions.of(args)
+        set_up_process(self.options)
         with missing_ones_are_named():
             self._loaded = self.load(self.options)
         self._responder = Responder(interval=0)

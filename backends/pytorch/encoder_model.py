@@ -13,6 +13,7 @@ max_queue_size        requests that may be in work or waiting; one more is refus
 max_model_len         tokens of one text at most (what the model's files say)
 allow_pickle_weights  ``true``: weights in `pytorch_model.bin` are read; pickles can run code
 num_threads           CPU threads for one operation (0: all cores)
+spin_count            how many times a thread without work looks for some before it sleeps (1000)
 ====================  ==========================================================================
 """
 

@@ -22,6 +22,7 @@ memory_utilization    share of the memory that weights and KV cache may take (0.
 prefill_chunk_tokens  prompt tokens computed between two tokens of running sequences (0: 128 on
                       a CPU, 1024 on a GPU)
 num_threads           CPU threads for one operation (0: all cores)
+spin_count            how many times a thread without work looks for some before it sleeps (1000)
 allow_pickle_weights  ``true``: weights in `pytorch_model.bin` are read; pickles can run code
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
 allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token

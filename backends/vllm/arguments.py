@@ -31,7 +31,7 @@ CPU_KV_CACHE_BYTES, CPU_KV_CACHE_SHARE = 4 * GIB, 0.4
 _NOT_ARGUMENTS = frozenset(
     {
         *("model", "served_model_name", "enable_streaming", "lora_modules", "num_threads"),
-        *("stream_interval_ms", "allow_control_tokens", "allow_pickle_weights"),
+        *("spin_count", "stream_interval_ms", "allow_control_tokens", "allow_pickle_weights"),
         # The control plane's and the Python backend's own.
         *("backend_type", "restarted_at", "EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),
     }

@@ -9,6 +9,7 @@ enable_streaming      ``false``: answers come whole, and ``stream`` is refused (
 lora_modules          JSON object of adapters: name to folder (beside ``model.py``, or anywhere);
                       turns ``enable_lora`` on
 num_threads           CPU threads of the engine's process (0: vLLM's choice)
+spin_count            how many times a thread without work looks for some before it sleeps (1000)
 allow_pickle_weights  ``true``: weights and adapters that are pickles are read, which can run code
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
 allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token

@@ -43,6 +43,8 @@ class PytorchSettings(Section):
     """Sequences that may wait; one more is refused."""
     num_threads: Count = 0
     """CPU threads; 0: all cores."""
+    spin_count: Count = 1000
+    """How many times a thread without work looks for some before it sleeps (`GOMP_SPINCOUNT`)."""
     max_model_len: Positive | None = None
     """Longest prompt and answer together, in tokens; null: the model's own, or what fits."""
     memory_utilization: Share = 0.9
