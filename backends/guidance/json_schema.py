@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeGuard
 
@@ -57,6 +57,8 @@ states counting takes."""
 
 MAX_EXACT = 2**53
 """llguidance computes with doubles: of whole numbers from here on it knows every second."""
+LARGEST = 2**63 - 1024
+"""The largest double that is a signed integer of 64 bits, which llguidance takes bounds for."""
 
 
 def exact_schema(field: str, text: str, literals: Literals | None = None) -> Schema:
@@ -216,28 +218,28 @@ def _check_names(schema: Schema, literals: Literals) -> None:
 
 def _round_bounds(field: str, schema: Schema) -> None:
     """Large bounds to doubles inside them, in place."""
-    directions: dict[str, Callable[[Any, float], bool]] = {
-        "minimum": lambda bound, double: double < bound,
-        "maximum": lambda bound, double: double > bound,
-    }
     for name in ("exclusiveMinimum", "exclusiveMaximum"):
         if _is_number(bound := schema.get(name)) and abs(bound) >= MAX_EXACT:
             raise InvalidField(
                 field, f"must have a schema whose `{name}` is from -2^53 to 2^53, both excluded"
             )
-    for name, outside in directions.items():
+    for name, sign in (("minimum", 1), ("maximum", -1)):
         bound = schema.get(name)
         if not _is_number(bound) or abs(bound) < MAX_EXACT:
             continue
-        try:
-            double = float(bound)
-        except OverflowError:
-            raise InvalidField(
-                field, f"must have a schema whose `{name}` is from -1e308 to 1e308"
-            ) from None
-        if outside(bound, double):
-            double = math.nextafter(double, math.inf if name == "minimum" else -math.inf)
+        if sign * bound > LARGEST:
+            what = "at most 2^63 - 1024" if sign == 1 else "at least 1024 - 2^63"
+            raise InvalidField(field, f"must have a schema whose `{name}` is {what}")
+        double = float(max(-LARGEST, min(bound, LARGEST)))
+        if sign * double < sign * bound:
+            double = math.nextafter(double, sign * math.inf)
         schema[name] = int(double)
+        # Without one on the other side, llguidance finds no number beyond large bounds.
+        other, exclusive = (
+            ("maximum", "exclusiveMaximum") if sign == 1 else ("minimum", "exclusiveMinimum")
+        )
+        if other not in schema and exclusive not in schema:
+            schema[other] = sign * LARGEST
 
 
 def _secure_patterns(field: str, schema: Schema) -> None:

@@ -360,6 +360,7 @@ INVALID_VALUES: dict[str, list[object]] = {
     "skip_special_tokens": [2, "no"],
     "include_stop_str_in_output": [2, "no"],
     "lora_name": [1, True, [], {}],
+    "cache_salt": [1, True, [], {}, "x" * 1025],
 }
 
 
