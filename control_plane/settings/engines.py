@@ -111,8 +111,6 @@ class TritonSettings(Section):
 
     endpoints: list[Endpoint] = Field(default_factory=list)
     """gRPC addresses, host:port or unix:/path; empty: start the embedded server."""
-    metrics_endpoints: list[Endpoint] = Field(default_factory=list)
-    """Prometheus addresses, host:port, in the order of `endpoints`."""
     model_repository: Annotated[Path, Field(strict=False)] | None = None
     """Folder of models; null: the one beside the package."""
     grpc_port: PortOrNone = 0

@@ -44,11 +44,6 @@ REFUSED = (
         "visitors' names",
         _any_origin_with_credentials,
     ),
-    Refused(
-        "triton.metrics_endpoints",
-        "reading the metrics of Triton servers is not available in this release",
-        lambda s: bool(s.triton.metrics_endpoints),
-    ),
 )
 
 

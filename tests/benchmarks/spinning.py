@@ -1,6 +1,6 @@
 """How long idle threads of the PyTorch engine spin, beside busy neighbours and without any.
 
-``python -m tests.benchmarks.spinning [--rounds N] [--counts 0,1000,…] [--int8]``
+``python -m tests.benchmarks.spinning [--rounds N] [--counts 0,1000,…] [--neighbours 0,1] [--int8]``
 
 libgomp's threads look for work ``GOMP_SPINCOUNT`` times before they sleep (`spin_count`). On an
 idle machine spinning saves the time of waking up; beside another busy process, threads that spin
@@ -35,13 +35,15 @@ from tests.benchmarks.generation import (
 )
 
 LOADS = (Load(1, 1), Load(4, 4), Load(16, 16))
-NEIGHBOURS = (0, 1, 2)
+
+
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that compute for ever."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """So many processes that compute, until the end of this one at the latest."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
     try:
         yield
     finally:
@@ -69,9 +71,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--counts", default="0,100,1000,10000,30000000000")
+    parser.add_argument("--neighbours", default="0,1,2")
     parser.add_argument("--int8", action="store_true")
     options = parser.parse_args()
     counts = options.counts.split(",")
+    crowds = [int(count) for count in options.neighbours.split(",")]
     console = Console()
     settings = {"PYTORCH__QUANTIZATION": "int8"} if options.int8 else {}
     with ExitStack() as stack:
@@ -95,7 +99,7 @@ def main() -> int:
             stack.callback(target.pause, signal.SIGCONT)
         measured: dict[tuple[int, Load, str], list[float]] = {}
         for number in range(options.rounds):
-            for neighbours in NEIGHBOURS:
+            for neighbours in crowds:
                 with busy(neighbours):
                     for load in LOADS:
                         for count in counts if number % 2 == 0 else reversed(counts):
@@ -105,7 +109,7 @@ def main() -> int:
     table = Table(title="tokens a second: median (least..most)")
     for column in ("busy neighbours", "streams", *(f"spin {count}" for count in counts)):
         table.add_column(column, justify="right")
-    for neighbours in NEIGHBOURS:
+    for neighbours in crowds:
         for load in LOADS:
             cells = [measured[neighbours, load, count] for count in counts]
             table.add_row(

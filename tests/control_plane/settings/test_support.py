@@ -53,7 +53,6 @@ def test_the_larger_documents_are_refused_key_by_key(document: str, keys: list[s
         ("batching: {enabled: true}", "batching.enabled"),
         ("cors: {allow_origins: ['*'], allow_credentials: true}", "cors.allow_credentials"),
         ("cors: {allow_origins: [a, 'null'], allow_credentials: true}", "cors.allow_credentials"),
-        ("triton: {metrics_endpoints: ['a:2']}", "triton.metrics_endpoints"),
     ],
 )
 def test_what_is_not_done(text: str, key: str) -> None:
