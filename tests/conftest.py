@@ -55,6 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
     environment = {
         "TRIAD_SERVING__MODELS": f"[{SCRIPTED}, {SCRIPTED_CHAT}, demo_onnx]",
         "TRIAD_SERVING__KEEP_ALIVE_INTERVAL": "0.5",
+        "OMP_DISPLAY_ENV": "VERBOSE",
     }
     with triad_server(log, environment=environment) as running:
         yield running
@@ -82,6 +83,8 @@ def debug_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServ
         "TRIAD_SERVING__ALLOW_CONTROL_TOKENS": "true",
         "TRIAD_SERVING__TRITON__GRPC_PORT": "0",
         "TRIAD_SERVING__TRITON__HTTP_PORT": "0",
+        "TRIAD_SERVING__PYTORCH__SPIN_COUNT": "123",
+        "OMP_DISPLAY_ENV": "VERBOSE",
         "OMP_NUM_THREADS": str(os.cpu_count()),
     }
     with triad_server(folder / "log", *arguments, environment=environment) as running:

@@ -19,6 +19,8 @@ TESTS = Path(__file__).resolve().parents[1]
 TOGETHER = {
     "end_to_end/test_vllm.py": "vLLM",
     "end_to_end/test_equality.py": "vLLM",
+    "end_to_end/test_sampling_parameters.py": "vLLM",
+    "end_to_end/test_scoring.py": "vLLM",
     "control_plane/api/": "the shared server",
     "control_plane/triton/test_client.py": "the shared server",
     "end_to_end/": "the shared server",
