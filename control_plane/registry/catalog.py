@@ -27,7 +27,7 @@ from control_plane.errors import (
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient, ask
 from control_plane.triton.liveness import Liveness, State
-from control_plane.triton.model_process import ModelProcesses
+from control_plane.triton.model_process import ModelProcesses, Sighting
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ class Catalog(Models):
 
     async def _refresh(self, name: str, loaded: bool) -> None:
         model = self._models.get(name) or Model(name, name)
-        before = self._processes.look(name) if self._processes is not None else None
+        before: Sighting | None = None
         try:
             if loaded and not model.facts:
                 config = await self._client.model_config(name, timeout=self._timeout)
@@ -235,6 +235,8 @@ class Catalog(Models):
             model.expected = not self._expected.isdisjoint({name, model.served_name})
             if not loaded:
                 return self._mark_dead(model, "is not loaded")
+            if self._processes is not None:
+                before = self._processes.look(name)
             if before is not None:
                 before.raise_if_idle()
             self._answered(model, await self._describe(name))
