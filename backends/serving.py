@@ -26,6 +26,7 @@ from backends.contract import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
 from backends.engine import Engine
 from backends.errors import Cancelled, EngineError
 from backends.generation import Generation
+from backends.logs import BoundedFormatter
 from backends.packages import missing_ones_are_named
 from backends.pool import WorkPool
 from backends.reading import ONE_ANSWER, RequestReader
@@ -103,7 +104,9 @@ def set_up_process(options: ModelOptions) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(options.spin_count))
     # The embedded interpreter starts in the C locale, where text files are read as ASCII.
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(BoundedFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def freeze_loaded() -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from uvicorn.supervisors import ChangeReload
 
+from backends.logs import BoundedFormatter
 from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
@@ -28,7 +29,6 @@ from control_plane.cache.store import StoreError, connect, folder
 from control_plane.cluster.servers import control_value, endpoints
 from control_plane.http_server import HttpServer, server_config
 from control_plane.launch import EmbeddedTriton
-from control_plane.logs import BoundedFormatter
 from control_plane.registry.entry import ModelError
 from control_plane.settings import ServingSettings
 from control_plane.triton.installation import TritonMissing

@@ -1,4 +1,4 @@
-"""The server's log: what is bounded in it, whatever was logged."""
+"""Logs of the control plane and of models' processes: what is bounded, whatever was logged."""
 
 from __future__ import annotations
 

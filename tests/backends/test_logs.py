@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from control_plane.logs import MAX_BYTES, BoundedFormatter
+from backends.logs import MAX_BYTES, BoundedFormatter
 
 PROMPT = "the secret of tenant A is hunter2, and nobody else may know"
 
