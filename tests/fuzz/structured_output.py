@@ -180,7 +180,7 @@ def main() -> int:
         *(f"{count:7} {what}" for what, count in sorted(fuzzer.answers.items())),
         f"gaps of another caller's stream: p50 {gaps[len(gaps) // 2]:.3f} s, "
         f"p99 {gaps[int(len(gaps) * 0.99)]:.3f} s, most {gaps[-1]:.3f} s",
-        f"memory: {megabytes[:1]} to {megabytes[-1:]} MiB, at most {max(megabytes, default=0)}",
+        f"memory of all processes, each minute: {megabytes} MiB",
         *(f"FAULT {fault}" for fault in fuzzer.faults[:20]),
         f"{len(fuzzer.faults)} faults",
     ]
