@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from openai import BadRequestError, OpenAI
 
+from tests.support import chats
 from tests.support.server import WEIGHTS, TriadServer, triad_server
 
 TEMPLATE = (
@@ -86,8 +87,8 @@ def tools_client(tools_server: TriadServer) -> Iterator[OpenAI]:
         yield made
 
 
-def ask(client: OpenAI, model: str, *, stream: bool = False, **fields: Any) -> tuple[Any, str]:  # noqa: ANN401
-    """The message, and its finish reason."""
+def ask(client: OpenAI, model: str, **fields: Any) -> tuple[Any, str]:  # noqa: ANN401
+    """Ask with tools beside a format."""
     asked: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": "How is the weather?"}],
@@ -98,13 +99,7 @@ def ask(client: OpenAI, model: str, *, stream: bool = False, **fields: Any) -> t
         "parallel_tool_calls": False,
         **fields,
     }
-    if not stream:
-        choice = client.chat.completions.create(**asked).choices[0]
-        return choice.message, choice.finish_reason
-    with client.chat.completions.stream(**asked) as events:
-        events.until_done()
-        final = events.get_final_completion().choices[0]
-    return final.message, final.finish_reason
+    return chats.ask(client, **asked)
 
 
 def check(message: Any, reason: str) -> bool:  # noqa: ANN401

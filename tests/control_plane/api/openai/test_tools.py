@@ -10,6 +10,7 @@ from openai import BadRequestError, OpenAI, pydantic_function_tool
 from openai.types.chat import ChatCompletionMessage
 from pydantic import BaseModel
 
+from tests.support import chats
 from tests.support.server import TriadServer
 
 MODEL = "scripted_chat"
@@ -34,16 +35,9 @@ def says(text: str, piece: int = 3) -> Any:  # noqa: ANN401
     return [{"role": "user", "content": json.dumps({"text": text, "piece": piece})}]
 
 
-def ask(client: OpenAI, text: str, *, stream: bool = False, **fields: Any) -> tuple[Any, str]:  # noqa: ANN401
-    """The message, whole or put together by the client's helper, and its finish reason."""
-    asked = {"model": MODEL, "messages": says(text), **fields}
-    if not stream:
-        choice = client.chat.completions.create(**asked).choices[0]
-        return choice.message, choice.finish_reason
-    with client.chat.completions.stream(**asked) as events:
-        events.until_done()
-        final = events.get_final_completion().choices[0]
-    return final.message, final.finish_reason
+def ask(client: OpenAI, text: str, **fields: Any) -> tuple[Any, str]:  # noqa: ANN401
+    """Have the model say a text."""
+    return chats.ask(client, **{"model": MODEL, "messages": says(text), **fields})
 
 
 def calls(message: ChatCompletionMessage) -> list[tuple[str, Any]]:
