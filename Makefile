@@ -1,5 +1,7 @@
 # make serve   install, start Triton and the control plane with the demo model, answer a prompt
 # make test    install what tests need, and run them all
+# make test-gpu  run the tests that need a GPU, with PYTHON alone: it has PyTorch, transformers and
+#              pytest, and needs neither Triton nor a network
 # make bench   measure the gateway and the engines, each beside what users have otherwise
 # make fuzz    send a real server odd and hostile requests: structured output for MINUTES (10), then
 #              whatever the OpenAPI document allows
@@ -35,7 +37,7 @@ BENCH_READY := $(VENV)/.ready-to-bench
 FUZZ_READY := $(VENV)/.ready-to-fuzz
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: serve test check bench fuzz clean
+.PHONY: serve test test-gpu check bench fuzz clean
 
 ifeq ($(BACKEND),vllm)
 serve: $(VLLM_READY)
@@ -53,6 +55,9 @@ check: $(TEST_READY)
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+
+test-gpu:
+	@$(PYTHON) -m pytest -c tests/gpu/pytest.ini tests/gpu
 
 bench: $(BENCH_READY) $(VLLM_READY)
 	@$(BIN)/python -m tests.benchmarks.gateway $(ARGS)

@@ -73,7 +73,9 @@ class Trial:
         ``forces``: fixed text is cut into the tokenizer's own tokens, and special tokens are
         renamed so that it is not cut into these; ``compiles``: llguidance will compile what is
         tried, and not only its sizes matter; ``stack_bytes`` and ``memory_bytes`` that a trial
-        may take. Raises ValueError."""
+        may take; ``path``: where the model's process finds its packages, which are not all on
+        the path that a process without its environment has. Raises ValueError."""
+        sys.path.extend(entry for entry in setup.get("path", ()) if entry not in sys.path)
         self._forces, self._compiles = setup["forces"], setup["compiles"]
         self._options: dict[str, Any] = setup["options"]
         self._stack_bytes: int = setup["stack_bytes"]

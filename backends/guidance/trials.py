@@ -89,7 +89,7 @@ class Trials:
         channel = self._channels[0]
         try:
             channel.settimeout(START_SECONDS)
-            send(channel, setup)
+            send(channel, setup | {"path": sys.path})
             problem = receive(channel).get("error")
         except (OSError, EOFError, ValueError) as error:
             self._discard()

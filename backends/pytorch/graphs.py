@@ -4,15 +4,15 @@ A decode step of a small model is a thousand kernels, and launching them from Py
 than running them. A CUDA graph is launched once, with what its kernels were given at capture: the
 same shapes and the same memory, where new inputs are copied to.
 
-`CudaGraphs` has not been run on a GPU yet. Its tests wait for one; all the rest is tested on a CPU,
-with functions that are only called again (`plain`) and with ones that are recorded and replayed.
+`CudaGraphs` is tested in ``tests/gpu``. All the rest is tested on a CPU as well, with functions that
+are only called again (`plain`) and with ones that are recorded and replayed.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 import torch
@@ -66,8 +66,19 @@ class CudaGraphs:
             # https://github.com/ace-step/ACE-Step-1.5/issues/587
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             generator.graphsafe_set_state(generator.clone_state())
+            self._abandon_pool()
             raise
         return graph
+
+    def _abandon_pool(self) -> None:
+        """Takes another memory pool after a failed capture, which leaves its pool open.
+
+        Seen with PyTorch 2.11 on an H100: the next capture into the same pool raises
+        "beginAllocateToPool: already recording to mempool_id".
+        """
+        with suppress(AttributeError, RuntimeError):  # a private function: not all versions have it
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -42,102 +41,22 @@ from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import Loaded
 from backends.pytorch.runner import SlotRunner, layer_shapes
 from backends.pytorch.slots import SlotCache
+from tests.support.engines import (
+    ENDLESS,
+    PATIENCE_SECONDS,
+    VOCABULARY,
+    Recorder,
+    generate,
+    occupancy,
+    random_prompt,
+    run,
+    submit,
+    wait_for,
+    wait_until_idle,
+)
 
-VOCABULARY = 128
 CHUNK = 128  # the default
 CONTEXT = 1 << 14
-PATIENCE_SECONDS = 30.0
-ENDLESS = 2**31 - 1
-
-
-class Recorder:
-    """A sink that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.tokens: list[Token] = []
-        self.finish_reason: FinishReason | None = None
-        self.error: EngineError | None = None
-        self.started = threading.Event()
-        self.ended = threading.Event()
-
-    def put(self, token: Token, finish_reason: FinishReason | None) -> None:
-        assert not self.ended.is_set(), "a token after the end"
-        self.tokens.append(token)
-        self.finish_reason = finish_reason
-        self.started.set()
-        if finish_reason is not None:
-            self.ended.set()
-
-    def fail(self, error: EngineError) -> None:
-        assert not self.ended.is_set(), "an error after the end"
-        self.error = error
-        self.ended.set()
-
-    def wait(self) -> Recorder:
-        assert self.ended.wait(PATIENCE_SECONDS), "the engine gave no end"
-        return self
-
-    @property
-    def ids(self) -> list[int]:
-        assert self.error is None, self.error
-        return [token.id for token in self.tokens]
-
-
-def make_request(
-    prompt: Sequence[int],
-    output_ids: Sequence[int] = (),
-    **sampling: Any,  # noqa: ANN401
-) -> tuple[EngineRequest, Recorder]:
-    sink = Recorder()
-    parameters = SamplingParameters(**{"temperature": 0, "max_tokens": 12, **sampling})
-    return EngineRequest(list(prompt), parameters, sink, list(output_ids)), sink
-
-
-def submit(
-    engine: PyTorchEngine,
-    prompt: Sequence[int],
-    output_ids: Sequence[int] = (),
-    **sampling: Any,  # noqa: ANN401
-) -> tuple[EngineRequest, Recorder]:
-    request, sink = make_request(prompt, output_ids, **sampling)
-    engine.submit(request)
-    return request, sink
-
-
-def run(engine: PyTorchEngine, prompt: Sequence[int], **options: Any) -> list[int]:  # noqa: ANN401
-    return submit(engine, prompt, **options)[1].wait().ids
-
-
-def generate(model: PreTrainedModel, prompt: Sequence[int], count: int = 12) -> list[int]:
-    ids = torch.tensor([list(prompt)])
-    made = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=count,
-        do_sample=False,
-        pad_token_id=0,
-    )
-    return [int(id_) for id_ in made[0, len(prompt) :]]
-
-
-def random_prompt(seed: int, length: int) -> list[int]:
-    return random.Random(seed).choices(range(VOCABULARY), k=length)
-
-
-def wait_until_idle(engine: PyTorchEngine) -> None:
-    wait_for(lambda: occupancy(engine) == (0, 0))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the engine did not get there"
-        time.sleep(0.002)
-
-
-def occupancy(engine: PyTorchEngine) -> tuple[int, int]:
-    facts = engine.describe()
-    return facts["running"], facts["waiting"]
 
 
 def make_loaded(

@@ -3,7 +3,7 @@
 There are three ways to replay. `plain` calls the step again, which tests everything about it but
 that. `traced` records its operations once and runs those alone, as a CUDA graph does: what Python
 has decided is decided for good, and code that reads a value out of a tensor cannot be captured.
-`CudaGraphs` needs a GPU: without one its tests are skipped.
+`CudaGraphs` needs a GPU: its tests are in ``tests/gpu``.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from backends.batching.runner import Segment
 from backends.engine import EngineRequest
 from backends.pytorch import loading
 from backends.pytorch.engine import PyTorchEngine
-from backends.pytorch.graphs import Capture, CudaGraphs, Function, plain
+from backends.pytorch.graphs import Capture, Function, plain
 from backends.pytorch.loading import Loaded, LoadOptions, load, use_graphs
 from backends.pytorch.runner import SlotRunner, layer_shapes
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import LayerShape, SlotCache
 from backends.pytorch.static_decode import SCRATCH, Shape, StaticDecode, sizes
-from tests.backends.test_pytorch_engine import (
+from tests.support.architectures import BATCHED, GPT, SMALL, save_random
+from tests.support.engines import (
     ENDLESS,
+    VOCABULARY,
     Recorder,
     generate,
     random_prompt,
     run,
     submit,
 )
-from tests.backends.test_pytorch_loading import BATCHED, GPT, SMALL, save_random
 
-VOCABULARY = 128
 CONTEXT = 512
 TOLERANCE = 1e-3
 NAMED = ["qwen2", "llama", "mistral", "gemma2", "gemma3_text", "gpt2", "gpt_oss", "qwen3_moe"]
@@ -496,71 +496,3 @@ def test_loading_says_whether_there_are_graphs(
     if not captured:
         with pytest.raises(ValueError, match=r"^cuda_graphs: .*tracing tensor"):
             load(LoadOptions.of(str(tmp_path), parameters | {"cuda_graphs": "true"}))
-
-
-# --- on a GPU -----------------------------------------------------------------------------------
-
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-
-
-@pytest.fixture
-def cuda_graphs() -> CudaGraphs:
-    return CudaGraphs(torch.device("cuda", 0))
-
-
-@NEEDS_GPU
-@pytest.mark.parametrize("model_type", NAMED)
-def test_cuda_graphs_give_the_tokens_of_packed_steps(
-    make_engine: MakeEngine, tmp_path: Path, model_type: str, cuda_graphs: CudaGraphs
-) -> None:
-    model = save_random(model_type, BATCHED[model_type], tmp_path).cuda()
-    prompts = [random_prompt(seed, length) for seed, length in enumerate((3, 1, 9, 14, 118, 40))]
-    answers = []
-    for replays in (True, False):
-        engine, runner = make_engine(model, slots=6, context=256, capture=cuda_graphs)
-        if not replays:
-            runner.stop_replays()
-        alone = [run(engine, prompt) for prompt in prompts]
-        sinks = [submit(engine, prompt, max_tokens=30)[1] for prompt in prompts]
-        answers.append((alone, [sink.wait().ids for sink in sinks]))
-    assert answers[0] == answers[1]
-
-
-@NEEDS_GPU
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loading_on_a_gpu_captures(tmp_path: Path, tiny_qwen2: PreTrainedModel, dtype: str) -> None:
-    tiny_qwen2.save_pretrained(tmp_path)
-    parameters = {"device": "cuda", "torch_dtype": dtype, "max_model_len": "512"}
-    options = LoadOptions.of(str(tmp_path), parameters | {"cuda_graphs": "true"})
-    assert load(options).facts["cuda_graphs"] is True
-
-
-@NEEDS_GPU
-def test_a_capture_that_fails_leaves_cuda_as_it_was(cuda_graphs: CudaGraphs) -> None:
-    ones = torch.ones(3, device="cuda")
-    stream = torch.cuda.current_stream()
-    seeds = torch.zeros(3, device="cuda")
-
-    def reads() -> None:
-        if ones.sum().item() > 0:
-            seeds.copy_(ones)
-
-    def reads_when_captured() -> None:
-        seeds.copy_(ones)
-        if torch.cuda.is_current_stream_capturing():
-            ones.sum().item()
-
-    for function in (reads, reads_when_captured):
-        with pytest.raises(RuntimeError):
-            cuda_graphs(function)
-        assert torch.cuda.current_stream() == stream
-        assert torch.cuda.get_sync_debug_mode() == 0
-        assert torch.rand(3, device="cuda").isfinite().all()
-
-    def doubles() -> None:
-        seeds.copy_(ones * 2)
-
-    replay = cuda_graphs(doubles)
-    ones.fill_(4)
-    replay()
-    assert seeds.tolist() == [8, 8, 8]

@@ -17,9 +17,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from converters.encoder.export import export_encoder
-from converters.options import ExportOptions
-
 CONTEXT = 128
 DIMENSION = 48
 
@@ -72,6 +69,9 @@ def save_encoder(family: str, folder: Path, *, seed: int = 0, **changes: Any) ->
 
 def export(folder: Path, repository: Path, name: str) -> None:
     """Writes the ONNX encoder ``name`` of the model in ``folder``."""
+    from converters.encoder.export import export_encoder  # late: not all tests have its packages
+    from converters.options import ExportOptions
+
     options = ExportOptions(str(folder), repository, name=name, kind="encoder", max_num_seqs=4)
     export_encoder(options, lambda _: None)
 
