@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backends.contract import FinishReason, SamplingParameters
-from backends.errors import EngineError, InvalidField
+from backends.contract.errors import EngineError, InvalidField
+from backends.contract.tensors import FinishReason, SamplingParameters
 
 if TYPE_CHECKING:
     from backends.guidance.guide import Guide

@@ -34,10 +34,10 @@ from control_plane.middleware.head import HeadMiddleware
 from control_plane.middleware.rate_limit import RateLimitMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
 from control_plane.middleware.response_count import ResponseCountMiddleware
+from control_plane.models.processes import ModelProcesses
 from control_plane.observability.alerts import Alerts
 from control_plane.services import open_services
 from control_plane.settings import ConfigManager, ServingSettings
-from control_plane.triton.model_process import ModelProcesses
 from control_plane.version import VERSION
 
 _SECURITY: Mapping[str, Callable[..., Any]] = {

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from control_plane.auth import commands as keys
-from control_plane.registry.converter import COMMAND
+from control_plane.models.converter import COMMAND
 from control_plane.serve import ServeError, serve
 from control_plane.settings import Settings, SettingsError, load_settings, require_supported
 from control_plane.settings.manager import PATH_VARIABLE

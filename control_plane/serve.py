@@ -27,13 +27,13 @@ from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
 from control_plane.cache.store import StoreError, connect, folder
 from control_plane.cluster.servers import control_value, endpoints
-from control_plane.http_server import HttpServer, server_config
-from control_plane.launch import EmbeddedTriton
-from control_plane.registry.entry import ModelError
+from control_plane.embedded.installation import TritonMissing
+from control_plane.embedded.launch import EmbeddedTriton
+from control_plane.embedded.supervisor import StartFailed
+from control_plane.http.server import HttpServer, server_config
+from control_plane.models.processes import ModelProcesses
+from control_plane.models.repository import ModelError
 from control_plane.settings import ServingSettings
-from control_plane.triton.installation import TritonMissing
-from control_plane.triton.model_process import ModelProcesses
-from control_plane.triton.supervisor import StartFailed
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from control_plane.cluster.instance import Instance
 from control_plane.cluster.servers import HealthChecks, connect
 from control_plane.embedding.service import EmbeddingService
 from control_plane.generation.service import GenerationService
+from control_plane.models.catalog import Model, Models
+from control_plane.models.processes import ModelProcesses
 from control_plane.observability.metrics import EngineGauges, InstanceMetrics, Metrics
 from control_plane.observability.stats import Stats
-from control_plane.registry.catalog import Model, Models
 from control_plane.settings import ServingSettings
 from control_plane.triton.client import TritonClient
-from control_plane.triton.model_process import ModelProcesses
 
 
 @dataclass(slots=True)

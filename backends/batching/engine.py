@@ -25,14 +25,14 @@ import torch
 
 from backends.batching.masks import Masks
 from backends.batching.runner import Runner, Segment
+from backends.batching.sampling import Logits, Sampler, sample
 from backends.batching.sequence import RunningSequence, common_prefix
-from backends.contract import FinishReason
+from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
+from backends.contract.tensors import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
-from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
 from backends.guidance.limits import deep_stacks
-from backends.sampling import Logits, Sampler, sample
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from backends.batching.sampling import Logits
 from backends.batching.sequence import RunningSequence
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
 from backends.guidance.guide import words_of
-from backends.sampling import Logits
 
 STEP_SECONDS = 0.05
 """For quick grammars together, and as much for slow ones; of these one has its turn in any case."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from backends.sampling import Logits
+from backends.batching.sampling import Logits
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from backends.batching.runner import Segment
+from backends.batching.sampling import Sampler, with_logprobs
 from backends.engine import EngineRequest, Token
-from backends.sampling import Sampler, with_logprobs
 
 
 class RunningSequence:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from backends.contract import TensorSpec
+from backends.contract.tensors import TensorSpec
 
 INPUTS = (
     TensorSpec("text_input", "BYTES", (-1,)),  # the texts; required unless another is marked *

@@ -33,13 +33,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from backends.contract.errors import EngineError
 from backends.encoder.batching import Batch, plan
 from backends.encoder.heads import head
 from backends.encoder.runner import LoadedEncoder
 from backends.encoder.served import ServedEncoder
 from backends.encoder.tokens import Check, Row, TextTokenizer, nothing
-from backends.errors import EngineError
-from backends.serving import ModelOptions
+from backends.serving.model import ModelOptions
 
 CALL_THREADS = 64
 """Calls of the graph in flight: what the dynamic batcher can join. They wait and do nothing."""

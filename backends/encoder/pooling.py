@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
 
 Method: TypeAlias = Literal["mean", "cls", "none"]
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.contract.errors import EngineError, ShuttingDown
 from backends.encoder.batching import Batch, plan
 from backends.encoder.tokens import Check, Row, TextTokenizer, nothing
-from backends.errors import EngineError, ShuttingDown
 
 Compute: TypeAlias = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 """From a model's inputs, INT64 [rows, tokens] each, to FP32 [rows, …]."""

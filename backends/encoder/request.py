@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backends.contract import Inputs, flag, texts
+from backends.contract.errors import InvalidField
+from backends.contract.tensors import Inputs, flag, texts
 from backends.encoder.tokens import Check, Row, TextTokenizer
-from backends.errors import InvalidField
 
 
 @dataclass(frozen=True, slots=True)

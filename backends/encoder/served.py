@@ -18,17 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from backends.contract import Inputs, flag, text
+from backends.contract.errors import Cancelled, Overloaded
+from backends.contract.tensors import Inputs, flag, text
 from backends.encoder.contract import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
 from backends.encoder.heads import head
 from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
 from backends.encoder.tokens import Row
-from backends.errors import Cancelled, Overloaded
-from backends.packages import missing_ones_are_named
-from backends.pool import WorkPool
-from backends.responder import Call, Responder, failure
-from backends.serving import (
+from backends.serving.model import (
     ModelOptions,
     accept_each,
     answer,
@@ -39,6 +36,9 @@ from backends.serving import (
     size,
     tensor_config,
 )
+from backends.serving.packages import missing_ones_are_named
+from backends.serving.pool import WorkPool
+from backends.serving.responder import Call, Responder, failure
 
 REQUEST_THREADS = 32
 

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.encoding import TooManyTokens, encoded, listed
-from backends.errors import ContextExceeded, InvalidField
-from backends.text_length import characters_per_token, splits_words
-from backends.tokenizer_files import direct_backend, load_tokenizer
+from backends.contract.errors import ContextExceeded, InvalidField
+from backends.text.encoding import TooManyTokens, encoded, listed
+from backends.text.length import characters_per_token, splits_words
+from backends.text.tokenizer_files import direct_backend, load_tokenizer
 
 Row: TypeAlias = Mapping[str, list[int]]
 """One text's tokens: a list for each of the model's inputs that the tokenizer makes."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
+from backends.contract.structured import StructuredOutput, describes_object
 from backends.guidance.bounds import Literals, TooLarge
 from backends.guidance.json_schema import check_schema, finished, plain_schema
 from backends.guidance.references import Schema
-from backends.structured import StructuredOutput, describes_object
 
 NEWLINE = '"\\n"'
 

@@ -14,13 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from backends.contract.errors import Cancelled, EngineError, InvalidField, Overloaded
+from backends.contract.structured import StructuredOutput
 from backends.engine import EngineRequest
-from backends.errors import Cancelled, EngineError, InvalidField, Overloaded
 from backends.guidance.grammar import short
 from backends.guidance.limits import deep_stacks
 from backends.guidance.recent import Recent
 from backends.guidance.trials import QUICK, SLOW, Lane, TookTooLong, Trials
-from backends.structured import StructuredOutput
 
 logger = logging.getLogger(__name__)
 

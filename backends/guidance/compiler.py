@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from backends.contract.errors import EngineError, InvalidField
+from backends.contract.structured import StructuredOutput
 from backends.engine import EngineRequest
-from backends.errors import EngineError, InvalidField
 from backends.guidance.checked import CheckedGrammars
 from backends.guidance.grammar import short
 from backends.guidance.guide import Guide
@@ -22,7 +23,6 @@ from backends.guidance.json_schema import OPTIONS
 from backends.guidance.limits import COUNTERS, TRIAL
 from backends.guidance.recent import Recent
 from backends.guidance.vocabulary import Vocabulary
-from backends.structured import StructuredOutput
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

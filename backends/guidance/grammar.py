@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
+from backends.contract.structured import StructuredOutput
 from backends.guidance.bounds import MAX_LITERAL, Literals, TooLarge, check_pattern
 from backends.guidance.calls import Calls
 from backends.guidance.gbnf import lark_rules
 from backends.guidance.json_schema import OPTIONS, exact_schema, finished
-from backends.structured import StructuredOutput
 
 
 def lark_grammar(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
 from backends.guidance.grammar import short
 from backends.guidance.limits import (
     MASKS_SECONDS,

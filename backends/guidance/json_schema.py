@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeGuard
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
+from backends.contract.structured import MAX_REGEX_CHARACTERS
 from backends.guidance.bounds import (
     MAX_PARTS,
     Literals,
@@ -38,7 +39,6 @@ from backends.guidance.references import (
     reference_to,
     renamed,
 )
-from backends.structured import MAX_REGEX_CHARACTERS
 
 OPTIONS: Mapping[str, Any] = {
     # One space at most where JSON has room for some: as much as a model likes could be forever.

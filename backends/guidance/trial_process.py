@@ -26,12 +26,12 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
+from backends.contract.structured import StructuredOutput
 from backends.guidance.bounds import MAX_LITERAL, TooLarge
 from backends.guidance.grammar import lark_grammar, short
 from backends.guidance.limits import SLOW_MASK_SECONDS
 from backends.guidance.vocabulary import Vocabulary
-from backends.structured import StructuredOutput
 
 PR_SET_PDEATHSIG = 1
 NICENESS = 5

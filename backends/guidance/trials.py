@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
+from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
+from backends.contract.structured import StructuredOutput
 from backends.guidance import trial_process
 from backends.guidance.trial_process import receive, send
-from backends.structured import StructuredOutput
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.batching.engine import BatchingEngine, LoadedModel
 from backends.gpu import gpu_memory
-from backends.onnx.decoder import Decoder
+from backends.onnx.bls_decoder import Decoder
 from backends.onnx.runner import DecoderRunner
 
 if TYPE_CHECKING:

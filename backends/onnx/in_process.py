@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from backends.batching.runner import Segment
-from backends.onnxruntime.config import ModelConfig
-from backends.onnxruntime.graph import Graph
-from backends.onnxruntime.rows import DecoderRows
+from backends.onnxruntime_shim.config import ModelConfig
+from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.rows import DecoderRows
 
 
 def open_graph(config: str, version_folder: Path) -> Graph:
     """``config``: the decoder's model configuration as JSON. ``version_folder``: its own.
 
-    Raises `backends.onnxruntime.config.ConfigError`, or onnxruntime's own errors.
+    Raises `backends.onnxruntime_shim.config.ConfigError`, or onnxruntime's own errors.
     """
     values = {"name": version_folder.parent.name, **json.loads(config)}  # as Triton fills it in
     return Graph(ModelConfig(values, version_folder), "CPU", 0)
@@ -37,7 +37,7 @@ class InProcessRunner:
     gives_all_logits = False
 
     def __init__(self, graph: Graph, slots: int, *, splits_prompts: bool) -> None:
-        """Raises `backends.onnxruntime.config.ConfigError`."""
+        """Raises `backends.onnxruntime_shim.config.ConfigError`."""
         self.slots = slots
         self.device = torch.device("cpu")
         self.splits_prompts = self.shares_prefixes = splits_prompts

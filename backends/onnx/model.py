@@ -26,7 +26,7 @@ served_model_name     the name that clients use (the Triton model's name)
 from __future__ import annotations
 
 from backends.engine import Engine
-from backends.serving import ModelOptions, ServedModel
+from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):

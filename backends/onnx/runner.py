@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from backends.batching.runner import Segment
-from backends.errors import EngineError
-from backends.onnx.decoder import Decoder, new_sequence_id
+from backends.contract.errors import EngineError
+from backends.onnx.bls_decoder import Decoder, new_sequence_id
 
 logger = logging.getLogger(__name__)
 

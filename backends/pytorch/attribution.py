@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from backends.contract.errors import EngineError, Overloaded, ShuttingDown
 from backends.engine import Attribution
-from backends.errors import EngineError, Overloaded, ShuttingDown
 from backends.pytorch.weights import from_pretrained
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from backends.encoder.runner import LoadedEncoder
 from backends.encoder.served import ServedEncoder
-from backends.serving import ModelOptions
+from backends.serving.model import ModelOptions
 
 
 class TritonPythonModel(ServedEncoder):

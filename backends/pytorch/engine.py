@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from backends.batching.engine import BatchingEngine
-from backends.contract import SamplingParameters
+from backends.contract.errors import EngineError, Overloaded
+from backends.contract.tensors import SamplingParameters
 from backends.engine import Attribution, EngineRequest
-from backends.errors import EngineError, Overloaded
 from backends.gpu import gpu_memory
 from backends.pytorch.attribution import MAX_TOKENS, Attributor
 from backends.pytorch.loading import Loaded

@@ -4,8 +4,8 @@ A decode step of a small model is a thousand kernels, and launching them from Py
 than running them. A CUDA graph is launched once, with what its kernels were given at capture: the
 same shapes and the same memory, where new inputs are copied to.
 
-`CudaGraphs` is tested in ``tests/gpu``. All the rest is tested on a CPU as well, with functions that
-are only called again (`plain`) and with ones that are recorded and replayed.
+`CudaGraphs` is tested in ``tests/gpu``. All the rest is tested on a CPU as well, with functions
+that are only called again (`plain`) and with ones that are recorded and replayed.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ allow_control_tokens  ``true``: the spelling of a control token in a chat messag
 from __future__ import annotations
 
 from backends.engine import Engine
-from backends.serving import ModelOptions, ServedModel
+from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from backends.contract import FinishReason
+from backends.contract.errors import EngineError
+from backends.contract.tensors import FinishReason
 from backends.engine import Token
-from backends.errors import EngineError
 
 logger = logging.getLogger(__name__)
 

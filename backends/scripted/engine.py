@@ -28,13 +28,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from backends.chat import ChatOptions, Message, Tool
-from backends.chat_format import ChatFormat
-from backends.contract import FinishReason
+from backends.contract.chat import ChatOptions, Message, Tool
+from backends.contract.errors import EngineError, InvalidField, ShuttingDown
+from backends.contract.tensors import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
-from backends.errors import EngineError, InvalidField, ShuttingDown
 from backends.scripted.understudy import answer
-from backends.text import RenderedChat
+from backends.text.chat_format import ChatFormat
+from backends.text.tokenizer import RenderedChat
 
 
 class Vocabulary:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from backends.chat_format import ChatFormat
 from backends.engine import Engine
 from backends.scripted.engine import ScriptedEngine, ScriptTokenizer, Vocabulary
-from backends.serving import ModelOptions, ServedModel
+from backends.serving.model import ModelOptions, ServedModel
+from backends.text.chat_format import ChatFormat
 
 
 class TritonPythonModel(ServedModel):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backends.structured import StructuredOutput
+from backends.contract.structured import StructuredOutput
 
 _QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|`([^`]+)`")
 _NUMBER = re.compile(r"-?\d+")

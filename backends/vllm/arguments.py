@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backends.memory import GIB, available_memory
-from backends.serving import ModelOptions
+from backends.serving.model import ModelOptions
 from backends.vllm.pickles import refuse_pickles
 
 logger = logging.getLogger(__name__)

@@ -23,12 +23,12 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from backends.contract.errors import EngineDead, EngineError, Overloaded, ShuttingDown
+from backends.contract.structured import StructuredOutput
 from backends.engine import EngineRequest, GenerationOnly
-from backends.errors import EngineDead, EngineError, Overloaded, ShuttingDown
 from backends.guidance.checked import CheckedGrammars
 from backends.guidance.limits import TRIAL
 from backends.guidance.recent import Recent
-from backends.structured import StructuredOutput
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
 from backends.vllm.gauges import Gauges, exposition, gpu_memory

@@ -30,9 +30,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from backends.contract.errors import EngineError
 from backends.engine import Engine
-from backends.errors import EngineError
-from backends.serving import ModelOptions, ServedModel
+from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):

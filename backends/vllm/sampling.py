@@ -14,13 +14,13 @@ from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from backends.contract import FinishReason, SamplingParameters
+from backends.contract.errors import EngineError, InvalidField
+from backends.contract.structured import StructuredOutput
+from backends.contract.tensors import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
-from backends.errors import EngineError, InvalidField
 from backends.guidance.bounds import Literals
 from backends.guidance.calls import Calls
 from backends.guidance.json_schema import OPTIONS
-from backends.structured import StructuredOutput
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -78,7 +78,7 @@ def _params(sampling: SamplingParameters, resumed: int, grammar: str | None) -> 
     return (SamplingParams if grammar is None else TriedParams)(
         max_tokens=sampling.max_tokens - resumed,
         min_tokens=max(0, sampling.min_tokens - resumed),
-        # So that they do not come before `min_tokens`; else `backends.generation` looks for them.
+        # So that they do not come before `min_tokens`; else `serving.generation` looks for them.
         stop_token_ids=list(sampling.stop_token_ids) if sampling.min_tokens else None,
         temperature=sampling.temperature,
         top_p=sampling.top_p,

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.schemas import ModelInfo, ModelsResponse
 from control_plane.errors import ModelNotReady
-from control_plane.registry.catalog import Model
+from control_plane.models.catalog import Model
 
 router = APIRouter(tags=["models"])
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from backends.contract import MAX_ALLOWED_TOKEN_IDS, MAX_SALT
-from backends.parameters import UNSUPPORTED
+from backends.contract.tensors import MAX_ALLOWED_TOKEN_IDS, MAX_SALT
+from backends.contract.vllm_parameters import UNSUPPORTED
 from control_plane.api.body import (
     IN_ANY_REQUEST,
     Body,
@@ -99,7 +99,7 @@ class Sampling(Body):
     )
 
     def sampling_parameters(self) -> dict[str, Any]:
-        """By the names of `backends.contract.SamplingParameters`."""
+        """By the names of `backends.contract.tensors.SamplingParameters`."""
         return {"stop": self.stop_sequences} | {name: getattr(self, name) for name in _SAMPLING}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from control_plane.addresses import limited_as
+from control_plane.http.addresses import limited_as
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 
-from control_plane.addresses import limited_as
 from control_plane.errors import RateLimited
+from control_plane.http.addresses import limited_as
 
 _WINDOW_SECONDS = 60.0
 _MAX_ADDRESSES = 10_000

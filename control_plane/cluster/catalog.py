@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from control_plane.cluster.instance import Instance
-from control_plane.registry.catalog import Model, Models
+from control_plane.models.catalog import Model, Models
 
 
 class ClusterCatalog(Models):

@@ -11,7 +11,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from control_plane.cluster.instance import Balancer, Instance
 from control_plane.cluster.stream import BalancedStream
 from control_plane.errors import ModelNotReady, TriadError
-from control_plane.registry.catalog import Model
+from control_plane.models.catalog import Model
 
 
 class ClusterClient:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from control_plane.registry.catalog import Catalog
+from control_plane.models.catalog import Catalog
 from control_plane.triton.client import TritonClient
 
 

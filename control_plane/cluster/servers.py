@@ -9,14 +9,14 @@ from functools import partial
 from control_plane.cluster.catalog import ClusterCatalog
 from control_plane.cluster.client import ClusterClient
 from control_plane.cluster.instance import Instance
-from control_plane.registry.catalog import Catalog, Model, Models
+from control_plane.embedded.control import control_metadata
+from control_plane.models.catalog import Catalog, Model, Models
+from control_plane.models.processes import ModelProcesses
 from control_plane.settings import ServingSettings, TritonSettings
 from control_plane.triton.base import Metadata
 from control_plane.triton.client import TritonClient
-from control_plane.triton.control import control_metadata
 from control_plane.triton.grpc_aio import GrpcAioClient
 from control_plane.triton.http2.client import Http2Client
-from control_plane.triton.model_process import ModelProcesses
 
 CLIENTS: Mapping[str, Callable[[str, Metadata], TritonClient]] = {
     "http2": Http2Client,

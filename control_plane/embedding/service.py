@@ -11,7 +11,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from control_plane.embedding.codec import Embeddings, embedding_request, embeddings
 from control_plane.errors import EngineFailed, InvalidRequest
 from control_plane.generation.context_limit import check_rows
-from control_plane.registry.catalog import Model
+from control_plane.models.catalog import Model
 from control_plane.triton.client import TritonClient
 from control_plane.triton.codec import unique_id
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backends.errors import ContextExceeded, InvalidField
-from control_plane.registry.catalog import Model
+from backends.contract.errors import ContextExceeded, InvalidField
+from control_plane.models.catalog import Model
 from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
 from control_plane.triton.errors import of_engine
 

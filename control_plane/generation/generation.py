@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Any
 
 from control_plane.errors import ClientDisconnected, DeadlineExceeded, EngineFailed, TriadError
+from control_plane.models.catalog import Model
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
-from control_plane.registry.catalog import Model
 from control_plane.triton.client import InferStream
 from control_plane.triton.codec import Delta, delta
 

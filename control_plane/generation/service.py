@@ -21,9 +21,9 @@ from control_plane.errors import (
 )
 from control_plane.generation.context_limit import check_fits, check_tokenizable
 from control_plane.generation.generation import Generation
+from control_plane.models.catalog import Model, Models
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
-from control_plane.registry.catalog import Model, Models
 from control_plane.triton import codec
 from control_plane.triton.client import InferStream, TritonClient, ask, infer_once
 

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from control_plane.addresses import Address, parse_address
+from control_plane.http.addresses import Address, parse_address
 
 MAX_HOPS = 16
 

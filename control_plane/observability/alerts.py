@@ -17,8 +17,8 @@ from math import inf
 from prometheus_client import Gauge
 
 from control_plane.errors import TriadError
+from control_plane.models.catalog import Model
 from control_plane.observability.metrics import Metrics
-from control_plane.registry.catalog import Model
 from control_plane.settings import AlertThresholds
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from control_plane.errors import TriadError
-from control_plane.registry.catalog import Model, Models
+from control_plane.models.catalog import Model, Models
 from control_plane.triton import codec
 from control_plane.triton.client import TritonClient, ask
 

@@ -1,4 +1,4 @@
-"""Generation requests to tensors, and responses to text. Names are `backends.contract`'s."""
+"""Generation requests to tensors, and responses to text. Names are `contract.tensors`'s."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Entry: TypeAlias = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A prompt that the model's chat template makes. ``options``: `backends.chat.ChatOptions`."""
+    """A prompt that the model's chat template makes. ``options``: `contract.chat.ChatOptions`."""
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] | None = None

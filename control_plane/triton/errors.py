@@ -10,10 +10,10 @@ from dataclasses import fields
 
 import grpc
 
-from backends.contract import INPUTS, SamplingParameters
+from backends.contract.errors import ContextExceeded, EngineError
+from backends.contract.tensors import INPUTS, SamplingParameters
+from backends.contract.vllm_parameters import STRUCTURE, UNSUPPORTED
 from backends.encoder.contract import INPUTS as ENCODER_INPUTS
-from backends.errors import ContextExceeded, EngineError
-from backends.parameters import STRUCTURE, UNSUPPORTED
 from control_plane.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

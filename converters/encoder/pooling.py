@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from backends.contract.errors import InvalidField
 from backends.encoder import pooling
 from backends.encoder.pooling import Method, SentenceVector
-from backends.errors import InvalidField
 from converters.errors import OptionError
 from converters.options import Pooling
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.control_tokens import literal_text
-from backends.detokenizer import Detokenizer
-from backends.stop_strings import StopMatcher
-from backends.text import Tokenizer
+from backends.text.control_tokens import literal_text
+from backends.text.detokenizer import Detokenizer
+from backends.text.stop_strings import StopMatcher
+from backends.text.tokenizer import Tokenizer
 from tests.support.tokenizers import KINDS, save_tokenizer
 
 SIZE = 3000

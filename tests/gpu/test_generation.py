@@ -64,7 +64,11 @@ def test_seeded_draws_are_the_same_in_a_crowd(start: StartEngine, tmp_path: Path
 def test_penalties_and_bias_act_alike_in_a_crowd(start: StartEngine, tmp_path: Path) -> None:
     save_random("llama", {}, tmp_path)
     engine = start(tmp_path, torch_dtype="float32")
-    sampling: dict[str, Any] = {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "logit_bias": {"5": -100}}
+    sampling: dict[str, Any] = {
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.5,
+        "logit_bias": {"5": -100},
+    }
     alone = [run(engine, p, max_tokens=TOKENS, **sampling) for p in PROMPTS]
     assert [sink.ids for sink in crowd(engine, **sampling)] == alone
     assert all(5 not in ids for ids in alone)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from backends.contract import SamplingParameters
+from backends.contract.tensors import SamplingParameters
 from backends.engine import EngineRequest
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.support.engines import Recorder
 
 pytest.importorskip("llguidance", reason="structured output needs llguidance")

@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from control_plane.triton import installation
+from control_plane.embedded import installation
 from tests.support.server import ROOT, free_port
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile.triton"

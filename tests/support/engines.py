@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from backends.contract import FinishReason, SamplingParameters
+from backends.contract.errors import EngineError
+from backends.contract.tensors import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
-from backends.errors import EngineError
 from backends.pytorch.engine import PyTorchEngine
 
 VOCABULARY = 128  # of all tests' random models

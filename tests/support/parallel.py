@@ -24,12 +24,12 @@ TOGETHER = {
     "control_plane/api/": "the shared server",
     "control_plane/triton/test_client.py": "the shared server",
     "end_to_end/": "the shared server",
-    "control_plane/test_model_server.py": "the shared server",
+    "control_plane/python_api/test_model_server.py": "the shared server",
     "converters/": "the exports",
     "control_plane/triton/test_peer.py": "clients with a peer",
     "control_plane/triton/http2/": "clients with a peer",
-    "control_plane/triton/": "a server that is killed",
-    "backends/onnxruntime/": "a Triton with ONNX models",
+    "control_plane/embedded/": "a server that is killed",
+    "backends/onnxruntime_shim/": "a Triton with ONNX models",
     "backends/encoder/": "a Triton with encoders",
 }
 _ORDER = list(dict.fromkeys(TOGETHER.values()))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import requests
 
-from control_plane.triton import installation
+from control_plane.embedded import installation
 from tests.support.server import ends_meanwhile, free_port, wait_until
 
 

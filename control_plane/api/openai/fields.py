@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from backends.contract import MAX_ALLOWED_TOKEN_IDS, MAX_SALT, MAX_STOP_TOKEN_IDS
-from backends.errors import InvalidField
-from backends.parameters import UNSUPPORTED
-from backends.structured import StructuredOutput
+from backends.contract.errors import InvalidField
+from backends.contract.structured import StructuredOutput
+from backends.contract.tensors import MAX_ALLOWED_TOKEN_IDS, MAX_SALT, MAX_STOP_TOKEN_IDS
+from backends.contract.vllm_parameters import UNSUPPORTED
 from control_plane.api.body import (
     IN_ANY_REQUEST,
     MAX_INT,
@@ -229,7 +229,7 @@ class V1Request(Body):
         return {"max_tokens": "max_completion_tokens"}
 
     def sampling(self, max_tokens: int) -> dict[str, Any]:
-        """By the names of `backends.contract.SamplingParameters`. Raises `InvalidRequest`."""
+        """By the names of `SamplingParameters`. Raises `InvalidRequest`."""
         values = {name: getattr(self, name) for name in _SAMPLING}
         values |= {"max_tokens": max_tokens} | self._structure()
         return {name: value for name, value in values.items() if value is not None}

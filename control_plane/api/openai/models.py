@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.errors import documented_errors
 from control_plane.errors import ModelNotFound
-from control_plane.registry.catalog import Model
+from control_plane.models.catalog import Model
 
 router = APIRouter(tags=["OpenAI"])
 

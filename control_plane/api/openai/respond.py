@@ -23,7 +23,7 @@ from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult
 from control_plane.generation.service import GenerationRequest
-from control_plane.registry.catalog import Model
+from control_plane.models.catalog import Model
 from control_plane.services import Services
 from control_plane.triton.codec import Prompt
 from control_plane.validation import check_request
@@ -50,7 +50,7 @@ class Asked:
 
     @property
     def chat(self) -> Mapping[str, Any]:
-        """How the model writes tool calls and reasoning: `backends.chat_format`."""
+        """How the model writes tool calls and reasoning: `backends.text.chat_format`."""
         chat: dict[str, Any] = self.model.facts.get("chat") or {}
         return chat
 

@@ -16,7 +16,7 @@ from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_body import MAX_MESSAGES
 from control_plane.api.json_route import JsonRoute
-from control_plane.api.openai.messages import ChatMessage, Tool, for_templates
+from control_plane.api.openai.chat.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
 from control_plane.triton.codec import Chat, Prompt, Text
 from control_plane.validation import check_length, check_request

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from transformers import AutoModel, AutoModelForMaskedLM
 
+from backends.contract.errors import InvalidField
 from backends.encoder.tokens import Row
-from backends.errors import InvalidField
 from backends.pytorch.encoder import EncoderOptions, load
 from backends.pytorch.weights import PickledWeights
 from tests.support.encoders import CONTEXT, FAMILIES, embed, save_encoder, say_pooling

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backends.contract.errors import Cancelled, EngineError, ShuttingDown
 from backends.encoder.queue import BatchQueue
 from backends.encoder.tokens import Row, TextTokenizer
-from backends.errors import Cancelled, EngineError, ShuttingDown
 from tests.support.encoders import tokenizer
 from tests.support.server import wait_until
 

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from backends.contract.errors import ContextExceeded, InvalidField
 from backends.encoder.tokens import TextTokenizer
-from backends.errors import ContextExceeded, InvalidField
 from tests.support.tokenizers import KINDS, SPECIAL
 
 CONTEXT = 16

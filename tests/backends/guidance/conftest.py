@@ -11,12 +11,12 @@ import torch
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers
 
-from backends.contract import SamplingParameters
+from backends.contract.errors import EngineError
+from backends.contract.tensors import SamplingParameters
 from backends.engine import EngineRequest, Token
-from backends.errors import EngineError
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide, restrict
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.support.server import ROOT
 
 DEMO = ROOT / "model_repository" / "demo" / "1" / "weights"

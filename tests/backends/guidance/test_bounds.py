@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
+from backends.contract.structured import StructuredOutput
 from backends.guidance.bounds import MAX_LITERAL, MAX_STEPS, check_pattern
 from backends.guidance.grammar import lark_grammar
 from backends.guidance.guide import Guide
-from backends.structured import StructuredOutput
 from tests.support.schemas import Schema
 
 MakeGuide = Callable[..., Guide]

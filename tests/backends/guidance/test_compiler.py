@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from backends.errors import Cancelled, InvalidField, Overloaded
+from backends.contract.errors import Cancelled, InvalidField, Overloaded
 from backends.guidance.checked import MAX_PENDING
 from backends.guidance.compiler import CACHED, GrammarCompiler
 from backends.guidance.guide import Guide
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED, allowed, request
 from tests.support.schemas import Schema
 

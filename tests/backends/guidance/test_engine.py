@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from backends.batching import masks
-from backends.contract import FinishReason, SamplingParameters
+from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
+from backends.contract.tensors import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
-from backends.errors import EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.backends.guidance.conftest import DEMO
 from tests.support.server import wait_until
 

@@ -9,12 +9,12 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
+from backends.contract.structured import StructuredOutput
 from backends.guidance.gbnf import lark_rules
 from backends.guidance.grammar import lark_grammar
 from backends.guidance.vocabulary import Vocabulary
-from backends.structured import StructuredOutput
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED
 
 JSON = r"""

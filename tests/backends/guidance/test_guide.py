@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.contract import SamplingParameters
-from backends.errors import InvalidField
+from backends.batching.sampling import Sampler, sample
+from backends.contract.errors import InvalidField
+from backends.contract.tensors import SamplingParameters
 from backends.guidance import guide as guides
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide, restrict
-from backends.sampling import Sampler, sample
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED, allowed, request, sentencepiece_json
 
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from backends.errors import InvalidField
+from backends.contract.errors import InvalidField
 from backends.guidance.guide import Guide
 from backends.guidance.patterns import is_regular, safe_pattern
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.backends.guidance.test_compiler import keeps
 from tests.support.schemas import Schema
 

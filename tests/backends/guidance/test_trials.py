@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from backends.errors import EngineError, InvalidField, Overloaded
+from backends.contract.errors import EngineError, InvalidField, Overloaded
 from backends.guidance import checked
 from backends.guidance.checked import MAX_SLOW
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
 from backends.guidance.trials import QUICK, SLOW
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.backends.guidance.conftest import DEMO, EOS, PADDED, request
 from tests.support.server import ROOT, wait_until
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from control_plane.api.body import HEADER, MAX_HEADER_CHARACTERS, Body
-from control_plane.api.openai.chat import ChatCompletionRequest
+from control_plane.api.openai.chat.routes import ChatCompletionRequest
 from control_plane.app import create_app
 from control_plane.settings import ServingSettings
 from tests.conftest import ServerFactory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from control_plane.addresses import limited_as
+from control_plane.http.addresses import limited_as
 from control_plane.middleware.client_address import MAX_HOPS, ClientAddressMiddleware
 
 PROXY, OTHER = "10.0.0.7", "192.0.2.9"

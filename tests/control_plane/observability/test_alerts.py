@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from control_plane.models.catalog import Model
 from control_plane.observability.alerts import CHECKS, FEWEST_REQUESTS, Alerts
 from control_plane.observability.metrics import Metrics
-from control_plane.registry.catalog import Model
 from control_plane.settings import AlertThresholds
 from tests.conftest import ServerFactory
 from tests.support.server import TriadServer, wait_until

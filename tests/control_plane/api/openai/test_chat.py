@@ -10,11 +10,11 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from control_plane.api.openai.answer_reader import AnswerReader
-from control_plane.api.openai.chat import ChatCompletionRequest
-from control_plane.api.openai.chat_stream import ChatChoice, ChatEvents
-from control_plane.api.openai.completion_stream import CompletionChoice, CompletionEvents
-from control_plane.api.openai.completions import CompletionRequest
+from control_plane.api.openai.chat.answer_reader import AnswerReader
+from control_plane.api.openai.chat.routes import ChatCompletionRequest
+from control_plane.api.openai.chat.stream import ChatChoice, ChatEvents
+from control_plane.api.openai.completions.routes import CompletionRequest
+from control_plane.api.openai.completions.stream import CompletionChoice, CompletionEvents
 from control_plane.api.openai.streams import ChunkFrame, Head
 from control_plane.api.openai.usage import Usage
 from control_plane.triton.codec import Delta

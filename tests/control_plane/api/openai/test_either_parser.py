@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from control_plane.api.openai.call_parsers import call_parser
-from control_plane.api.openai.either_parser import EitherParser
-from control_plane.api.openai.parts import CallArguments, CallStart, Content
+from control_plane.api.openai.chat.parts import CallArguments, CallStart, Content
+from control_plane.api.openai.tools.either_parser import EitherParser
+from control_plane.api.openai.tools.parsers import call_parser
 
 TEXTS = [
     '{"city": "<tool_call>[TOOL_CALLS]<|python_tag|>"}',

@@ -13,7 +13,7 @@ import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
 from control_plane.errors import ModelNotFound, ModelNotReady
-from control_plane.registry.catalog import Model, Models
+from control_plane.models.catalog import Model, Models
 from tests.support.contract import describe
 from tests.support.server import TriadServer, wait_until
 

@@ -9,13 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from control_plane.api.openai.call_parsers import (
-    ForcedParser,
-    HermesParser,
-    Llama3Parser,
-    MistralParser,
-)
-from control_plane.api.openai.parts import (
+from control_plane.api.openai.chat.parts import (
     AnswerParser,
     CallArguments,
     CallStart,
@@ -23,7 +17,13 @@ from control_plane.api.openai.parts import (
     Part,
     Reasoning,
 )
-from control_plane.api.openai.reasoning import ReasoningParser, TextParser
+from control_plane.api.openai.chat.reasoning import ReasoningParser, TextParser
+from control_plane.api.openai.tools.parsers import (
+    ForcedParser,
+    HermesParser,
+    Llama3Parser,
+    MistralParser,
+)
 
 NAMES = ("weather", "clock")
 WEATHER = '{"name": "weather", "arguments": {"city": "Paris", "days": [1, {"a": "}]\\"{"}]}}'

@@ -1,0 +1,65 @@
+"""The backend, as Triton loads it: one instance of a model on ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import locale
+import logging
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from backends.onnxruntime_shim.auto_complete import auto_complete
+from backends.onnxruntime_shim.calls import SequenceCall
+from backends.onnxruntime_shim.config import ConfigError, ModelConfig
+from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.implicit_state import StatefulModel
+from backends.onnxruntime_shim.in_place_decoder import InPlaceDecoder
+from backends.onnxruntime_shim.plain import PlainModel
+from backends.onnxruntime_shim.scheduler import Scheduler, StepRunner
+
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
+        _prepare_process()
+        auto_complete(ModelConfig(config.as_dict(), Path(pb_utils.get_model_dir())))
+        return config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        _prepare_process()
+        folder = Path(args["model_repository"]) / args["model_version"]
+        config = ModelConfig(json.loads(args["model_config"]), folder)
+        graph = Graph(config, args["model_instance_kind"], int(args["model_instance_device_id"]))
+        self._plain: PlainModel | None = None
+        self._scheduler: Scheduler | None = None
+        if config.sequence_batching is None:
+            self._plain = PlainModel(graph)
+        else:
+            self._scheduler = Scheduler(_runner(graph), config.name)
+
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        if self._plain is not None:
+            return self._plain.execute(requests)
+        assert self._scheduler is not None
+        # Answered later, through each request's response sender.
+        self._scheduler.submit(map(SequenceCall, requests))
+        return None
+
+    def finalize(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.close()
+
+
+def _runner(graph: Graph) -> StepRunner:
+    kv_cache = graph.config.parameters.get("kv_cache")
+    if kv_cache not in (None, "in_place"):
+        raise ConfigError(f"parameter kv_cache must be in_place, not '{kv_cache[:100]}'")
+    return InPlaceDecoder(graph) if kv_cache else StatefulModel(graph)
+
+
+def _prepare_process() -> None:
+    # The embedded interpreter starts in the C locale, where text files are read as ASCII.
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,1 @@
+"""The Triton model that all engines share: requests in, responses out."""

@@ -1,0 +1,257 @@
+"""The decoupled ``TritonPythonModel`` that all engines share; a subclass makes its engine.
+
+Docs: https://github.com/triton-inference-server/python_backend#decoupled-mode
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import locale
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from backends.contract.errors import Cancelled, EngineError
+from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
+from backends.engine import Engine
+from backends.logs import BoundedFormatter
+from backends.serving.generation import Generation
+from backends.serving.packages import missing_ones_are_named
+from backends.serving.pool import WorkPool
+from backends.serving.reading import ONE_ANSWER, RequestReader
+from backends.serving.responder import Call, Responder, failure, response
+from backends.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STREAM_INTERVAL_MS = 20
+"""50 events a second: nobody reads faster."""
+
+DEFAULT_SPIN_COUNT = 1000
+"""Long enough for the gaps between the operations of a step, short beside a turn of the scheduler:
+a thread that spins keeps another process's thread, or its own model's, from the core."""
+
+SLOW_LOAD_SECONDS = 100
+"""A load that takes longer says in the log, once, where it is: it may hang."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What a model's ``config.pbtxt`` says: its name, folder, and ``parameters``."""
+
+    name: str
+    version_folder: Path
+    parameters: dict[str, str]
+
+    @classmethod
+    def of(cls, args: Mapping[str, str]) -> ModelOptions:
+        """``args``: those of ``initialize``."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        return cls(
+            args["model_name"],
+            Path(args["model_repository"]) / args["model_version"],
+            {key: value["string_value"] for key, value in parameters.items()},
+        )
+
+    @property
+    def model(self) -> str:
+        """Weights: a folder beside ``model.py``, a folder anywhere, or a hub id."""
+        value = self.parameters.get("model", "weights")
+        beside = self.version_folder / value
+        return str(beside) if beside.is_dir() else value
+
+    @property
+    def enable_streaming(self) -> bool:
+        return self.parameters.get("enable_streaming", "true") != "false"
+
+    @property
+    def stream_interval(self) -> float:
+        """Seconds."""
+        return int(self.parameters.get("stream_interval_ms", DEFAULT_STREAM_INTERVAL_MS)) / 1e3
+
+    @property
+    def allow_control_tokens(self) -> bool:
+        return self.parameters.get("allow_control_tokens", "false") == "true"
+
+    @property
+    def spin_count(self) -> int:
+        """How many times a thread without work looks for some before it sleeps."""
+        return int(self.parameters.get("spin_count", DEFAULT_SPIN_COUNT))
+
+    @property
+    def served_name(self) -> str:
+        return self.parameters.get("served_model_name", self.name)
+
+
+def set_up_process(options: ModelOptions) -> None:
+    """What a model's process needs before it imports or reads anything."""
+    # Texts are tokenised in a thread of ours, and not in as many more as there are cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # libgomp, whose threads carry out PyTorch's operations, reads this when PyTorch is imported.
+    # https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(options.spin_count))
+    # The embedded interpreter starts in the C locale, where text files are read as ASCII.
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    handler = logging.StreamHandler()
+    handler.setFormatter(BoundedFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def freeze_loaded() -> None:
+    """What is loaded by now stays: walking it in every full collection would stall all requests."""
+    gc.collect()
+    gc.freeze()
+
+
+class ServedModel(ABC):
+    """Base of every ``TritonPythonModel``.
+
+    Triton's thread calls ``execute``, which answers what asks about the model, and passes the rest
+    on to a pool: there a prompt is read, and submitted to the engine. `Generation` and `Responder`
+    do the rest.
+    """
+
+    @abstractmethod
+    def create_engine(self, options: ModelOptions) -> Engine: ...
+
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
+        """The contract's tensors and policies, so that ``config.pbtxt`` need not repeat them."""
+        for spec in INPUTS:
+            config.add_input(tensor_config(spec) | {"optional": spec.optional})
+        for spec in OUTPUTS:
+            config.add_output(tensor_config(spec))
+        config.set_max_batch_size(0)
+        config.set_model_transaction_policy({"decoupled": True})
+        return config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self.options = ModelOptions.of(args)
+        set_up_process(self.options)
+        faulthandler.dump_traceback_later(SLOW_LOAD_SECONDS)
+        try:
+            with missing_ones_are_named():
+                self._load()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _load(self) -> None:
+        self.tokenizer = self.create_tokenizer(self.options)
+        self.engine = self.create_engine(self.options)
+        self.front = RequestReader(self.engine, self.tokenizer, self.options.enable_streaming)
+        self.responder = Responder(self.options.stream_interval)
+        self.responder.start()
+        self.pool = WorkPool()
+        freeze_loaded()
+
+    def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
+        return Tokenizer(options.model, allow_control_tokens=options.allow_control_tokens)
+
+    def execute(self, requests: list[Any]) -> None:
+        accept_each(requests, self._accept)
+
+    def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
+        inputs = input_tensors(request)
+        if flag(inputs, "describe"):
+            return answer(sender, json.dumps(self._describe()).encode())
+        if flag(inputs, "metrics"):
+            return answer(sender, self.engine.metrics().encode())
+        if (request_id := text(inputs, "cancel")) is not None:
+            return answer(sender, str(self.responder.cancel(request_id)).encode())
+        call = self._call(request.request_id(), inputs, sender)
+        self.responder.add(call)
+        read = partial(self.front.read, call, inputs, request.parameters())
+        try:
+            self.pool.submit(partial(attempt, call, read), size(inputs))
+        except EngineError as error:
+            call.fail(error)
+
+    def _call(self, request_id: str, inputs: Inputs, sender: Any) -> Call:  # noqa: ANN401
+        if any(flag(inputs, name) for name in ONE_ANSWER):
+            return Call(request_id, sender, self.responder)
+        return Generation(request_id, sender, self.responder, self.tokenizer, self.pool.run_long)
+
+    def _describe(self) -> dict[str, Any]:
+        return self.engine.describe() | {
+            "model_name": self.options.served_name,
+            "tokenizer_loaded": True,
+            "characters_per_token": self.tokenizer.characters_per_token,
+            "tokenize_length": self.front.tokenize_length,
+            "chat": self.tokenizer.chat_format.describe()
+            | {"keeps_texts": self.tokenizer.keeps_texts},
+            "requests": len(self.responder),
+            "restarted_at": self.options.parameters.get("restarted_at"),
+        }
+
+    def finalize(self) -> None:
+        self.pool.close()
+        self.engine.close()
+        self.responder.stop()
+
+
+def input_tensors(request: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+    """Copies: Triton may use the memory for another request before they are read."""
+    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
+
+
+def size(inputs: Inputs) -> int:
+    """Bytes, of texts and numbers."""
+    return sum(
+        sum(map(len, array.reshape(-1))) if array.dtype == np.object_ else array.nbytes
+        for array in inputs.values()
+    )
+
+
+def attempt(call: Call, work: Callable[[], None]) -> None:
+    """``work`` for a request: what it raises is the request's answer."""
+    try:
+        call.raise_if_left()
+        work()
+    except Cancelled:
+        pass  # the responder has ended it, or will
+    except Exception as error:
+        call.fail(as_engine_error(error))
+
+
+def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None:
+    """``accept(request, sender)``: what it raises is the request's answer."""
+    for request in requests:
+        sender = request.get_response_sender()
+        try:
+            accept(request, sender)
+        except Exception as error:
+            refuse(sender, as_engine_error(error))
+
+
+def as_engine_error(error: Exception) -> EngineError:
+    """One of ours as it is; any other is a defect, which is logged."""
+    if isinstance(error, EngineError):
+        return error
+    logger.error("a request failed", exc_info=error)
+    return EngineError(f"{type(error).__name__}: {error}")
+
+
+def answer(sender: Any, body: bytes) -> None:  # noqa: ANN401
+    outputs = [("text_output", np.array([body], np.object_))]
+    sender.send(response(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def refuse(sender: Any, error: EngineError) -> None:  # noqa: ANN401
+    sender.send(failure(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def tensor_config(spec: TensorSpec) -> dict[str, Any]:
+    datatype = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+    return {"name": spec.name, "data_type": datatype, "dims": list(spec.dims)}

@@ -1,0 +1,1 @@
+"""``/v1/chat/completions``: fields, messages, streams and whole answers."""

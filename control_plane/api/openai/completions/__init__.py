@@ -1,0 +1,1 @@
+"""``/v1/completions``: fields, streams and whole answers."""

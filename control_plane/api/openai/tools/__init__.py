@@ -1,0 +1,1 @@
+"""Tool calls: what a request offers, and what a model writes."""

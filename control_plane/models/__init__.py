@@ -1,0 +1,1 @@
+"""Models: the repository that holds their files, and the health of those that are served."""

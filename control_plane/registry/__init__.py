@@ -1,1 +1,0 @@
-"""Models: which there are, and how one comes into Triton."""
