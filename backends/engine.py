@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backends.contract.errors import EngineError, InvalidField
-from backends.contract.tensors import FinishReason, SamplingParameters
+from backends.contract.responses import FinishReason
+from backends.contract.sampling import SamplingParameters
 
 if TYPE_CHECKING:
     from backends.guidance.guide import Guide

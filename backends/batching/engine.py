@@ -28,7 +28,7 @@ from backends.batching.runner import Runner, Segment
 from backends.batching.sampling import Logits, Sampler, sample
 from backends.batching.sequence import RunningSequence, common_prefix
 from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
-from backends.contract.tensors import FinishReason
+from backends.contract.responses import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide

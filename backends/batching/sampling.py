@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.contract.errors import InvalidField
-from backends.contract.tensors import SamplingParameters
+from backends.contract.sampling import SamplingParameters
 from backends.engine import Token
 from backends.guidance.guide import Guide, restrict
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from backends.batching.engine import BatchingEngine
 from backends.contract.errors import EngineError, Overloaded
-from backends.contract.tensors import SamplingParameters
+from backends.contract.sampling import SamplingParameters
 from backends.engine import Attribution, EngineRequest
 from backends.gpu import gpu_memory
 from backends.pytorch.attribution import MAX_TOKENS, Attributor

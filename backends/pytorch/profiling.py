@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from backends.contract.errors import EngineError
-from backends.contract.tensors import FinishReason
+from backends.contract.responses import FinishReason
 from backends.engine import Token
 
 logger = logging.getLogger(__name__)

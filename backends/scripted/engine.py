@@ -30,7 +30,7 @@ from typing import Any
 
 from backends.contract.chat import ChatOptions, Message, Tool
 from backends.contract.errors import EngineError, InvalidField, ShuttingDown
-from backends.contract.tensors import FinishReason
+from backends.contract.responses import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.scripted.understudy import answer
 from backends.text.chat_format import ChatFormat

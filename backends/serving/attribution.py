@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 
 from backends.contract.errors import EngineError, InvalidField
-from backends.contract.tensors import FinishReason, SamplingParameters
+from backends.contract.responses import FinishReason
+from backends.contract.sampling import SamplingParameters
 from backends.engine import Attribution, Engine, EngineRequest, Token
 from backends.serving.responder import Call
 from backends.text.tokenizer import Tokenizer

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from backends.contract.errors import EngineError
-from backends.contract.tensors import (
+from backends.contract.requests import GenerationRequest
+from backends.contract.responses import (
     FinishReason,
-    GenerationRequest,
     Logprob,
     ResponseChunk,
     encode_response,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from backends.contract.errors import ContextExceeded, InvalidField
-from backends.contract.tensors import GenerationRequest
+from backends.contract.requests import GenerationRequest
 from backends.text.encoding import TooManyTokens
 from backends.text.tokenizer import Tokenizer
 

@@ -11,7 +11,8 @@ import json
 import numpy as np
 
 from backends.contract.errors import ContextExceeded, InvalidField
-from backends.contract.tensors import GenerationRequest, Inputs, decode_request, flag, text
+from backends.contract.requests import GenerationRequest, decode_request
+from backends.contract.tensors import Inputs, flag, text
 from backends.engine import Engine
 from backends.serving.attribution import AttributionRequest
 from backends.serving.generation import Generation

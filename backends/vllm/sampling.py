@@ -15,8 +15,9 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from backends.contract.errors import EngineError, InvalidField
+from backends.contract.responses import FinishReason
+from backends.contract.sampling import SamplingParameters
 from backends.contract.structured import StructuredOutput
-from backends.contract.tensors import FinishReason, SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.guidance.bounds import Literals
 from backends.guidance.calls import Calls

@@ -17,7 +17,7 @@ from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from backends.contract.errors import InvalidField
-from backends.contract.tensors import MAX_STOP_STRINGS
+from backends.contract.sampling import MAX_STOP_STRINGS
 from backends.contract.vllm_parameters import NO_EFFECT, require_neutral
 from control_plane.api.json_body import require_few_fields
 from control_plane.errors import InvalidRequest

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from backends.contract.tensors import MAX_ALLOWED_TOKEN_IDS, MAX_SALT
+from backends.contract.sampling import MAX_ALLOWED_TOKEN_IDS, MAX_SALT
 from backends.contract.vllm_parameters import UNSUPPORTED
 from control_plane.api.body import (
     IN_ANY_REQUEST,

@@ -11,7 +11,8 @@ from dataclasses import fields
 import grpc
 
 from backends.contract.errors import ContextExceeded, EngineError
-from backends.contract.tensors import INPUTS, SamplingParameters
+from backends.contract.sampling import SamplingParameters
+from backends.contract.tensors import INPUTS
 from backends.contract.vllm_parameters import STRUCTURE, UNSUPPORTED
 from backends.encoder.contract import INPUTS as ENCODER_INPUTS
 from control_plane.errors import (

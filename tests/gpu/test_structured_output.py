@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from backends.contract.tensors import SamplingParameters
+from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load

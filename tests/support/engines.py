@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from backends.contract.errors import EngineError
-from backends.contract.tensors import FinishReason, SamplingParameters
+from backends.contract.responses import FinishReason
+from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.pytorch.engine import PyTorchEngine
 

@@ -13,8 +13,8 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from backends.contract.errors import InvalidField
+from backends.contract.sampling import MAX_ALLOWED_TOKEN_IDS, MAX_SALT, MAX_STOP_TOKEN_IDS
 from backends.contract.structured import StructuredOutput
-from backends.contract.tensors import MAX_ALLOWED_TOKEN_IDS, MAX_SALT, MAX_STOP_TOKEN_IDS
 from backends.contract.vllm_parameters import UNSUPPORTED
 from control_plane.api.body import (
     IN_ANY_REQUEST,

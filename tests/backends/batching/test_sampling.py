@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from backends.batching.sampling import Sampler, sample
-from backends.contract.tensors import SamplingParameters
+from backends.contract.sampling import SamplingParameters
 from backends.engine import Token
 
 CPU = torch.device("cpu")

@@ -11,17 +11,11 @@ from numpy.typing import NDArray
 
 from backends.contract.chat import ChatOptions
 from backends.contract.errors import EngineError, InvalidField
+from backends.contract.requests import GenerationRequest, decode_request
+from backends.contract.responses import Logprob, ResponseChunk, encode_response
+from backends.contract.sampling import SamplingParameters
 from backends.contract.structured import MAX_DEPTH, StructuredOutput
-from backends.contract.tensors import (
-    INPUTS,
-    OUTPUTS,
-    GenerationRequest,
-    Logprob,
-    ResponseChunk,
-    SamplingParameters,
-    decode_request,
-    encode_response,
-)
+from backends.contract.tensors import INPUTS, OUTPUTS
 
 Array = NDArray[Any]
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers
 
 from backends.contract.errors import EngineError
-from backends.contract.tensors import SamplingParameters
+from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide, restrict

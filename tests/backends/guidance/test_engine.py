@@ -12,7 +12,8 @@ import pytest
 
 from backends.batching import masks
 from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
-from backends.contract.tensors import FinishReason, SamplingParameters
+from backends.contract.responses import FinishReason
+from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load

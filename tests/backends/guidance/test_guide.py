@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backends.batching.sampling import Sampler, sample
 from backends.contract.errors import InvalidField
-from backends.contract.tensors import SamplingParameters
+from backends.contract.sampling import SamplingParameters
 from backends.guidance import guide as guides
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide, restrict

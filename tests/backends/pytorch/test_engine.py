@@ -35,7 +35,8 @@ from transformers import (
 from backends.batching.engine import WORTH_COPYING
 from backends.batching.runner import Segment
 from backends.contract.errors import EngineError, Overloaded, ShuttingDown
-from backends.contract.tensors import FinishReason, SamplingParameters
+from backends.contract.responses import FinishReason
+from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import Loaded

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from backends.contract.errors import Cancelled, ContextExceeded, InvalidField, Overloaded
-from backends.contract.tensors import GenerationRequest, SamplingParameters
+from backends.contract.requests import GenerationRequest
+from backends.contract.sampling import SamplingParameters
 from backends.serving import pool as pools
 from backends.serving import prompt as prompts
 from backends.serving.pool import LONG_BYTES, WorkPool

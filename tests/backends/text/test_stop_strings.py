@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from backends.contract.tensors import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
+from backends.contract.sampling import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from backends.text.stop_strings import StopMatcher
 
 
