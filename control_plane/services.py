@@ -10,14 +10,15 @@ from control_plane.background import running
 from control_plane.cache.response_cache import open_cache
 from control_plane.cluster.instance import Instance
 from control_plane.cluster.servers import HealthChecks, connect
-from control_plane.embedding.service import EmbeddingService
+from control_plane.generation.embedding import EmbeddingService
+from control_plane.generation.inspection import InspectionService
 from control_plane.generation.service import GenerationService
+from control_plane.inference.client import ModelClient
 from control_plane.models.catalog import Model, Models
 from control_plane.models.processes import ModelProcesses
 from control_plane.observability.metrics import EngineGauges, InstanceMetrics, Metrics
 from control_plane.observability.stats import Stats
 from control_plane.settings import ServingSettings
-from control_plane.triton.client import TritonClient
 
 
 @dataclass(slots=True)
@@ -25,9 +26,10 @@ class Services:
     """One control plane's parts. ``instances``: of several Triton servers; else none."""
 
     settings: ServingSettings
-    client: TritonClient
+    client: ModelClient
     catalog: Models
     generation: GenerationService
+    inspection: InspectionService
     embedding: EmbeddingService
     metrics: Metrics
     stats: Stats
@@ -49,16 +51,20 @@ async def open_services(
     metrics.registry.register(EngineGauges(catalog))
     if instances:
         metrics.registry.register(InstanceMetrics(instances))
+    inspection = InspectionService(client, timeout=settings.request_timeout)
     embedding = EmbeddingService(client, timeout=settings.request_timeout)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
         generation = GenerationService(
-            *(client, catalog, metrics, stats),
+            client,
+            catalog,
+            metrics,
+            stats,
             timeout=settings.request_timeout,
             cache=await stack.enter_async_context(open_cache(settings.caching, metrics)),
         )
         await catalog.refresh()
         await stack.enter_async_context(running(catalog.watch(HealthChecks.of(settings).interval)))
         yield Services(
-            *(settings, client, catalog, generation, embedding, metrics, stats, instances)
+            settings, client, catalog, generation, inspection, embedding, metrics, stats, instances
         )

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from control_plane.admission.rate_limits import Account
 from control_plane.api.disconnect import until_disconnect
-from control_plane.generation.service import CacheUse
+from control_plane.generation.requests import CacheUse
 from control_plane.services import Services
 
 T = TypeVar("T")
@@ -21,8 +21,8 @@ async def _services(request: Request) -> Services:
     return services
 
 
-def bill(request: Request) -> Callable[[int], None] | None:
-    """What takes note of the tokens that a request costs, where there is a limit."""
+def usage_recorder(request: Request) -> Callable[[int], None] | None:
+    """Return what records the tokens that a request uses; None where there is no limit on them."""
     account: Account | None = request.scope["state"].get("account")
     return None if account is None else account.spend
 
@@ -40,7 +40,7 @@ async def charged(request: Request, work: Coroutine[Any, Any, T], cost: Callable
 
     Raises `ClientDisconnected`, and what ``work`` raises.
     """
-    if (spend := bill(request)) is None:
+    if (spend := usage_recorder(request)) is None:
         return await until_disconnect(request.receive, work)
 
     async def charge() -> T:

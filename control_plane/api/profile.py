@@ -10,8 +10,6 @@ from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import GenerateRequest
-from control_plane.triton import codec
-from control_plane.triton.client import ask
 from control_plane.validation import check_request
 
 router = APIRouter(tags=["debug"], route_class=JsonRoute)
@@ -35,13 +33,10 @@ async def profile(body: ProfileRequest, request: Request, services: ServicesDep)
     check_request(services.settings.validation, body.prompt, body.max_tokens)
     model = services.catalog.language_model(body.model)
     request_id = request.state.request_id
-    message = codec.profile_request(
-        model.name, codec.unique_id(request_id), body.prompt, body.sampling_parameters()
-    )
-    timeout = services.settings.request_timeout
-    tokens = await services.generation.tokenize(model, request_id, body.prompt, must_fit=True)
+    inspection = services.inspection
+    tokens = await inspection.tokenize(model, request_id, body.prompt, must_fit=True)
     cost = len(tokens.ids) + body.max_tokens  # the trace does not say how many there were
-    work = ask(services.client, message, timeout=timeout)
+    work = inspection.profile(model, request_id, body.prompt, body.sampling_parameters())
     trace = await charged(request, work, lambda _: cost)
     name = f"trace-{request_id}.json.gz"
     return Response(

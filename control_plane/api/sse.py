@@ -18,7 +18,7 @@ from control_plane.api.disconnect import disconnected
 from control_plane.api.errors import log_detail, log_failure
 from control_plane.errors import ClientDisconnected, TriadError
 from control_plane.generation.generation import Generation
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -31,9 +31,9 @@ class ClusterCatalog(Models):
         for instance in self._instances:
             instance.catalog.add_name(name)
 
-    def doubt(self) -> None:
+    def request_refresh(self) -> None:
         for instance in self._instances:
-            instance.catalog.doubt()
+            instance.catalog.request_refresh()
 
     async def refresh(self) -> None:
         await asyncio.gather(*(instance.catalog.refresh() for instance in self._instances))

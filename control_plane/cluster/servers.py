@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from control_plane.balancing import create_strategy
 from control_plane.cluster.catalog import ClusterCatalog
 from control_plane.cluster.client import ClusterClient
 from control_plane.cluster.instance import Instance
 from control_plane.embedded.control import control_metadata
+from control_plane.inference.client import ModelClient
 from control_plane.models.catalog import Catalog, Model, Models
 from control_plane.models.processes import ModelProcesses
 from control_plane.settings import ServingSettings, TritonSettings
-from control_plane.triton.base import Metadata
-from control_plane.triton.client import TritonClient
-from control_plane.triton.grpc_aio import GrpcAioClient
 from control_plane.triton.http2.client import Http2Client
-
-CLIENTS: Mapping[str, Callable[[str, Metadata], TritonClient]] = {
-    "http2": Http2Client,
-    "grpc_aio": GrpcAioClient,
-}
-"""By the setting `triton.grpc_client`."""
 
 
 def endpoints(settings: ServingSettings) -> dict[str, int]:
@@ -72,20 +65,22 @@ def connect(
     settings: ServingSettings,
     on_death: Callable[[Model], None],
     processes: ModelProcesses | None = None,
-) -> tuple[TritonClient, Models, Sequence[Instance]]:
+) -> tuple[ModelClient, Models, Sequence[Instance]]:
     """One server is spoken to straight. Of several, `ClusterClient` sees to it that a model's
     death on one of them is no request's end; ``on_death`` and ``processes``, those of its models
     where they run on this machine, are for the only one."""
     named, checks = endpoints(settings), HealthChecks.of(settings)
-    make = CLIENTS[settings.triton.grpc_client]
     control = control_value(settings.triton)
     header = settings.triton.model_control_header
     metadata = control_metadata(header, control) if control else ()
     engine = engine_asked_for(settings)
 
-    def catalog(client: TritonClient, on_death: Callable[[Model], None]) -> Catalog:
+    def catalog(client: ModelClient, on_death: Callable[[Model], None]) -> Catalog:
         return Catalog(
-            *(client, settings.model, settings.models, engine),
+            client,
+            settings.model,
+            settings.models,
+            engine,
             timeout=checks.timeout,
             failures=checks.failures,
             processes=processes,
@@ -93,14 +88,14 @@ def connect(
         )
 
     if len(named) == 1:
-        client = make(next(iter(named)), metadata)
+        client = Http2Client(next(iter(named)), metadata)
         return client, catalog(client, on_death), ()
     instances: list[Instance] = []
     balancing = settings.load_balancing
     strategy = balancing.strategy if balancing.enabled else "round_robin"
-    cluster = ClusterClient(instances, strategy, balancing.max_retries)
+    cluster = ClusterClient(instances, create_strategy(strategy), balancing.max_retries)
     for endpoint, weight in named.items():
-        instance = Instance(endpoint, weight, make(endpoint, metadata))
-        instance.catalog = catalog(instance.client, partial(cluster.died, instance))
+        instance = Instance(endpoint, weight, Http2Client(endpoint, metadata))
+        instance.catalog = catalog(instance.client, partial(cluster.on_model_unhealthy, instance))
         instances.append(instance)
     return cluster, ClusterCatalog(instances, settings.model, engine), instances

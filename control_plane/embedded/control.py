@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from control_plane.inference.requests import Describe
 from control_plane.triton import codec
 from control_plane.triton.errors import from_text, translated
 
@@ -60,7 +61,7 @@ class ControlClient:
     def check(self, name: str, timeout: float) -> None:
         """A small inference in the process that holds a model which describes itself."""
         with translated():
-            requests = iter([codec.describe_request(name)])
+            requests = iter([codec.encode(Describe(name, "describe"), "describe")])
             for message in self._stub.ModelStreamInfer(requests, timeout=timeout):
                 if message.error_message:
                     raise from_text(message.error_message)

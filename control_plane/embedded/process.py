@@ -26,7 +26,6 @@ _HARMLESS = (
 _CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 _LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 _NOT_PASSED_ON = (
-    "GRPC_EXPERIMENTS",  # tunes our gRPC: the server has another version of it
     "AIP_MODE",  # would open Vertex AI's port, on all addresses
 )
 

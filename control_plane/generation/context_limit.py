@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backends.contract.errors import ContextExceeded, InvalidField
+from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 from control_plane.models.catalog import Model
-from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
 from control_plane.triton.errors import of_engine
 
 

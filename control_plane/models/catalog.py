@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from control_plane.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -24,10 +22,10 @@ from control_plane.errors import (
     ProtocolRestricted,
     TriadError,
 )
+from control_plane.inference.client import ModelClient, ask
+from control_plane.inference.requests import Describe
 from control_plane.models.liveness import Liveness, State
 from control_plane.models.processes import ModelProcesses, Sighting
-from control_plane.triton import codec
-from control_plane.triton.client import TritonClient, ask
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +89,8 @@ class Models(ABC):
         """One more that is asked after where the server does not let us list what it has."""
 
     @abstractmethod
-    def doubt(self) -> None:
-        """A request could not reach its model: check now, not at the next interval."""
+    def request_refresh(self) -> None:
+        """Check the models now and not at the next interval: a request could not reach its own."""
 
     @abstractmethod
     async def refresh(self) -> None: ...
@@ -160,7 +158,7 @@ class Catalog(Models):
 
     def __init__(
         self,
-        client: TritonClient,
+        client: ModelClient,
         default_model: str,
         names: Iterable[str] = (),
         engine: str | None = None,
@@ -183,7 +181,7 @@ class Catalog(Models):
         self._on_death = on_death
         self._models: dict[str, Model] = {}  # by Triton's name
         self._liveness: dict[str, Liveness] = {}
-        self._doubt = asyncio.Event()
+        self._refresh_requested = asyncio.Event()
 
     def __iter__(self) -> Iterator[Model]:
         return iter(list(self._models.values()))
@@ -192,14 +190,14 @@ class Catalog(Models):
         self._names.add(name)
         self._expected.add(Path(name).name)
 
-    def doubt(self) -> None:
-        self._doubt.set()
+    def request_refresh(self) -> None:
+        self._refresh_requested.set()
 
     async def watch(self, interval: float) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._doubt.wait(), interval)
-            self._doubt.clear()
+                await asyncio.wait_for(self._refresh_requested.wait(), interval)
+            self._refresh_requested.clear()
             try:
                 await self.refresh()
             except Exception:  # of a defect of ours: the checks go on all the same
@@ -224,12 +222,10 @@ class Catalog(Models):
         before: Sighting | None = None
         try:
             if loaded and not model.facts:
-                config = await self._client.model_config(name, timeout=self._timeout)
-                if not any(i["name"] == "describe" for i in config.get("input", [])):
+                parameters = await self._client.model_parameters(name, timeout=self._timeout)
+                if parameters is None:
                     return  # not of our contract: it is used through Triton directly
-                parameters = config.get("parameters", {})
-                served = parameters.get("served_model_name", {}).get("string_value")
-                model.served_name = served or name
+                model.served_name = parameters.get("served_model_name") or name
             self._models[name] = model
             model.loaded = loaded
             model.expected = not self._expected.isdisjoint({name, model.served_name})
@@ -245,9 +241,7 @@ class Catalog(Models):
             self._failed(model, error, f"does not answer: {error}", computes=computes)
 
     async def _describe(self, name: str) -> dict[str, Any]:
-        answer = await ask(self._client, codec.describe_request(name), timeout=self._timeout)
-        facts: dict[str, Any] = orjson.loads(answer)
-        return facts
+        return await ask(self._client, Describe(name, "describe"), timeout=self._timeout)
 
     def _answered(self, model: Model, facts: dict[str, Any]) -> None:
         if model.alive and facts.get("restarted_at") != model.facts.get("restarted_at"):

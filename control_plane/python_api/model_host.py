@@ -12,7 +12,7 @@ from control_plane.cluster.servers import endpoints, engine_asked_for
 from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
-from control_plane.generation.service import GenerationRequest
+from control_plane.generation.requests import GenerationRequest
 from control_plane.services import Services, open_services
 from control_plane.settings import ServingSettings, Settings, require_supported
 

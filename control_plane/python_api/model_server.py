@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
 
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult, collect
+from control_plane.inference.responses import Delta
 from control_plane.python_api.model_host import ModelHost, Prompt
 from control_plane.settings import ConfigManager
 
@@ -122,8 +123,8 @@ class ModelServer:
         self.close()
 
 
-async def _next(generation: Generation) -> list[Any]:
-    """The next batch of deltas; empty at the end."""
+async def _next(generation: Generation) -> Sequence[Delta]:
+    """Return the next batch of deltas, which is empty at the end."""
     async for deltas in generation:
         return deltas
-    return []
+    return ()

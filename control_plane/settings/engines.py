@@ -119,8 +119,6 @@ class TritonSettings(Section):
     """HTTP port of the embedded server; 0: none."""
     metrics_port: PortOrNone = 0
     """Port of Triton's own Prometheus metrics, of the embedded server; 0: none."""
-    grpc_client: Literal["http2", "grpc_aio"] = "http2"
-    """How the control plane speaks gRPC: our own client on HTTP/2, or grpc.aio, the reference."""
     model_control_header: HeaderName = "triton-model-control"
     """Header that opens the model-repository protocol where a server restricts it."""
     model_control_value: SecretStr | None = None

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import re2
 
 from control_plane.errors import InvalidRequest
+from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.settings import ValidationSettings
-from control_plane.triton.codec import Prompt, TokenIds
 from control_plane.validation.texts import Place, texts_of
 
 PlacedText: TypeAlias = tuple[Place, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
+from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 
 _KEYS = frozenset(
     [

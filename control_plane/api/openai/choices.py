@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
+from control_plane.generation.requests import GenerationRequest
 from control_plane.generation.result import GenerationResult, collect
-from control_plane.generation.service import GenerationRequest, GenerationService
-from control_plane.triton.codec import Prompt, TokenIds
+from control_plane.generation.service import GenerationService
+from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.validation.texts import texts_of
 
 T = TypeVar("T")

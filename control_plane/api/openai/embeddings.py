@@ -27,7 +27,7 @@ from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.fields import TOKEN_IDS_SCHEMA, are_token_ids
 from control_plane.errors import InvalidRequest
-from control_plane.triton.codec import TokenIds
+from control_plane.inference.prompts import TokenIds
 from control_plane.validation import check_request
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)

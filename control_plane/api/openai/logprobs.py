@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
-from control_plane.triton.codec import Entry
+from control_plane.inference.responses import TokenLogprobs
 
 Values = dict[str, Any]
 
@@ -22,7 +22,7 @@ class Piece(Protocol):
     def finish_reason(self) -> str | None: ...
 
     @property
-    def logprobs(self) -> Sequence[Entry] | None: ...
+    def logprobs(self) -> Sequence[TokenLogprobs] | None: ...
 
     @property
     def text_offsets(self) -> Sequence[int]: ...
@@ -37,9 +37,9 @@ class TextEntries:
 
     def __init__(self) -> None:
         self.characters = 0  # so far
-        self._waiting: deque[tuple[Entry, int]] = deque()
+        self._waiting: deque[tuple[TokenLogprobs, int]] = deque()
 
-    def push(self, piece: Piece) -> tuple[list[tuple[Entry, int]], list[Entry]]:
+    def push(self, piece: Piece) -> tuple[list[tuple[TokenLogprobs, int]], list[TokenLogprobs]]:
         """The entries of tokens in the text, with where they begin, and those of tokens that are
         not in it: a stop string's, and the end of sequence."""
         self.characters += len(piece.text)
@@ -48,7 +48,7 @@ class TextEntries:
         if not waiting and new and new[-1][1] < self.characters:  # as nearly always
             return new, []
         waiting.extend(new)
-        inside: list[tuple[Entry, int]] = []
+        inside: list[tuple[TokenLogprobs, int]] = []
         while waiting and waiting[0][1] < self.characters:
             inside.append(waiting.popleft())
         if piece.finish_reason is None or not waiting:
@@ -80,7 +80,7 @@ class ChatLogprobs:
         inside, _ = self._entries.push(piece)
         return [self._token(entry) for entry, _ in inside]
 
-    def _token(self, entry: Entry) -> Values:
+    def _token(self, entry: TokenLogprobs) -> Values:
         ones = [(token["rank"], self._one(id_, token)) for id_, token in entry.items()]
         chosen = ones[0][1]
         ranked = sorted(ones, key=_RANK) if len(ones) > 1 else ones
@@ -111,7 +111,7 @@ class CompletionLogprobs:
         self._before = 0  # characters of an echoed prompt
 
     def prompt(
-        self, text: str, entries: Iterable[Entry | None], offsets: Sequence[int], first: str
+        self, text: str, entries: Iterable[TokenLogprobs | None], offsets: Sequence[int], first: str
     ) -> Values:
         """Of a prompt that is echoed. ``first``: its first token, which has no log probability."""
         self._before = len(text)
@@ -137,7 +137,9 @@ class CompletionLogprobs:
     def _shape() -> Values:
         return {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
 
-    def _append(self, shape: Values, entry: Entry, offset: int, text: str | None = None) -> None:
+    def _append(
+        self, shape: Values, entry: TokenLogprobs, offset: int, text: str | None = None
+    ) -> None:
         """``text``: of the token, where it is not its own."""
         tokens = iter(entry.items())
         id_, chosen = next(tokens)
@@ -166,12 +168,14 @@ def _append(
     shape["top_logprobs"].append(top)
 
 
-def prompt_logprobs(entries: Iterable[Entry | None] | None, top: int) -> list[Entry | None]:
+def prompt_logprobs(
+    entries: Iterable[TokenLogprobs | None] | None, top: int
+) -> list[TokenLogprobs | None]:
     """``prompt_logprobs`` in vLLM's shape: each token, and ``top`` alternatives."""
     return [entry and _without_bytes(entry, top) for entry in entries or ()]
 
 
-def _without_bytes(entry: Entry, top: int) -> Entry:
+def _without_bytes(entry: TokenLogprobs, top: int) -> TokenLogprobs:
     chosen = next(iter(entry))
     return {
         id_: {name: value for name, value in token.items() if name != "bytes"}

@@ -11,7 +11,7 @@ import orjson
 from fastapi import Request, Response
 
 from control_plane.api.body import settle_unknown_fields
-from control_plane.api.dependencies import bill, cache_control, count_requests
+from control_plane.api.dependencies import cache_control, count_requests, usage_recorder
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
@@ -21,11 +21,11 @@ from control_plane.api.sse import Events, EventStream
 from control_plane.auth.caller import caller_id
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
+from control_plane.generation.requests import GenerationRequest
 from control_plane.generation.result import GenerationResult
-from control_plane.generation.service import GenerationRequest
+from control_plane.inference.prompts import Prompt
 from control_plane.models.catalog import Model
 from control_plane.services import Services
-from control_plane.triton.codec import Prompt
 from control_plane.validation import check_request
 
 _RENAMED = {"stop_sequences": "stop"}
@@ -42,7 +42,7 @@ class Asked:
         self.model: Model = services.generation.model(body.model)
         self._request = request
         self._receive = request.receive
-        self._bill = bill(request)
+        self._record_usage = usage_recorder(request)
         self._cache_control = cache_control(request)
         self._caller = caller_id(request.scope)
         self._services = services
@@ -87,8 +87,8 @@ class Asked:
                 stream=self.body.streams,
                 returns=returns,
                 metadata=self.body.metadata or {},
-                bill=self._bill,
-                bills_prompt=number % self.answers == 0,
+                record_usage=self._record_usage,
+                counts_prompt=number % self.answers == 0,
                 cache=self._cache_control,
                 caller=self._caller,
             )

@@ -18,7 +18,7 @@ from control_plane.api.json_body import MAX_MESSAGES
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.chat.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
-from control_plane.triton.codec import Chat, Prompt, Text
+from control_plane.inference.prompts import Chat, Prompt, Text
 from control_plane.validation import check_length, check_request
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
@@ -96,7 +96,7 @@ async def tokenize(
     prompt = body.as_prompt()
     check_request(services.settings.validation, prompt, max_tokens=0)
     model = services.catalog.language_model(body.model)
-    work = services.generation.tokenize(model, request.state.request_id, prompt)
+    work = services.inspection.tokenize(model, request.state.request_id, prompt)
     tokens = await charged(request, work, lambda tokens: len(tokens.ids))
     return TokenizeResponse(
         count=len(tokens.ids),
@@ -114,7 +114,7 @@ async def detokenize(
     settle_unknown_fields(body, request)
     check_length(services.settings.validation, "tokens", len(body.tokens))
     model = services.catalog.language_model(body.model)
-    work = services.generation.detokenize(model, request.state.request_id, body.tokens)
+    work = services.inspection.detokenize(model, request.state.request_id, body.tokens)
     text = await charged(request, work, lambda _: len(body.tokens))
     return DetokenizeResponse(prompt=text)
 
@@ -141,5 +141,5 @@ async def tokenizer_info(
     Evaluation harnesses apply the template with it. ``model``: the default one where absent.
     """
     found = services.catalog.language_model(model)
-    work = services.generation.tokenizer_info(found, request.state.request_id)
+    work = services.inspection.tokenizer_info(found, request.state.request_id)
     return TokenizerInfo(**await until_disconnect(request.receive, work))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 
 
 class Usage:

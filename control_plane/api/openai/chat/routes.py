@@ -24,7 +24,7 @@ from control_plane.api.openai.tools.fields import ToolChoice
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
 from control_plane.generation.result import GenerationResult
-from control_plane.triton.codec import Chat
+from control_plane.inference.prompts import Chat
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 

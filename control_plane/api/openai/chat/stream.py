@@ -19,7 +19,7 @@ from control_plane.api.openai.chat.parts import (
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import TriadError
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 
 _ROLE = b'{"role":"assistant","content":""}'
 _GOES_ON = b',"logprobs":null,"finish_reason":null}'

@@ -33,8 +33,8 @@ from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
 from control_plane.generation.result import GenerationResult
+from control_plane.inference.prompts import Text, TokenIds
 from control_plane.services import Services
-from control_plane.triton.codec import Text, TokenIds
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
@@ -146,14 +146,14 @@ async def completions(body: CompletionRequest, request: Request, services: Servi
 
 async def _echoes(body: CompletionRequest, asked: Asked, services: Services) -> list[Echo]:
     async def echo(prompt: Text | TokenIds) -> Echo:
-        generation, model = services.generation, asked.model
+        inspection, model = services.inspection, asked.model
         if isinstance(prompt, Text):
             text = prompt.text
         else:
-            text = await generation.detokenize(model, asked.request_id, prompt.ids)
+            text = await inspection.detokenize(model, asked.request_id, prompt.ids)
         if body.logprobs is None:
             return Echo(text)
-        tokens = await generation.tokenize(
+        tokens = await inspection.tokenize(
             model, asked.request_id, prompt, must_fit=True, offsets=True
         )
         first = f"token_id:{tokens.ids[0]}" if body.return_tokens_as_token_ids else tokens.texts[0]

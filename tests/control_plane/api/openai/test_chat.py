@@ -17,7 +17,7 @@ from control_plane.api.openai.completions.routes import CompletionRequest
 from control_plane.api.openai.completions.stream import CompletionChoice, CompletionEvents
 from control_plane.api.openai.streams import ChunkFrame, Head
 from control_plane.api.openai.usage import Usage
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 from tests.support.server import TriadServer
 
 FRANCE: list[ChatCompletionMessageParam] = [
