@@ -26,6 +26,7 @@ from control_plane.api.metrics import metrics_router
 from control_plane.api.openai import routers as openai_routers
 from control_plane.auth.authenticator import open_authenticator
 from control_plane.background import running
+from control_plane.inference.client import ModelClient
 from control_plane.middleware.authentication import AuthenticationMiddleware
 from control_plane.middleware.body_limit import BodyLimitMiddleware
 from control_plane.middleware.client_address import ClientAddressMiddleware
@@ -55,14 +56,21 @@ _EXPOSED = [
 ]
 
 
-def create_app(settings: ServingSettings, processes: ModelProcesses | None = None) -> FastAPI:
-    """An application for the Triton server at ``triton.endpoints[0]``. ``processes``: those of its
-    models, where it is embedded."""
+def create_app(
+    settings: ServingSettings,
+    processes: ModelProcesses | None = None,
+    client: ModelClient | None = None,
+) -> FastAPI:
+    """Return an application in front of the Triton servers that the settings name.
+
+    ``processes``: those of the embedded server's models. ``client``: whom to ask in place of the
+    servers, such as a `FakeModelClient`.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            services = await stack.enter_async_context(open_services(settings, processes))
+            services = await stack.enter_async_context(open_services(settings, processes, client))
             app.state.services = services
             if settings.auth.enabled:
                 authenticator = open_authenticator(settings.auth)

@@ -20,11 +20,6 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def control_metadata(header: str, value: str) -> tuple[tuple[str, str], ...]:
-    """What ``--grpc-restricted-protocol=model-repository:<header>=<value>`` asks of a client."""
-    return ((f"triton-grpc-protocol-{header}", value),)
-
-
 class ControlClient:
     """Every method raises `TriadError`; timeouts are in seconds."""
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from control_plane.embedded.control import ControlClient, control_metadata
+from control_plane.embedded.control import ControlClient
 from control_plane.embedded.installation import Installation
 from control_plane.embedded.ports import Ports
 from control_plane.embedded.process import TritonProcess
@@ -23,6 +23,7 @@ from control_plane.errors import TriadError
 from control_plane.models.liveness import Liveness, State
 from control_plane.models.processes import ModelProcesses
 from control_plane.settings import TritonSettings
+from control_plane.triton.base import control_metadata
 
 logger = logging.getLogger(__name__)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from control_plane.cluster.instance import Instance
     from control_plane.models.catalog import Models
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -67,32 +66,6 @@ class Metrics:
             buckets=_LATENCY,
             registry=registry,
         )
-
-
-class InstanceMetrics(Collector):
-    """Of several Triton servers: what each gets of the requests."""
-
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self._instances = instances
-
-    def collect(self) -> Iterable[Metric]:
-        label = ["instance"]
-        running = GaugeMetricFamily(
-            "triad_instance_running", "Requests that a Triton server has", labels=label
-        )
-        sent = CounterMetricFamily(
-            "triad_instance_requests", "Requests sent to a Triton server", labels=label
-        )
-        failed = CounterMetricFamily(
-            "triad_instance_failures",
-            "Requests that failed at a Triton server, and were sent to another",
-            labels=label,
-        )
-        for instance in self._instances:
-            running.add_metric([instance.endpoint], instance.running)
-            sent.add_metric([instance.endpoint], instance.sent)
-            failed.add_metric([instance.endpoint], instance.failed)
-        return running, sent, failed
 
 
 class EngineGauges(Collector):

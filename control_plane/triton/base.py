@@ -35,6 +35,12 @@ _CANCEL_PAUSE = 0.5  # seconds for ending, before it is asked again
 _CLOSE_TIMEOUT = 2.0  # seconds for what is still being cancelled
 
 
+def control_metadata(header: str, value: str) -> Metadata:
+    """Return the metadata that ``--grpc-restricted-protocol=model-repository:<header>=<value>``
+    asks of a client."""
+    return ((f"triton-grpc-protocol-{header}", value),)
+
+
 class TritonStream(ABC, Generic[T]):
     """Implements `ResponseStream`. The call hands over messages by `put`, and its end by `finish`.
 

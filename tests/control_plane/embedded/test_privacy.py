@@ -22,8 +22,8 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc
 
 from control_plane.embedded import private_process
-from control_plane.embedded.control import control_metadata
 from control_plane.embedded.runtime import LONGEST_SOCKET, SHARED_MEMORY, Runtime
+from control_plane.triton.base import control_metadata
 from tests.conftest import ServerFactory
 from tests.support.contract import infer
 from tests.support.processes import regions_of, runtime_folder
