@@ -132,5 +132,6 @@ def _public_paths(settings: ServingSettings) -> list[str]:
 
 
 def app_from_environment() -> FastAPI:
-    """For uvicorn's reloader, which builds the application anew in a process of its own."""
+    """Create the application for uvicorn's reloader, which builds it anew in a process of its
+    own."""
     return create_app(ConfigManager().serving)

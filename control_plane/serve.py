@@ -42,7 +42,7 @@ DEMO_PROMPT = "What is machine learning?"
 
 
 class ServeError(RuntimeError):
-    """The server cannot start; the message says in a sentence why."""
+    """The error of a server that cannot start; the message says in a sentence why."""
 
 
 def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
@@ -78,7 +78,7 @@ def _set_up_logging(settings: ServingSettings, console: Console) -> None:
 
 
 def _warnings(settings: ServingSettings) -> Iterator[str]:
-    """What an operator may not know that he asks for."""
+    """Yield what an operator may not know that the settings ask for."""
     if not settings.auth.enabled and not _is_loopback(settings.host):
         yield (
             f"everybody who can reach {settings.host} may use this server: set "
@@ -97,7 +97,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _allow_connections(settings: ServingSettings) -> None:
-    """Each is an open file, of which systems allow 1024 until asked for more."""
+    """Allow as many open files as there may be connections: systems allow 1024 until asked for
+    more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.http.max_connections + _OTHER_FILES
     if soft < wanted:
@@ -111,7 +112,7 @@ def _allow_connections(settings: ServingSettings) -> None:
 
 
 def _check_port(settings: ServingSettings) -> None:
-    """Before Triton is started for nothing."""
+    """Check that the port is free, before Triton is started for nothing."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -125,7 +126,7 @@ def _check_port(settings: ServingSettings) -> None:
 
 
 def _check_files(settings: ServingSettings) -> None:
-    """Those that the application opens when it starts."""
+    """Check the files that the application opens when it starts."""
     try:
         control_value(settings.triton)
     except OSError as error:

@@ -26,7 +26,7 @@ from control_plane.triton.http2.client import Http2Client
 
 @dataclass(slots=True)
 class Services:
-    """One control plane's parts. ``instances``: of several Triton servers; else none."""
+    """The parts of one control plane. ``instances``: of several Triton servers; else none."""
 
     settings: ServingSettings
     client: ModelClient

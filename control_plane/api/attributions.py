@@ -19,7 +19,7 @@ router = APIRouter(tags=["generation"], route_class=JsonRoute)
 async def attributions(
     body: AttributionRequest, request: Request, services: ServicesDep
 ) -> AttributionResponse:
-    """Which prompt tokens an answer hangs on, by the gradients of its log likelihood.
+    """Attribute an answer to the tokens of its prompt, by the gradients of its log likelihood.
 
     For each prompt token, with embedding `e` and gradient `g`: `gradient_x_input` is `g . e`, the
     first-order estimate of what the token adds (arXiv:1605.01713), and `gradient_norm` is `|g|`,

@@ -35,8 +35,8 @@ def count_requests(request: Request, count: int) -> None:
 
 
 async def charged(request: Request, work: Coroutine[Any, Any, T], cost: Callable[[T], int]) -> T:
-    """The result of ``work``, for which the caller is charged ``cost`` in tokens, where there is a
-    limit: also when the client has left meanwhile, since it is computed all the same.
+    """Return the result of ``work``, and charge the caller ``cost`` of it in tokens, where there is
+    a limit: also when the client has left meanwhile, since it is computed all the same.
 
     Raises `ClientDisconnected`, and what ``work`` raises.
     """
@@ -57,7 +57,8 @@ async def _shielded(task: asyncio.Future[T]) -> T:
 
 
 def cache_control(request: Request) -> CacheUse:
-    """What the header says: https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1"""
+    """Return what the Cache-Control header allows:
+    https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1"""
     words = {word.strip().lower() for word in request.headers.get("cache-control", "").split(",")}
     if "no-store" in words:
         return "none"

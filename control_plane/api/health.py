@@ -21,7 +21,7 @@ PATHS = ("/health", "/health/live", "/health/ready")
     "/health", responses={503: {"model": HealthResponse, "description": "It does not answer"}}
 )
 async def health(services: ServicesDep, response: Response) -> HealthResponse:
-    """The state of the default model: 200 when it answers, else 503 with the same body."""
+    """Return the state of the default model: 200 when it answers, else 503 with the same body."""
     facts = default_model_facts(services)
     ready = is_ready(services)
     if not ready:
@@ -46,13 +46,13 @@ async def health(services: ServicesDep, response: Response) -> HealthResponse:
 
 @router.get("/health/live")
 async def live() -> dict[str, str]:
-    """200 as long as this process answers at all: for a liveness probe."""
+    """Return 200 as long as this process answers at all: for a liveness probe."""
     return {"status": "alive"}
 
 
 @router.get("/health/ready", responses=documented_errors(503))
 async def ready(services: ServicesDep) -> dict[str, str]:
-    """200 when the default model answers and the server is not shutting down; else 503."""
+    """Return 200 when the default model answers and the server is not shutting down; else 503."""
     if services.generation.draining:
         raise ShuttingDown("the server is shutting down")
     services.catalog.ready(None)
@@ -67,7 +67,7 @@ def default_model_facts(services: Services) -> dict[str, Any]:
 
 
 def backend_type(services: Services) -> str:
-    """The default model's engine."""
+    """Return the name of the default model's engine."""
     name: str = default_model_facts(services).get("backend", services.settings.backend_type)
     return name
 

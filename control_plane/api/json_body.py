@@ -47,9 +47,9 @@ Steps: TypeAlias = Generator[None, None, Any]
 
 
 async def parse_body(body: bytes) -> dict[str, Any]:
-    """A request's fields. Raises `InvalidRequest`, which names the one that is wrong.
+    """Return a request's fields. Raises `InvalidRequest`, which names the one that is wrong.
 
-    Others get their turn between two steps.
+    Parsing is done in steps, and other requests run between two of them.
     """
     steps = _parsing(body, whole=True)
     try:
@@ -80,15 +80,16 @@ def parse_json(text: str, field: str) -> Any:  # noqa: ANN401
 
 
 def require_few_fields(value: object) -> object:
-    """For objects in the body whose fields are known, before they are looked at one by one. Raises
-    `ValueError`."""
+    """Return an object of the body whose fields are known, before they are looked at one by one.
+    Raises `ValueError` where it has too many."""
     if isinstance(value, dict) and len(value) > MAX_FIELDS:
         raise ValueError(f"must have at most {MAX_FIELDS} fields, not {len(value)}")
     return value
 
 
 def _parsing(data: bytes, *, whole: bool) -> Steps:
-    """``whole``: it must be an object, whose fields are named in errors. Raises `_Wrong`."""
+    """Parse in steps. ``whole``: the data must be an object, whose fields errors name. Raises
+    `_Wrong`."""
     yield from _require_affordable(data)
     try:
         text = data.decode("utf-8-sig")
@@ -109,7 +110,7 @@ def _parsing(data: bytes, *, whole: bool) -> Steps:
 
 
 class _Wrong(Exception):
-    """What is wrong with a value. Each container on its way out adds where it stands."""
+    """The error of a value that is wrong. Each container on the way out adds its place."""
 
     def __init__(self, problem: str, *path: str | int) -> None:
         super().__init__(problem)
@@ -139,7 +140,7 @@ def _require_affordable(body: bytes) -> Steps:
 
 
 def _separators(body: bytes, start: int = 0, end: int = sys.maxsize) -> tuple[int, int]:
-    """As many nodes and values as there may be at most."""
+    """Return the numbers of nodes and values that there may be at most, counted by separators."""
     nodes = sum(body.count(mark, start, end) for mark in (b":", b"[", b"{", b"."))
     return nodes, body.count(b",", start, end) + nodes
 
@@ -150,7 +151,7 @@ def _is_affordable(separators: tuple[int, int]) -> bool:
 
 
 def _outside_of_texts(body: bytes) -> bytes:
-    """The body with spaces in place of its texts."""
+    """Return the body with spaces in place of its texts."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
     characters = np.frombuffer(body, np.uint8)
@@ -159,7 +160,8 @@ def _outside_of_texts(body: bytes) -> bytes:
 
 
 def _crowded_field(body: bytes, outside: bytes) -> str | None:
-    """The field in which there begins to be too much. ``outside``: the body without its texts."""
+    """Return the field in which the limit of values is passed. ``outside``: the body without its
+    texts."""
     low, high, before = 0, len(body), (0, 0)
     while high - low > 1:
         middle = (low + high) // 2
@@ -191,8 +193,8 @@ _PLAIN, _COUNTING_DIGITS = json.JSONDecoder(), json.JSONDecoder(parse_int=_integ
 
 
 class _Fields:
-    """The body's own object is read here, and its values as `json` does: so an error in one of them
-    is known by its field. ``name``: the one that is being read."""
+    """The reader of the body's own object, whose values it reads as `json` does: so an error in
+    one of them is known by its field. ``name``: the field that is being read."""
 
     def __init__(self, text: str, decoder: json.JSONDecoder) -> None:
         self._text = text
@@ -245,12 +247,12 @@ class _Fields:
 
 
 def _skip(text: str, at: int) -> int:
-    """Behind white space."""
+    """Return the position after white space."""
     return WHITESPACE.match(text, at).end()  # type: ignore[no-any-return]
 
 
 class _Check:
-    """Of what has been parsed. ``texts``: whether half a surrogate pair may be in it."""
+    """A check of what has been parsed. ``texts``: whether half a surrogate pair may be in it."""
 
     def __init__(self, *, texts: bool) -> None:
         self._texts = texts
@@ -290,7 +292,7 @@ class _Check:
 
 
 def _of(kind: type, values: Collection[Any], kinds: set[type]) -> Collection[Any]:
-    """Those of the kind. ``kinds``: all that there are."""
+    """Return the values of one kind. ``kinds``: all kinds that there are."""
     return values if kinds == {kind} else [v for v in values if type(v) is kind]
 
 

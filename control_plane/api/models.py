@@ -14,7 +14,7 @@ router = APIRouter(tags=["models"])
 
 @router.get("/models")
 async def models(services: ServicesDep) -> ModelsResponse:
-    """The models that a request may name."""
+    """List the models that a request may name."""
     catalog = services.catalog
     try:
         default = catalog.find(None).served_name
@@ -36,7 +36,8 @@ def _info(model: Model) -> ModelInfo:
 
 
 def parameter_count(count: int) -> str:
-    """``3B``, ``1.5B``, ``494M``, ``12K``: at most one decimal, and none from 10 up."""
+    """Return a number of parameters as ``3B``, ``1.5B``, ``494M`` or ``12K``: with one decimal
+    at most, and none from 10 up."""
     for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if count >= unit:
             value = count / unit

@@ -24,10 +24,11 @@ class ProfileRequest(GenerateRequest):
 
 @router.post("/profile", response_class=Response, responses=documented_errors())
 async def profile(body: ProfileRequest, request: Request, services: ServicesDep) -> Response:
-    """The profiler's trace of a generation, gzipped JSON: open it at https://ui.perfetto.dev.
+    """Return the profiler's trace of a generation, gzipped JSON: open it at
+    https://ui.perfetto.dev.
 
-    Takes what `/generate` takes, for a few tokens. Everything that the engine computes meanwhile
-    is in it.
+    The request is that of `/generate`, for a few tokens. Everything that the engine computes
+    meanwhile is in the trace.
     """
     settle_unknown_fields(body, request)
     check_request(services.settings.validation, body.prompt, body.max_tokens)

@@ -72,7 +72,7 @@ def revoke(
 
 
 def _open(config: Path | None) -> tuple[KeyStore, list[str]]:
-    """The store, and the scopes that requests need."""
+    """Return the store, and the scopes that requests need."""
     try:
         auth = load_settings(config, os.environ).serving.auth
         return KeyStore(key_file(auth)), auth.required_scopes

@@ -39,13 +39,14 @@ _COMPLAINT_SECONDS = 30.0
 
 
 class ResponseCache:
-    """A store that does not work costs nothing but its answers: they are computed then."""
+    """The cache of whole answers. A store that does not work costs nothing but its answers: they
+    are computed then."""
 
     def __init__(
         self, store: Store, metrics: Metrics, *, sampled: bool = False, shared: bool = False
     ) -> None:
-        """``sampled``: answers that were drawn at random are kept as well. ``shared``: one caller
-        gets another's answers."""
+        """Create a cache over a store. ``sampled``: answers that were drawn at random are kept
+        as well. ``shared``: one caller gets another's answers."""
         self.keeps_sampled = sampled
         self._shared = shared
         self._store = store
@@ -78,7 +79,8 @@ class ResponseCache:
     def stream(
         self, key: bytes, begin: Callable[[], ResponseStream[Delta]], *, reads: bool = True
     ) -> ResponseStream[Delta]:
-        """The responses that ``key`` has, or else those of the stream that ``begin`` begins."""
+        """Return the responses that ``key`` has, or else those of the stream that ``begin``
+        begins."""
         return _CachedStream(self, key, begin, reads=reads)
 
     async def get(self, key: bytes) -> list[Delta] | None:
@@ -121,7 +123,7 @@ class ResponseCache:
 async def open_cache(
     settings: CachingSettings, metrics: Metrics
 ) -> AsyncIterator[ResponseCache | None]:
-    """None where nothing is to be kept. Raises `StoreError`."""
+    """Open the cache of the settings; None where nothing is to be kept. Raises `StoreError`."""
     if not settings.enabled:
         yield None
         return
@@ -135,7 +137,7 @@ async def open_cache(
 
 
 class _CachedStream:
-    """Implements `ResponseStream[Delta]`."""
+    """A stream that comes from the cache, or goes into it. Implements `ResponseStream[Delta]`."""
 
     def __init__(
         self,

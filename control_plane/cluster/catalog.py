@@ -10,7 +10,7 @@ from control_plane.models.catalog import Model, Models
 
 
 class ClusterCatalog(Models):
-    """A model is ready where it is on any of the servers."""
+    """The models of several servers. A model is ready where it is on any of them."""
 
     def __init__(
         self, instances: Sequence[Instance], default_model: str, engine: str | None = None

@@ -17,10 +17,11 @@ T = TypeVar("T")
 
 
 class ClusterClient:
-    """Implements `ModelClient`, and `Servers` for its streams."""
+    """The client of several servers. Implements `ModelClient`, and `Servers` for its streams."""
 
     def __init__(self, instances: Sequence[Instance], strategy: Strategy, max_retries: int) -> None:
-        """``max_retries``: how many more servers a request is sent to when one fails."""
+        """Create the client. ``max_retries``: how many more servers a request is sent to when
+        one fails."""
         self.instances = instances
         self.max_retries = max_retries
         self.running: set[BalancedStream[Any]] = set()

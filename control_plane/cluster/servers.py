@@ -17,7 +17,7 @@ from control_plane.settings import ServingSettings, TritonSettings
 
 
 def endpoints(settings: ServingSettings) -> dict[str, int]:
-    """gRPC addresses with their weights; none: an embedded server is wanted."""
+    """Return gRPC addresses with their weights; none where an embedded server is wanted."""
     balancing = settings.load_balancing
     if balancing.enabled and balancing.instances:
         return {
@@ -28,7 +28,8 @@ def endpoints(settings: ServingSettings) -> dict[str, int]:
 
 
 def control_value(triton: TritonSettings) -> str | None:
-    """The secret that opens restricted protocols. Raises OSError for a file that cannot be read."""
+    """Return the secret that opens restricted protocols. Raises OSError for a file that cannot
+    be read."""
     if triton.model_control_value is not None:
         return triton.model_control_value.get_secret_value()
     if triton.model_control_file is not None:
@@ -37,13 +38,14 @@ def control_value(triton: TritonSettings) -> str | None:
 
 
 def engine_asked_for(settings: ServingSettings) -> str | None:
-    """None where the user leaves it to the model."""
+    """Return the engine that the user asks for, or None where it is left to the model."""
     return settings.backend_type if "backend_type" in settings.model_fields_set else None
 
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """Times in seconds. ``failures``: in a row, until a model counts as dead."""
+    """The times of health checks, in seconds. ``failures``: in a row, until a model counts as
+    unhealthy."""
 
     interval: float
     timeout: float

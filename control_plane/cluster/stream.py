@@ -42,7 +42,7 @@ class Servers(Protocol):
 
 
 class BalancedStream(Generic[T]):
-    """Implements `ResponseStream`."""
+    """A stream that fails over. Implements `ResponseStream`."""
 
     def __init__(self, cluster: Servers, request: InferenceRequest[T], timeout: float) -> None:
         self._cluster = cluster
@@ -60,7 +60,7 @@ class BalancedStream(Generic[T]):
 
     @property
     def model(self) -> str:
-        """Triton's name of the model."""
+        """Return Triton's name of the model."""
         return self._request.model
 
     def __aiter__(self) -> AsyncIterator[Sequence[T]]:

@@ -21,7 +21,7 @@ _CHANNEL_OPTIONS = (
 
 
 class ControlClient:
-    """Every method raises `TriadError`; timeouts are in seconds."""
+    """The client of the supervisor. Every method raises `TriadError`; timeouts are in seconds."""
 
     def __init__(self, endpoint: str, metadata: Sequence[tuple[str, str]]) -> None:
         self._channel = grpc.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
@@ -47,14 +47,14 @@ class ControlClient:
             self._stub.RepositoryModelLoad(request, timeout=timeout, metadata=self._metadata)
 
     def describes_itself(self, name: str, timeout: float) -> bool:
-        """Whether a loaded model answers to `describe`; plain ONNX models, say, do not."""
+        """Return whether a loaded model answers to `describe`; plain ONNX models, say, do not."""
         with translated():
             request = service_pb2.ModelMetadataRequest(name=name)
             metadata = self._stub.ModelMetadata(request, timeout=timeout)
         return any(tensor.name == "describe" for tensor in metadata.inputs)
 
     def check(self, name: str, timeout: float) -> None:
-        """A small inference in the process that holds a model which describes itself."""
+        """Do a small inference in the process that holds a model which describes itself."""
         with translated():
             requests = iter([codec.encode(Describe(name, "describe"), "describe")])
             for message in self._stub.ModelStreamInfer(requests, timeout=timeout):

@@ -12,7 +12,7 @@ from control_plane.settings import ServingSettings
 
 
 class EmbeddedTriton:
-    """A server with the models that the settings name.
+    """A Triton server with the models that the settings name.
 
     Raises `ModelError`, `TritonMissing` and `StartFailed`, and leaves nothing behind then.
     """
@@ -51,7 +51,8 @@ class EmbeddedTriton:
             raise
 
     def connected(self) -> ServingSettings:
-        """The settings with this server as the endpoint, and the default model's public name."""
+        """Return the settings with this server as the endpoint, and the default model's public
+        name."""
         settings = self._settings.model_copy(deep=True)
         settings.model = self.entries[0].served_name
         settings.triton.endpoints = [self.supervisor.endpoint]

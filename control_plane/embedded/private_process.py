@@ -33,7 +33,8 @@ _CANNOT_STOP = 97  # its exit code
 
 
 class CannotHide(RuntimeError):
-    """This system does not let a process's arguments be changed by who started it."""
+    """The error of a system that does not let a process's arguments be changed by who started
+    it."""
 
 
 def start(
@@ -43,7 +44,7 @@ def start(
     environment: Mapping[str, str],
     **options: Any,  # noqa: ANN401
 ) -> subprocess.Popen[str]:
-    """A process that ends when the thread that calls this does.
+    """Start a process that ends when the thread that calls this does.
 
     ``hidden``: further arguments, of which other users see placeholders. ``options``: of `Popen`.
     Raises `CannotHide`, with nothing left running.
@@ -72,12 +73,13 @@ def start(
 
 
 def _placeholder(variable: str) -> str:
-    """An option that no program knows: one that gets to see it refuses to start."""
+    """Return an option that no program knows: one that gets to see it refuses to start."""
     return f"--{variable}"
 
 
 def _wait_for_first_instruction(process: subprocess.Popen[str]) -> None:
-    """A process that is traced stops with SIGTRAP when it has become another program."""
+    """Wait until the process, which is traced, stops with SIGTRAP because it has become another
+    program."""
     while True:
         _, status = os.waitpid(process.pid, 0)
         if not os.WIFSTOPPED(status):
@@ -91,8 +93,9 @@ def _wait_for_first_instruction(process: subprocess.Popen[str]) -> None:
 
 
 def _point_at_values(pid: int, names: Sequence[str]) -> None:
-    """On the stack of a new process: the number of arguments, their addresses, 0, the addresses of
-    the environment's strings (``name=value``), 0."""
+    """Change the arguments on the stack of a new process, where there are: the number of
+    arguments, their addresses, 0, the addresses of the environment's strings (``name=value``),
+    0."""
     address = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_START_STACK])
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:  # noqa: PTH123 (unbuffered)
         (count,) = _read(memory, address, 1)

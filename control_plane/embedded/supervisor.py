@@ -37,11 +37,12 @@ _WITHOUT_GPU = ("--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false")
 
 
 class StartFailed(RuntimeError):
-    """The server or one of its models did not come up; the message says why."""
+    """The error of a server, or of one of its models, that did not come up; the message says
+    why."""
 
 
 class Supervisor:
-    """Keeps one embedded server with its models running."""
+    """The supervisor of one embedded server, which it keeps running with its models."""
 
     def __init__(
         self,
@@ -51,8 +52,9 @@ class Supervisor:
         models: Mapping[str, Mapping[str, dict[str, Any]]],
         runtime: Runtime,
     ) -> None:
-        """``models``: by Triton's name the whole configurations of the models that each consists
-        of, in the order in which they are loaded: those that it calls, then itself."""
+        """Prepare a server. ``models``: by Triton's name the whole configurations of the models
+        that each consists of, in the order in which they are loaded: those that it calls, then
+        itself."""
         self._ports = Ports(settings, runtime.folder)
         self._runtime = runtime
         self._installation = installation
@@ -123,7 +125,7 @@ class Supervisor:
             self._started.set_exception(StartFailed("stopped while tritonserver was starting"))
 
     def _run_once(self) -> None:
-        """One life of the server, from its start to its death or our stopping."""
+        """Run the server once, from its start until it ends or is stopped."""
         self._impaired = False
         self._starts += 1
         failure: StartFailed | None = None

@@ -18,7 +18,7 @@ from control_plane.triton.errors import of_engine
 
 
 def check_fits(model: Model, prompt: Prompt) -> None:
-    """Raises `ContextLengthExceeded`."""
+    """Check that a prompt may fit into the context. Raises `ContextLengthExceeded`."""
     context = model.facts.get("context_length")
     if context is None:
         return
@@ -34,8 +34,8 @@ def check_fits(model: Model, prompt: Prompt) -> None:
 
 
 def check_tokenizable(model: Model, prompt: Prompt) -> None:
-    """Of what is tokenised or turned into text, and not computed: the limit is a multiple of the
-    context. Raises `InvalidRequest`."""
+    """Check a prompt that is tokenised or turned into text, and not computed: the limit is a
+    multiple of the context. Raises `InvalidRequest`."""
     tokens = model.facts.get("tokenize_length")
     if tokens is None:
         return
@@ -49,7 +49,7 @@ def check_tokenizable(model: Model, prompt: Prompt) -> None:
 
 
 def check_attributable(model: Model, prompt: str, target: str | None) -> None:
-    """Raises `InvalidRequest`."""
+    """Check the texts of an attribution. Raises `InvalidRequest`."""
     context = model.facts.get("context_length")
     if context is None or (most := _characters(model, context)) is None:
         return
@@ -61,7 +61,7 @@ def check_attributable(model: Model, prompt: str, target: str | None) -> None:
 def check_rows(
     model: Model, rows: Sequence[str] | Sequence[Sequence[int]], *, truncated: bool
 ) -> None:
-    """Of an embedding model's texts, or of their token ids. Raises `ContextLengthExceeded`."""
+    """Check an embedding model's texts, or their token ids. Raises `ContextLengthExceeded`."""
     context = model.facts.get("context_length")
     if context is None or truncated:
         return
@@ -78,7 +78,7 @@ def check_rows(
 def _length(
     model: Model, prompt: str | Text | Chat | Sequence[Mapping[str, Any]]
 ) -> tuple[str, int]:
-    """The contract's name of the prompt, and how many characters it has at least."""
+    """Return the contract's name of the prompt, and how many characters it has at least."""
     if isinstance(prompt, str):
         return "text_input", len(prompt)
     if isinstance(prompt, Text):
@@ -88,8 +88,8 @@ def _length(
 
 
 def _certain_length(model: Model, messages: Sequence[Mapping[str, Any]]) -> int:
-    """Characters that the chat template writes in any case: those of what the user said last. It
-    may leave out others, such as former thoughts."""
+    """Return the number of characters that the chat template writes in any case: those of what
+    the user said last. It may leave out others, such as former thoughts."""
     if not model.facts.get("chat", {}).get("keeps_texts") or not messages:
         return 0
     content = messages[-1].get("content")
@@ -101,6 +101,6 @@ def _certain_length(model: Model, messages: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _characters(model: Model, tokens: int) -> int | None:
-    """So many tokens can stand for; None: for any number."""
+    """Return how many characters so many tokens can stand for; None for any number."""
     rate: int | None = model.facts.get("characters_per_token")
     return None if rate is None else rate * tokens

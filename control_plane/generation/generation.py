@@ -28,7 +28,8 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring = 2, _MAX_METADATA_FIELDS, 64
 
 
 def _brief(metadata: Mapping[str, Any]) -> str:
-    """For the log, whatever it holds: `repr` would write all of it first."""
+    """Return metadata for the log, shortened whatever it holds: `repr` would write all of it
+    first."""
     few = dict(islice(metadata.items(), _MAX_METADATA_FIELDS))
     text = _SHORT.repr(few)[:_MAX_METADATA_CHARACTERS]
     return text if len(few) == len(metadata) else f"{text} and {len(metadata) - len(few)} more"
@@ -81,7 +82,7 @@ class Generation:
 
     @property
     def seconds(self) -> float:
-        """From the request's arrival to its last response so far."""
+        """Return the time from the request's arrival to its last response so far."""
         return self._last - self._started
 
     def attach(self, stream: ResponseStream[Delta]) -> None:

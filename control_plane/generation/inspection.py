@@ -28,7 +28,7 @@ class InspectionService:
     and ``/profile``. Every method raises `TriadError`."""
 
     def __init__(self, client: ModelClient, *, timeout: float) -> None:
-        """``timeout``: seconds that one question may take."""
+        """Create the service. ``timeout``: seconds that one question may take."""
         self._client = client
         self._timeout = timeout
 

@@ -11,7 +11,7 @@ from control_plane.inference.responses import Delta, TokenLogprobs
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """What was generated. ``generation_time`` is in seconds."""
+    """A whole answer. ``generation_time`` is in seconds."""
 
     text: str
     request_id: str

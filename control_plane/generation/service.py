@@ -44,7 +44,7 @@ class GenerationService:
         timeout: float,
         cache: ResponseCache | None = None,
     ) -> None:
-        """``timeout``: seconds that one generation may take."""
+        """Create the service. ``timeout``: seconds that one generation may take."""
         self._client = client
         self._cache = cache
         self._catalog = catalog

@@ -31,7 +31,7 @@ FEWEST_REQUESTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Generations since the start: how many failed, and how many took up to so many seconds."""
+    """The generations since the start: how many failed, and how many took up to so many seconds."""
 
     failed: float
     ended: float
@@ -104,11 +104,11 @@ class Alerts:
         self._judge("gpu_memory_usage", _gpu_memory_usage(self._models))
 
     def recent(self) -> Totals:
-        """Since `CHECKS` checks ago."""
+        """Return the totals since `CHECKS` checks ago."""
         return Totals.of(self._metrics).since(self._seen[0])
 
     def _judge(self, name: str, value: float | None) -> None:
-        """``value``: None where nothing can be said, which is no alert."""
+        """Begin or end an alert. ``value``: None where nothing can be said, which is no alert."""
         threshold = self._thresholds[name]
         fires = value is not None and value > threshold
         if fires and name not in self.firing:
@@ -130,7 +130,7 @@ def _samples(collector: object, suffix: str) -> list[tuple[dict[str, str], float
 
 
 def _types_of_failures() -> list[str]:
-    """Of errors that are ours, not the client's."""
+    """Return the types of errors that are ours, not the client's."""
     kinds, found = [TriadError], dict[str, None]()
     while kinds:
         kind = kinds.pop()
@@ -141,7 +141,7 @@ def _types_of_failures() -> list[str]:
 
 
 def _gpu_memory_usage(models: Iterable[Model]) -> float | None:
-    """Of the fullest GPU, as a fraction."""
+    """Return the used fraction of the fullest GPU."""
     gpus: Sequence[Mapping[str, float]] = [
         gpu for model in models for gpu in model.facts.get("gpus", []) if gpu.get("total")
     ]

@@ -38,7 +38,8 @@ async def _ask(client: ModelClient, model: Model) -> str:
 
 
 class _Merged(Collector):
-    """One family a name, with the samples of all engines: their labels tell the models apart."""
+    """The engines' families by name, with the samples of all engines: their labels tell the
+    models apart."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._families: dict[str, Metric] = {}

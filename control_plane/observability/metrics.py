@@ -18,7 +18,7 @@ _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-    """One set for one application."""
+    """The metrics of one application."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -69,7 +69,7 @@ class Metrics:
 
 
 class EngineGauges(Collector):
-    """What the engines said of themselves at the last health check."""
+    """The gauges that engines have reported at the last health check."""
 
     def __init__(self, catalog: Models) -> None:
         self._catalog = catalog

@@ -23,7 +23,7 @@ DEFAULTS: Mapping[str, Any] = {"max_tokens": 512, "temperature": 0.7}
 
 
 class ModelHost:
-    """Belongs to the event loop that calls it.
+    """The models of a Python program. It belongs to the event loop that calls it.
 
     The first `load` starts an embedded Triton, or joins the server that
     ``serving.triton.endpoints`` names.
@@ -77,7 +77,8 @@ class ModelHost:
     async def begin(
         self, prompt: Prompt, sampling: Mapping[str, Any], model: str | None, *, stream: bool
     ) -> Generation:
-        """A generation whose first response is there; the caller closes it. Raises `TriadError`."""
+        """Return a generation whose first response is there; the caller closes it. Raises
+        `TriadError`."""
         if self._services is None:
             raise ModelNotReady("no model is loaded: call load_model first")
         request = GenerationRequest(

@@ -18,7 +18,7 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 class ModelManager:
-    """Finds a model's weights and converts them. To serve a model, see `ModelServer`."""
+    """A finder of a model's weights, which it can convert. To serve a model, see `ModelServer`."""
 
     def __init__(self, config: ConfigManager) -> None:
         self._config = config

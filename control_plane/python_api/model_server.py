@@ -76,7 +76,8 @@ class ModelServer:
         return self._run(whole())
 
     def generate_stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[str]:
-        """As `generate`, in pieces of text as they come. Closing the iterator ends the request."""
+        """Generate as `generate` does, and yield pieces of text as they come. Closing the
+        iterator ends the request."""
         generation = self._run(self._begin(prompt, options, stream=True))
         error: BaseException | None = None
         try:

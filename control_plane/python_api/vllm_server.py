@@ -42,7 +42,7 @@ class VLLMRequest:
 
 @dataclass(frozen=True, slots=True)
 class VLLMResponse:
-    """The text and tokens since the response before it; the last one has a finish reason."""
+    """The text and tokens since the response before; the last one has a finish reason."""
 
     text: str
     tokens_generated: int
@@ -74,7 +74,7 @@ class VLLMServer:
         await self._host.load(model_path, _with(serving, engine_arguments))
 
     async def generate(self, request: VLLMRequest) -> VLLMResponse:
-        """The whole answer. Raises `TriadError`."""
+        """Return the whole answer. Raises `TriadError`."""
         text, tokens, last = "", 0, None
         async for response in self._responses(request, stream=False):
             text, tokens, last = text + response.text, tokens + response.tokens_generated, response
@@ -82,8 +82,8 @@ class VLLMServer:
         return VLLMResponse(text, tokens, last.finish_reason, last.request_id)
 
     def generate_stream(self, request: VLLMRequest) -> AsyncIterator[VLLMResponse]:
-        """The answer as it comes; with ``stream=False`` all at once. Raises `TriadError`. Closing
-        the iterator ends the request."""
+        """Yield the answer as it comes; with ``stream=False`` all at once. Raises `TriadError`.
+        Closing the iterator ends the request."""
         return self._responses(request, stream=request.stream)
 
     async def _responses(

@@ -42,7 +42,8 @@ def control_metadata(header: str, value: str) -> Metadata:
 
 
 class TritonStream(ABC, Generic[T]):
-    """Implements `ResponseStream`. The call hands over messages by `put`, and its end by `finish`.
+    """The consumer's end of a request. Implements `ResponseStream`. The call hands over messages by
+    `put`, and its end by `finish`.
 
     ``closed`` is done when the call has ended.
     """
@@ -53,7 +54,8 @@ class TritonStream(ABC, Generic[T]):
         request: ModelInferRequest,
         decode: Callable[[ModelInferResponse], T],
     ) -> None:
-        """``decode``: reads one response; called when somebody asks for it."""
+        """Create the stream of a message. ``decode``: reads one response; called when somebody
+        asks for it."""
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._request = request
@@ -72,7 +74,7 @@ class TritonStream(ABC, Generic[T]):
 
     @abstractmethod
     def _taken(self) -> None:
-        """The consumer has all that has arrived, or wants no more of it."""
+        """Note that the consumer has all that has arrived, or wants no more of it."""
 
     def put(self, message: ModelStreamInferResponse) -> None:
         if message.error_message:
@@ -86,7 +88,7 @@ class TritonStream(ABC, Generic[T]):
             self._rest.append(message.infer_response)
 
     def finish(self, error: TriadError | None = None) -> None:
-        """``error``: why the call failed."""
+        """End the stream. ``error``: why the call failed."""
         if not self.closed.done():
             self._error = error or self._error
             self.closed.set_result(None)
@@ -135,7 +137,8 @@ class TritonStream(ABC, Generic[T]):
 
 
 class BaseClient(ABC):
-    """Knows the streams that have not ended, and ends requests. Its subclasses do the calls."""
+    """The part of a client that knows the streams that have not ended, and ends requests. Its
+    subclass does the calls."""
 
     def __init__(self, control_metadata: Metadata) -> None:
         self._control_metadata = control_metadata

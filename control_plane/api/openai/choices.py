@@ -30,7 +30,8 @@ async def start(
     requests: Sequence[GenerationRequest],
     renamed: Mapping[str, str],
 ) -> list[Generation]:
-    """All of them, their first responses there. The caller closes them. Raises `TriadError`.
+    """Return all generations, their first responses there. The caller closes them. Raises
+    `TriadError`.
 
     ``renamed``: what the client calls the fields that errors name.
     """
@@ -75,7 +76,7 @@ async def collect_all(generations: Sequence[Generation]) -> list[GenerationResul
 async def _all(
     work: Callable[[S], Awaitable[T]], items: Sequence[S], undo: Callable[[T], None]
 ) -> list[T]:
-    """The results of all. Where one fails, the others are cancelled or undone."""
+    """Return the results of all items. Where one fails, the others are cancelled or undone."""
     if len(items) == 1:
         return [await work(items[0])]
     tasks = [asyncio.ensure_future(work(item)) for item in items]

@@ -125,7 +125,7 @@ _RENAMED = {
 
 @router.post("/v1/embeddings", response_model=EmbeddingResponse, responses=documented_errors())
 async def embeddings(body: EmbeddingRequest, request: Request, services: ServicesDep) -> Response:
-    """A vector for each text."""
+    """Return a vector for each text."""
     settle_unknown_fields(body, request)
     model = services.catalog.embedding_model(body.model)
     try:

@@ -13,7 +13,7 @@ Values = dict[str, Any]
 
 
 class Piece(Protocol):
-    """What is looked at here of a delta, or of a whole answer."""
+    """The part of a delta, or of a whole answer, that matters here."""
 
     @property
     def text(self) -> str: ...
@@ -29,10 +29,10 @@ class Piece(Protocol):
 
 
 class TextEntries:
-    """Entries of an answer's tokens, each given out when the text that it begins with is there.
+    """The entries of an answer's tokens, each given out when the text that it begins with is there.
 
-    Text is held back while it may be a stop string's, or a part of a character. So a stream has the
-    same entries as a whole answer.
+    Text is held back while it may belong to a stop string, or be a part of a character. So a stream
+    has the same entries as a whole answer.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class TextEntries:
         self._waiting: deque[tuple[TokenLogprobs, int]] = deque()
 
     def push(self, piece: Piece) -> tuple[list[tuple[TokenLogprobs, int]], list[TokenLogprobs]]:
-        """The entries of tokens in the text, with where they begin, and those of tokens that are
-        not in it: a stop string's, and the end of sequence."""
+        """Return the entries of tokens in the text, with where they begin, and those of tokens
+        that are not in it: of a stop string, and the end of sequence."""
         self.characters += len(piece.text)
         new = list(zip(piece.logprobs or (), piece.text_offsets, strict=True))
         waiting = self._waiting
@@ -61,12 +61,14 @@ class TextEntries:
 
 
 def _bytes(token: Values) -> bytes:
-    """A token may be a part of a character: then its bytes are not those of its text."""
+    """Return a token's bytes. A token may be a part of a character: then they are not those of
+    its text."""
     return bytes(token["bytes"]) if "bytes" in token else token["decoded_token"].encode()
 
 
 class ChatLogprobs:
-    """``choices[].logprobs.content``, of the tokens that are in the text, as OpenAI has it.
+    """The builder of ``choices[].logprobs.content``, of the tokens that are in the text, as OpenAI
+    has it.
 
     ``top``: the alternatives asked for. ``as_ids``: tokens are named by their ids.
     """
@@ -98,7 +100,8 @@ _RANK = itemgetter(0)
 
 
 class CompletionLogprobs:
-    """``choices[].logprobs`` of ``/v1/completions``: an entry for each token, as vLLM has it.
+    """The builder of ``choices[].logprobs`` of ``/v1/completions``: an entry for each token, as
+    vLLM has it.
 
     A token that is not in the text, as the one that ends an answer, has the text "" and stands at
     the text's end: evaluation harnesses count on there being as many entries as tokens.
@@ -113,7 +116,8 @@ class CompletionLogprobs:
     def prompt(
         self, text: str, entries: Iterable[TokenLogprobs | None], offsets: Sequence[int], first: str
     ) -> Values:
-        """Of a prompt that is echoed. ``first``: its first token, which has no log probability."""
+        """Return the entries of a prompt that is echoed. ``first``: its first token, which has
+        no log probability."""
         self._before = len(text)
         shape = self._shape()
         for entry, offset in zip(entries, offsets, strict=True):
@@ -124,7 +128,7 @@ class CompletionLogprobs:
         return shape
 
     def push(self, piece: Piece, shape: Values | None = None) -> Values:
-        """``shape``: what comes before."""
+        """Return the entries of a piece. ``shape``: the entries that come before."""
         shape = shape or self._shape()
         inside, outside = self._entries.push(piece)
         for entry, offset in inside:
@@ -140,7 +144,7 @@ class CompletionLogprobs:
     def _append(
         self, shape: Values, entry: TokenLogprobs, offset: int, text: str | None = None
     ) -> None:
-        """``text``: of the token, where it is not its own."""
+        """Append an entry. ``text``: the token's, where it is not its own."""
         tokens = iter(entry.items())
         id_, chosen = next(tokens)
         name = self._name(id_, chosen) if text is None or self._as_ids else text
@@ -151,7 +155,8 @@ class CompletionLogprobs:
         _append(shape, name, chosen["logprob"], top, offset)
 
     def _name(self, id_: str, token: Values) -> str:
-        """OpenAI's way to write a part of a character: several would have the same text."""
+        """Return a token's name, in OpenAI's way to write a part of a character: several would
+        have the same text."""
         if self._as_ids:
             return f"token_id:{id_}"
         if "bytes" not in token:
@@ -171,7 +176,7 @@ def _append(
 def prompt_logprobs(
     entries: Iterable[TokenLogprobs | None] | None, top: int
 ) -> list[TokenLogprobs | None]:
-    """``prompt_logprobs`` in vLLM's shape: each token, and ``top`` alternatives."""
+    """Return ``prompt_logprobs`` in vLLM's shape: each token, and ``top`` alternatives."""
     return [entry and _without_bytes(entry, top) for entry in entries or ()]
 
 

@@ -32,7 +32,7 @@ _RENAMED = {"stop_sequences": "stop"}
 
 
 class Asked:
-    """One request of ``/v1`` on its way to the generation service."""
+    """A request of ``/v1`` on its way to the generation service."""
 
     def __init__(self, body: V1Request, request: Request, services: Services) -> None:
         settle_unknown_fields(body, request)
@@ -50,12 +50,12 @@ class Asked:
 
     @property
     def chat(self) -> Mapping[str, Any]:
-        """How the model writes tool calls and reasoning: `backends.text.chat_format`."""
+        """Return how the model writes tool calls and reasoning."""
         chat: dict[str, Any] = self.model.facts.get("chat") or {}
         return chat
 
     def max_tokens(self, asked: int | None) -> int:
-        """What is asked for, or else all that fits."""
+        """Return the number that is asked for, or else all that fits."""
         if asked is not None:
             return asked
         context: int = self.model.facts["context_length"]
@@ -101,8 +101,9 @@ class Asked:
         head: Head,
         events: Callable[[ChunkFrame, Usage], Events],
     ) -> Response:
-        """Until the first responses are there, a failure keeps its status, and for no longer than
-        the client may be left without a sign."""
+        """Return a stream of events. Until the first responses are there, a failure keeps its
+        status; but the client is not left without a sign for longer than the keep-alive
+        interval."""
         usage = self._usage(requests)
         frame = ChunkFrame(head, self.body, usage, self.request_id)
         patience = self._services.settings.keep_alive_interval
@@ -122,7 +123,8 @@ class Asked:
         choice: Callable[[int, GenerationResult], Mapping[str, Any]],
         more: Callable[[GenerationResult], Mapping[str, Any]] = lambda _: {},
     ) -> Response:
-        """``more``: what the response says beside its choices, of the first one's prompt."""
+        """Return a whole response. ``more``: returns the fields beside its choices, which are
+        about the first prompt."""
         results = await until_disconnect(self._receive, self._results(requests))
         usage = self._usage(requests)
         for number, result in enumerate(results):

@@ -91,7 +91,7 @@ class DetokenizeResponse(BaseModel):
 async def tokenize(
     body: TokenizeRequest, request: Request, services: ServicesDep
 ) -> TokenizeResponse:
-    """The token ids that a prompt becomes."""
+    """Return the token ids that a prompt becomes."""
     settle_unknown_fields(body, request)
     prompt = body.as_prompt()
     check_request(services.settings.validation, prompt, max_tokens=0)
@@ -110,7 +110,7 @@ async def tokenize(
 async def detokenize(
     body: DetokenizeRequest, request: Request, services: ServicesDep
 ) -> DetokenizeResponse:
-    """The text of token ids."""
+    """Return the text of token ids."""
     settle_unknown_fields(body, request)
     check_length(services.settings.validation, "tokens", len(body.tokens))
     model = services.catalog.language_model(body.model)
@@ -120,7 +120,7 @@ async def detokenize(
 
 
 class TokenizerInfo(BaseModel):
-    """As ``tokenizer_config.json`` has it; further keys may come."""
+    """A tokenizer as ``tokenizer_config.json`` describes it; further keys may come."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -136,7 +136,7 @@ class TokenizerInfo(BaseModel):
 async def tokenizer_info(
     request: Request, services: ServicesDep, model: str | None = None
 ) -> TokenizerInfo:
-    """What a model's tokenizer is: its special tokens and chat template, and no paths.
+    """Describe a model's tokenizer: its special tokens and chat template, and no paths.
 
     Evaluation harnesses apply the template with it. ``model``: the default one where absent.
     """

@@ -8,7 +8,7 @@ from control_plane.inference.responses import Delta
 
 
 class Usage:
-    """Counts tokens by choice. A prompt that has several answers counts once.
+    """A counter of tokens by choice. A prompt that has several answers counts once.
 
     ``counts_answers``: False where what is generated is not shown.
     """

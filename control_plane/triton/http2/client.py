@@ -80,7 +80,7 @@ class Http2Client(BaseClient):
 
 
 class Http2Stream(TritonStream[T]):
-    """Implements `ResponseStream`, and `Receiver` for its call."""
+    """A stream over HTTP/2. Implements `ResponseStream`, and `Receiver` for its call."""
 
     def __init__(
         self,
@@ -110,7 +110,8 @@ class Http2Stream(TritonStream[T]):
 
 
 class Answer:
-    """Implements `Receiver` for a call that has one answer. Waiting for it raises `TriadError`."""
+    """The response of a call that has one. Implements `Receiver`. Waiting for it raises
+    `TriadError`."""
 
     has_waiting = False
 
@@ -162,6 +163,7 @@ def _headers(authority: str, method: str, timeout: float, metadata: Metadata) ->
 
 
 def _timeout(seconds: float) -> str:
-    """At most 8 digits and a unit. For a server that would go on with a call that we gave up."""
+    """Return a timeout of at most 8 digits and a unit, for a server that would go on with a call
+    that we gave up."""
     milliseconds = max(1, round(seconds * 1000))
     return f"{milliseconds}m" if milliseconds < 10**8 else f"{min(round(seconds), 10**8 - 1)}S"

@@ -21,7 +21,7 @@ from control_plane.generation.result import GenerationResult
 
 
 class Asking(Protocol):
-    """What matters here of a chat request."""
+    """The fields of a chat request that matter here."""
 
     skip_special_tokens: bool | None
     return_token_ids: bool | None
@@ -40,7 +40,8 @@ class Asking(Protocol):
 
 
 class AnswerReader:
-    """``chat``: how the model writes calls and reasoning, `backends.text.chat_format`."""
+    """The reader of a chat request's answers. ``chat``: how the model writes calls and
+    reasoning, as its facts describe it."""
 
     def __init__(self, body: Asking, tools: ToolChoice, chat: Mapping[str, Any]) -> None:
         """Raises `InvalidRequest`."""
@@ -65,8 +66,8 @@ class AnswerReader:
         return self.parser(False) is not None
 
     def sampling(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """The request's ``own`` sampling parameters, and what reading its answers takes. Raises
-        `InvalidRequest`."""
+        """Return the request's ``own`` sampling parameters, and those that reading its answers
+        takes. Raises `InvalidRequest`."""
         values = dict(own)
         if self.top_logprobs is not None:
             values["logprobs"] = self.top_logprobs
@@ -90,20 +91,21 @@ class AnswerReader:
         return [*names, "in_reasoning"] if self._chat.get("reasoning") else names
 
     def logprobs(self) -> ChatLogprobs | None:
-        """For one answer; None where they are not asked for."""
+        """Return the builder of one answer's log probabilities, or None where they are not asked
+        for."""
         if self.top_logprobs is None:
             return None
         return ChatLogprobs(self.top_logprobs, as_ids=self._tokens_as_ids)
 
     def parser(self, in_reasoning: bool) -> AnswerParser | None:
-        """For one answer; None where it is text alone."""
+        """Return the parser of one answer, or None where the answer is text alone."""
         return self._tools.parser(self._chat, in_reasoning, self._structured)
 
     def finish_reason(self, reason: str, called: bool) -> str:
         return self._tools.finish_reason(reason, called)
 
     def whole(self, index: int, result: GenerationResult) -> dict[str, Any]:
-        """An entry of ``choices``."""
+        """Return a whole answer as an entry of ``choices``."""
         parser = self.parser(result.in_reasoning)
         message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
         if parser is not None:
@@ -119,7 +121,8 @@ class AnswerReader:
 
 
 def _message(parts: Sequence[Part]) -> dict[str, Any]:
-    """``reasoning`` is vLLM's name, ``reasoning_content`` its older one and DeepSeek's.
+    """Return the message that an answer's parts make. ``reasoning`` is vLLM's name,
+    ``reasoning_content`` its older one and DeepSeek's.
 
     https://docs.vllm.ai/en/stable/features/reasoning_outputs/
     """

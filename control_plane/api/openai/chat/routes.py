@@ -73,7 +73,7 @@ class ChatCompletionRequest(V1Request):
         return ToolChoice.of(self.tools or [], self.tool_choice, parallel)
 
     def of_prompt(self, result: GenerationResult) -> dict[str, Any]:
-        """What is asked for of the prompt."""
+        """Return the fields that the request wants of its prompt."""
         fields: dict[str, Any] = {}
         if self.prompt_logprobs is not None:
             scored = prompt_logprobs(result.prompt_logprobs, self.prompt_logprobs)

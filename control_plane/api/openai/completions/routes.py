@@ -40,7 +40,7 @@ router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 
 def _prompts(value: object) -> list[str | list[int]]:
-    """A text, token ids, or a list of either. Raises `ValueError`."""
+    """Return the prompts of a text, of token ids, or of a list of either. Raises `ValueError`."""
     items: list[Any] = value if isinstance(value, list) else [value]
     if isinstance(value, list) and are_token_ids(items):
         items = [items]
