@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi_offline import FastAPIOffline
 
 from control_plane.admission.rate_limits import RateLimits
 from control_plane.api import (
@@ -83,7 +84,8 @@ def create_app(
 
     # For the documentation: the middleware has asked already.
     security = [Depends(_SECURITY[settings.auth.auth_type])] if settings.auth.enabled else []
-    app = FastAPI(
+    # The pages /docs and /redoc with scripts of their own: they work without the internet.
+    app = FastAPIOffline(
         title="Triad",
         version=VERSION,
         lifespan=lifespan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,17 @@ async def test_routes_and_methods_that_are_not_there() -> None:
         assert (await http.put("/generate", json={})).status_code == 405
         assert (await http.head("/health")).content == b""
         assert (await http.get("/openapi.json")).json()["info"]["title"] == "Triad"
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_documentation_pages_need_no_other_server(page: str) -> None:
+    async with gateway() as http:
+        html = (await http.get(page)).text
+        assets = re.findall(r'(?:src|href)="([^"]+)"', html)
+        assert any(asset.endswith(".js") for asset in assets)
+        for asset in assets:
+            response = await http.get(asset)
+            assert (asset[0], response.status_code) == ("/", 200)
 
 
 # --- /v1 ----------------------------------------------------------------------------------------
