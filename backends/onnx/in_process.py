@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from backends.batching.runner import Segment
 from backends.onnxruntime_shim.config import ModelConfig
-from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.graph import OnnxGraph
 from backends.onnxruntime_shim.rows import DecoderRows
 
 
-def open_graph(config: str, version_folder: Path) -> Graph:
+def open_graph(config: str, version_folder: Path) -> OnnxGraph:
     """``config``: the decoder's model configuration as JSON. ``version_folder``: its own.
 
     Raises `backends.onnxruntime_shim.config.ConfigError`, or onnxruntime's own errors.
     """
     values = {"name": version_folder.parent.name, **json.loads(config)}  # as Triton fills it in
-    return Graph(ModelConfig(values, version_folder), "CPU", 0)
+    return OnnxGraph(ModelConfig(values, version_folder), "CPU", 0)
 
 
 class InProcessRunner:
@@ -36,7 +36,7 @@ class InProcessRunner:
     max_segments = 1 << 30
     gives_all_logits = False
 
-    def __init__(self, graph: Graph, slots: int, *, splits_prompts: bool) -> None:
+    def __init__(self, graph: OnnxGraph, slots: int, *, splits_prompts: bool) -> None:
         """Raises `backends.onnxruntime_shim.config.ConfigError`."""
         self.slots = slots
         self.device = torch.device("cpu")

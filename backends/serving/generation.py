@@ -25,7 +25,7 @@ from backends.contract.responses import (
 from backends.engine import EngineRequest, Token
 from backends.serving.prompt import Prompt
 from backends.serving.responder import Call, Responder, response
-from backends.text.detokenizer import Detokenizer, Verbatim
+from backends.text.detokenizer import Detokenizer, RawDecoder
 from backends.text.stop_strings import StopMatcher
 from backends.text.tokenizer import Tokenizer
 
@@ -65,7 +65,7 @@ class Generation(Call):
         sampling = request.sampling
         self._request = request
         self._skips_special_tokens = sampling.skip_special_tokens
-        decoder = self._tokenizer if self._skips_special_tokens else Verbatim(self._tokenizer)
+        decoder = self._tokenizer if self._skips_special_tokens else RawDecoder(self._tokenizer)
         self._detokenizer = Detokenizer(decoder, prompt.ids)
         self._stops = StopMatcher(sampling.stop, include=sampling.include_stop_str_in_output)
         self._tokens = self._characters = 0  # of the answer, before any stop string is cut off

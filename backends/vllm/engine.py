@@ -28,7 +28,7 @@ from backends.contract.structured import StructuredOutput
 from backends.engine import EngineRequest, GenerationOnly
 from backends.guidance.checked import CheckedGrammars
 from backends.guidance.limits import TRIAL
-from backends.guidance.recent import Recent
+from backends.guidance.lru_cache import LRUCache
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
 from backends.vllm.gauges import Gauges, exposition, gpu_memory
@@ -84,7 +84,7 @@ class VllmEngine(GenerationOnly):
         backend = self._llm.vllm_config.structured_outputs_config.backend
         self._uses_guidance = backend == GUIDANCE
         self._preparing: set[EngineRequest] = set()  # those whose grammars are tried
-        self._tried: Recent[StructuredOutput, str] = Recent(CACHED)
+        self._tried: LRUCache[StructuredOutput, str] = LRUCache(CACHED)
         self._lock = threading.Lock()
         self._grammars = CheckedGrammars(lambda: self._trials(tokenizer_json))
         self._facts = static_facts(self._llm.vllm_config)

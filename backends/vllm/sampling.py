@@ -19,8 +19,8 @@ from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
 from backends.contract.structured import StructuredOutput
 from backends.engine import EngineRequest, Token
-from backends.guidance.bounds import Literals
-from backends.guidance.calls import Calls
+from backends.guidance.bounds import LiteralBudget
+from backends.guidance.calls import ToolCallGrammar
 from backends.guidance.json_schema import OPTIONS
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -113,7 +113,10 @@ def _structured_outputs(guided: StructuredOutput | None) -> StructuredOutputsPar
     """For the other backends of vLLM's, as it takes them."""
     if guided is None:
         return None
-    if guided.kind == "tool_calls" and (calls := Calls.of(guided, Literals())).format == "json":
+    if (
+        guided.kind == "tool_calls"
+        and (calls := ToolCallGrammar.of(guided, LiteralBudget())).format == "json"
+    ):
         schema = calls.schema("parameters", listed=True)
         return StructuredOutputsParams(json=json.dumps(schema))
     if guided.kind in ("any_of", "tool_calls"):

@@ -125,7 +125,7 @@ def test_a_guide_that_gives_up_says_so(guide: MakeGuide) -> None:
     made = guide(regex="a")
     made.advance(1000)
     assert not made.ended
-    with pytest.raises(InvalidField, match=r"^guided: describes too much"):
+    with pytest.raises(InvalidField, match=r"^guided: is too complex to enforce"):
         allowed(made)
 
 

@@ -194,7 +194,7 @@ def test_it_ends_with_the_compiler(tokenizer: Tokenizer) -> None:
 PARENT = f"""
 import time
 from backends.guidance.compiler import GrammarCompiler
-from backends.text import Tokenizer
+from backends.text.tokenizer import Tokenizer
 from tests.backends.guidance.conftest import request
 from tests.backends.guidance.test_trials import SLOWEST
 made = GrammarCompiler(Tokenizer({str(DEMO)!r}).to_json, {PADDED}, {EOS})
