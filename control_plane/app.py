@@ -48,7 +48,11 @@ _SECURITY: Mapping[str, Callable[..., Any]] = {
 }
 # `*` would not count with credentials.
 _EXPOSED = [
-    *("X-Request-Id", "WWW-Authenticate", "Retry-After", "retry-after-ms", body.HEADER),
+    "X-Request-Id",
+    "WWW-Authenticate",
+    "Retry-After",
+    "retry-after-ms",
+    body.HEADER,
     *(
         f"x-ratelimit-{what}-{of}"
         for what in ("limit", "remaining", "reset")

@@ -107,7 +107,8 @@ def _allow_connections(settings: ServingSettings) -> None:
         if allowed < wanted:
             logger.warning(
                 "the system allows %d open files, too few for serving.http.max_connections: %d",
-                *(allowed, settings.http.max_connections),
+                allowed,
+                settings.http.max_connections,
             )
 
 

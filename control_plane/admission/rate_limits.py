@@ -15,7 +15,7 @@ import time
 from control_plane.errors import RateLimited
 from control_plane.settings import RateLimitingSettings
 
-_MOST_KEPT = 10_000
+_MAX_KEPT = 10_000
 """Callers, before those are dropped whose bucket is full again."""
 _EPSILON = 1e-6
 """Seconds: what adding up times may be off by."""
@@ -30,7 +30,7 @@ class Meter:
         self._each = 60 / per_minute
         self._most = most * self._each
         self._full: dict[str, float] = {}  # when each bucket is full again
-        self._drop_at = _MOST_KEPT
+        self._drop_at = _MAX_KEPT
 
     def wait(self, caller: str, now: float) -> float:
         """Return the time until the bucket holds one, which is 0 when it does."""
@@ -42,7 +42,7 @@ class Meter:
         self._full[caller] = now + self.refill(caller, now) + count * self._each
         if len(self._full) > self._drop_at:
             self._full = {key: full for key, full in self._full.items() if full > now}
-            self._drop_at = max(_MOST_KEPT, 2 * len(self._full))
+            self._drop_at = max(_MAX_KEPT, 2 * len(self._full))
 
     def refill(self, caller: str, now: float) -> float:
         """Return the time until the bucket is full."""

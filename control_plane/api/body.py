@@ -135,8 +135,17 @@ def _header(fields: list[str], count: int) -> str:
 
 
 IN_ANY_REQUEST = NO_EFFECT | {
-    *("user", "priority", "request_id", "session_id", "cache_salt", "service_tier"),
-    *("safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
-    *("prediction", "guided_decoding_backend"),
+    "user",
+    "priority",
+    "request_id",
+    "session_id",
+    "cache_salt",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "prediction",
+    "guided_decoding_backend",
 }
 """What clients of OpenAI's and vLLM's APIs send, and what changes no answer."""

@@ -13,18 +13,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Generator
 from contextlib import suppress
 from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
-from math import isfinite
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from control_plane.api.json_check import TOO_DEEP, ValueCheck, WrongValue
 from control_plane.errors import InvalidRequest, field_path
 
-MAX_DEPTH = 64
-"""Objects and lists in each other."""
 MAX_VALUES = 350_000
 """In all: a batch of texts as token ids has many."""
 MAX_NODES = 60_000
@@ -37,6 +35,11 @@ MAX_INTEGER_DIGITS = 308
 
 _ALL_DIGITS_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _TOO_LONG = b"0" * (MAX_INTEGER_DIGITS + 1)
+
+_TOO_MUCH = (
+    f"has too much in it: a body may hold {MAX_VALUES} values, with {MAX_NODES} objects, lists, "
+    "keys and fractions among them"
+)
 
 _PAUSE_AFTER = 100_000
 """Bytes of a body that takes long enough for others to notice."""
@@ -60,7 +63,7 @@ async def parse_body(body: bytes) -> dict[str, Any]:
     except StopIteration as end:
         fields: dict[str, Any] = end.value
         return fields
-    except _Wrong as wrong:
+    except WrongValue as wrong:
         path = field_path(wrong.path)
         message = f"{path}: {wrong}" if path else f"the body {wrong}"
         raise InvalidRequest(message, param=path or None) from None
@@ -74,7 +77,7 @@ def parse_json(text: str, field: str) -> Any:  # noqa: ANN401
             next(steps)
     except StopIteration as end:
         return end.value
-    except _Wrong as wrong:
+    except WrongValue as wrong:
         path = field_path([field, *wrong.path])
         raise InvalidRequest(f"{path}: {wrong}", param=path) from None
 
@@ -89,45 +92,28 @@ def require_few_fields(value: object) -> object:
 
 def _parsing(data: bytes, *, whole: bool) -> Steps:
     """Parse in steps. ``whole``: the data must be an object, whose fields errors name. Raises
-    `_Wrong`."""
+    `WrongValue`."""
     yield from _require_affordable(data)
     try:
         text = data.decode("utf-8-sig")
         decoder = _decoder(text)
         value = _Fields(text, decoder).read() if whole else decoder.decode(text)
     except UnicodeDecodeError as error:
-        raise _Wrong(f"is not valid UTF-8: see byte {error.start}") from None
+        raise WrongValue(f"is not valid UTF-8: see byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise _Wrong(f"is not valid JSON: {error.msg} at character {error.pos}") from None
+        raise WrongValue(f"is not valid JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
-        raise _Wrong(_TOO_DEEP) from None
+        raise WrongValue(TOO_DEEP) from None
     yield
     if isinstance(value, dict | list):
         # Half a pair can only come from an escape: bytes that are UTF-8 have none.
-        _Check(texts="\\ud" in text or "\\uD" in text).container(value, 1)
+        ValueCheck(texts="\\ud" in text or "\\uD" in text).container(value, 1)
     yield
     return value
 
 
-class _Wrong(Exception):
-    """The error of a value that is wrong. Each container on the way out adds its place."""
-
-    def __init__(self, problem: str, *path: str | int) -> None:
-        super().__init__(problem)
-        self.path: Path = list(path)
-
-
-_TOO_MUCH = (
-    f"has too much in it: a body may hold {MAX_VALUES} values, with {MAX_NODES} objects, lists, "
-    "keys and fractions among them"
-)
-_NOT_FINITE = "must be a finite number"
-_NO_TEXT = "must be text: half of a surrogate pair is no character"
-_TOO_DEEP = f"must not be nested more than {MAX_DEPTH} levels deep"
-
-
 def _require_affordable(body: bytes) -> Steps:
-    """Raises `_Wrong`. Counting is far cheaper than parsing."""
+    """Raises `WrongValue`. Counting is far cheaper than parsing."""
     if _is_affordable(_separators(body)):
         return
     yield
@@ -136,7 +122,7 @@ def _require_affordable(body: bytes) -> Steps:
         return
     yield
     field = _crowded_field(body, outside)
-    raise _Wrong(_TOO_MUCH, *(() if field is None else (field,)))
+    raise WrongValue(_TOO_MUCH, *(() if field is None else (field,)))
 
 
 def _separators(body: bytes, start: int = 0, end: int = sys.maxsize) -> tuple[int, int]:
@@ -172,7 +158,7 @@ def _crowded_field(body: bytes, outside: bytes) -> str | None:
         else:
             high = middle
     reader = _Fields(body[:low].decode("utf-8-sig", "replace"), _PLAIN)
-    with suppress(json.JSONDecodeError, _Wrong):
+    with suppress(json.JSONDecodeError, WrongValue):
         reader.read()
     return reader.name
 
@@ -184,7 +170,7 @@ def _decoder(text: str) -> json.JSONDecoder:
 
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
-        raise _Wrong(f"must have integers of at most {MAX_INTEGER_DIGITS} digits")
+        raise WrongValue(f"must have integers of at most {MAX_INTEGER_DIGITS} digits")
     return int(digits)
 
 
@@ -203,10 +189,10 @@ class _Fields:
         self.name: str | None = None
 
     def read(self) -> dict[str, Any]:
-        """Raises `json.JSONDecodeError`, `_Wrong`."""
+        """Raises `json.JSONDecodeError`, `WrongValue`."""
         fields: dict[str, Any] = {}
         if not self._takes("{"):
-            raise _Wrong("must be a JSON object, sent as application/json")
+            raise WrongValue("must be a JSON object, sent as application/json")
         if not self._takes("}"):
             self._read_field(fields)
             while not self._takes("}"):
@@ -218,7 +204,7 @@ class _Fields:
 
     def _read_field(self, fields: dict[str, Any]) -> None:
         if len(fields) == MAX_FIELDS:
-            raise _Wrong(f"must have at most {MAX_FIELDS} fields")
+            raise WrongValue(f"must have at most {MAX_FIELDS} fields")
         if self._text[self._at : self._at + 1] != '"':
             raise json.JSONDecodeError("Expecting a field's name", self._text, self._at)
         self.name, self._at = scanstring(self._text, self._at + 1, True)
@@ -229,8 +215,8 @@ class _Fields:
         except StopIteration as end:
             raise json.JSONDecodeError("Expecting a value", self._text, end.value) from None
         except RecursionError:
-            raise _Wrong(_TOO_DEEP, self.name) from None
-        except _Wrong as wrong:
+            raise WrongValue(TOO_DEEP, self.name) from None
+        except WrongValue as wrong:
             wrong.path.insert(0, self.name)
             raise
         self._at = _skip(self._text, self._at)
@@ -249,60 +235,3 @@ class _Fields:
 def _skip(text: str, at: int) -> int:
     """Return the position after white space."""
     return WHITESPACE.match(text, at).end()  # type: ignore[no-any-return]
-
-
-class _Check:
-    """A check of what has been parsed. ``texts``: whether half a surrogate pair may be in it."""
-
-    def __init__(self, *, texts: bool) -> None:
-        self._texts = texts
-
-    def container(self, container: dict[str, Any] | list[Any], depth: int) -> None:
-        """Raises `_Wrong`. What can be asked of all values at once is: a loop takes longer."""
-        values: Collection[Any] = container.values() if isinstance(container, dict) else container
-        kinds = set(map(type, values))
-        if float in kinds and not all(map(isfinite, _of(float, values, kinds))):
-            self._find(container, lambda v: type(v) is not float or isfinite(v), _NOT_FINITE)
-        if self._texts:
-            self._check_texts(container, _of(str, values, kinds))
-        if dict in kinds or list in kinds:
-            if depth == MAX_DEPTH:
-                raise _Wrong(_TOO_DEEP)
-            self._below(container, depth + 1)
-
-    def _check_texts(self, container: dict[str, Any] | list[Any], texts: Collection[str]) -> None:
-        if type(container) is dict and not _is_text("".join(container)):
-            raise _Wrong("must not have a key with half of a surrogate pair in it")
-        if not _is_text("".join(texts)):
-            self._find(container, lambda v: type(v) is not str or _is_text(v), _NO_TEXT)
-
-    def _below(self, container: dict[str, Any] | list[Any], depth: int) -> None:
-        for place, value in _items(container):
-            if type(value) is dict or type(value) is list:
-                try:
-                    self.container(value, depth)
-                except _Wrong as wrong:
-                    wrong.path.insert(0, place)
-                    raise
-
-    def _find(
-        self, container: dict[str, Any] | list[Any], good: Callable[[Any], bool], problem: str
-    ) -> None:
-        raise _Wrong(problem, next(place for place, v in _items(container) if not good(v)))
-
-
-def _of(kind: type, values: Collection[Any], kinds: set[type]) -> Collection[Any]:
-    """Return the values of one kind. ``kinds``: all kinds that there are."""
-    return values if kinds == {kind} else [v for v in values if type(v) is kind]
-
-
-def _items(container: dict[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:
-    return container.items() if isinstance(container, dict) else enumerate(container)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -115,7 +115,10 @@ class Introspector:
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         logger.error(
             "%s did not say whether a token is valid (%d times since this was said): %s: %.200s",
-            *(address, self._failures, type(error).__name__, error),
+            address,
+            self._failures,
+            type(error).__name__,
+            error,
         )
         self._failures, self._logged = 0, now
 

@@ -27,7 +27,7 @@ PREFIX = "TRIAD_ARGUMENT_"
 
 _PTRACE_TRACEME, _PTRACE_CONT, _PTRACE_DETACH = 0, 7, 17
 _START_STACK = 25  # of /proc/<pid>/stat, behind the name: where the number of arguments stands
-_LONGEST = 1 << 17  # bytes of a single argument, in Linux
+_MAX_ARGUMENT_BYTES = 1 << 17  # bytes of a single argument, in Linux
 BECOME = Path(__file__).with_name("become.py")
 _CANNOT_STOP = 97  # its exit code
 
@@ -52,8 +52,14 @@ def start(
     variables = {f"{PREFIX}{number}": value for number, value in enumerate(hidden)}
     process = subprocess.Popen(
         [
-            *(sys.executable, "-I", "-S", str(BECOME), "stop" if hidden else "go"),
-            *(binary, *arguments, *map(_placeholder, variables)),
+            sys.executable,
+            "-I",
+            "-S",
+            str(BECOME),
+            "stop" if hidden else "go",
+            binary,
+            *arguments,
+            *map(_placeholder, variables),
         ],
         env={**environment, **variables},
         text=True,
@@ -126,7 +132,7 @@ def _read(memory: BinaryIO, address: int, count: int) -> tuple[int, ...]:
 def _string(memory: BinaryIO, address: int) -> bytes:
     memory.seek(address)
     text = b""
-    while b"\0" not in text and len(text) < _LONGEST:
+    while b"\0" not in text and len(text) < _MAX_ARGUMENT_BYTES:
         if not (part := memory.read(256)):
             break
         text += part

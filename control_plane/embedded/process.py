@@ -94,7 +94,10 @@ def _start(
 ) -> subprocess.Popen[str]:
     def start(visible: Sequence[str], hidden: Sequence[str]) -> subprocess.Popen[str]:
         return private_process.start(
-            *(binary, visible, hidden, environment),
+            binary,
+            visible,
+            hidden,
+            environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

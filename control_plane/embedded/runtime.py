@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-LONGEST_SOCKET = 107
+MAX_SOCKET_NAME = 107
 """Bytes of a socket's address, in Linux."""
 ROOM = 40
 """Of these, what the folder's own name and the socket's in it may take."""
@@ -89,5 +89,5 @@ def _remove_regions(id_: str) -> None:
 def _parent() -> Path:
     """Return the folder for temporary files, unless its name is too long for a socket's address."""
     folder = tempfile.gettempdir()
-    too_long = len(os.fsencode(folder)) > LONGEST_SOCKET - ROOM
+    too_long = len(os.fsencode(folder)) > MAX_SOCKET_NAME - ROOM
     return Path("/tmp" if too_long or _ODD.search(folder) else folder)

@@ -35,8 +35,7 @@ from control_plane.settings import HttpSettings
 logger = logging.getLogger(__name__)
 
 MAX_HEADERS = 256
-MIN_READ = 16 * 1024
-"""Bytes of an answer that a client has to read within `write_timeout`."""
+MIN_READ = 16 * 1024  # bytes of an answer that a client has to read within `write_timeout`
 _SEPARATORS = len(": \r\n")
 _PIECE = 16 * 1024
 """Bytes that are parsed at once: of very small requests and chunks they hold hundreds."""

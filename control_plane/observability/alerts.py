@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 CHECKS = 10
 """Of how many a figure is: five minutes, with the default interval."""
-FEWEST_REQUESTS = 10
+MIN_REQUESTS = 10
 """A rate or a percentile of fewer says nothing."""
 
 
@@ -56,13 +56,13 @@ class Totals:
 
     @property
     def error_rate(self) -> float | None:
-        return self.failed / self.ended if self.ended >= FEWEST_REQUESTS else None
+        return self.failed / self.ended if self.ended >= MIN_REQUESTS else None
 
     @property
     def latency_p99(self) -> float | None:
         """Seconds, as Prometheus' `histogram_quantile` has it."""
         buckets = sorted(self.durations.items())
-        if not buckets or buckets[-1][1] < FEWEST_REQUESTS:
+        if not buckets or buckets[-1][1] < MIN_REQUESTS:
             return None
         wanted = 0.99 * buckets[-1][1]
         for (low, below), (high, count) in pairwise([(0.0, 0.0), *buckets]):

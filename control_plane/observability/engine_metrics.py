@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 2.0
 
 
 async def engine_metrics(client: ModelClient, catalog: Models) -> CollectorRegistry:
-    """Asked for now, of all models that have some; one that does not answer in time is left out."""
+    """Ask all models that keep metrics for them; one that does not answer in time is left out."""
     asked = [model for model in catalog if model.ready and model.facts.get("metrics")]
     texts = await asyncio.gather(*(_ask(client, model) for model in asked))
     registry = CollectorRegistry()

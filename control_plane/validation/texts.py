@@ -9,8 +9,19 @@ from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 
 _KEYS = frozenset(
     [
-        *("role", "content", "type", "text", "name", "arguments", "function", "tool_calls"),
-        *("tool_call_id", "id", "index", "description", "parameters"),
+        "role",
+        "content",
+        "type",
+        "text",
+        "name",
+        "arguments",
+        "function",
+        "tool_calls",
+        "tool_call_id",
+        "id",
+        "index",
+        "description",
+        "parameters",
     ]
 )
 """Names that the API itself gives. Any other key may be written into a prompt as a value is."""

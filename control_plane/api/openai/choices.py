@@ -19,7 +19,7 @@ from control_plane.validation.texts import texts_of
 T = TypeVar("T")
 S = TypeVar("S")
 
-MOST = 128
+MAX_ANSWERS = 128
 """Answers to one request."""
 LONG_CHARACTERS = 1 << 14
 """Of a prompt: shorter ones are sent as they are with each request that has them."""

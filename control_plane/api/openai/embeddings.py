@@ -133,7 +133,9 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
             prompt = row if isinstance(row, str) else TokenIds(row)
             check_request(services.settings.validation, prompt, max_tokens=0)
         work = services.embedding.embed(
-            *(model, request.state.request_id, body.input),
+            model,
+            request.state.request_id,
+            body.input,
             truncate=body.cut,
             dimensions=body.dimensions,
         )

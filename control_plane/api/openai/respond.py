@@ -31,7 +31,7 @@ from control_plane.validation import check_request
 _RENAMED = {"stop_sequences": "stop"}
 
 
-class Asked:
+class RequestHandler:
     """A request of ``/v1`` on its way to the generation service."""
 
     def __init__(self, body: V1Request, request: Request, services: Services) -> None:
@@ -70,8 +70,10 @@ class Asked:
     ) -> list[GenerationRequest]:
         """`answers` for each prompt, one after the other. Raises `InvalidRequest`."""
         count = len(prompts) * self.answers
-        if count > choices.MOST:
-            raise InvalidRequest(f"n: must ask for at most {choices.MOST} answers", param="n")
+        if count > choices.MAX_ANSWERS:
+            raise InvalidRequest(
+                f"n: must ask for at most {choices.MAX_ANSWERS} answers", param="n"
+            )
         for prompt in prompts:
             check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
         if not self.body.streams or self.body.usage_in_stream:

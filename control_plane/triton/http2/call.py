@@ -43,8 +43,16 @@ class Call:
     """A gRPC call. ``timeout`` is in seconds, from now on."""
 
     __slots__ = (
-        *("headers", "unsent", "window", "stream_id", "done"),
-        *("_receiver", "_carrier", "_reader", "_deadline", "_untaken"),
+        "_carrier",
+        "_deadline",
+        "_reader",
+        "_receiver",
+        "_untaken",
+        "done",
+        "headers",
+        "stream_id",
+        "unsent",
+        "window",
     )
 
     def __init__(self, headers: bytes, message: bytes, receiver: Receiver, timeout: float) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from control_plane.api.json_body import (
-    MAX_DEPTH,
     MAX_FIELDS,
     MAX_INTEGER_DIGITS,
     MAX_NODES,
@@ -18,6 +17,7 @@ from control_plane.api.json_body import (
     parse_body,
     parse_json,
 )
+from control_plane.api.json_check import MAX_DEPTH
 from control_plane.errors import InvalidRequest
 
 

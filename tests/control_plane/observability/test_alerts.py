@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from control_plane.models.catalog import Model
-from control_plane.observability.alerts import CHECKS, FEWEST_REQUESTS, Alerts
+from control_plane.observability.alerts import CHECKS, MIN_REQUESTS, Alerts
 from control_plane.observability.metrics import Metrics
 from control_plane.settings import AlertThresholds
 from tests.conftest import ServerFactory
@@ -67,7 +67,7 @@ async def test_what_clients_do_is_no_error(outcome: str) -> None:
 
 async def test_few_requests_say_nothing() -> None:
     metrics, alerts = watched()
-    end(metrics, "engine_error", FEWEST_REQUESTS - 1)
+    end(metrics, "engine_error", MIN_REQUESTS - 1)
     alerts.check()
     assert not firing(metrics, "error_rate")
     end(metrics, "deadline_exceeded")

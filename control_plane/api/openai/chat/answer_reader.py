@@ -20,7 +20,7 @@ from control_plane.errors import InvalidRequest
 from control_plane.generation.result import GenerationResult
 
 
-class Asking(Protocol):
+class ChatRequestView(Protocol):
     """The fields of a chat request that matter here."""
 
     skip_special_tokens: bool | None
@@ -43,7 +43,7 @@ class AnswerReader:
     """The reader of a chat request's answers. ``chat``: how the model writes calls and
     reasoning, as its facts describe it."""
 
-    def __init__(self, body: Asking, tools: ToolChoice, chat: Mapping[str, Any]) -> None:
+    def __init__(self, body: ChatRequestView, tools: ToolChoice, chat: Mapping[str, Any]) -> None:
         """Raises `InvalidRequest`."""
         if tools.mode == "auto" and chat.get("tools") is None:
             raise InvalidRequest(

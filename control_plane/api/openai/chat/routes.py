@@ -17,7 +17,7 @@ from control_plane.api.openai.chat.messages import ChatMessage, Tool, for_templa
 from control_plane.api.openai.chat.stream import ChatChoice, ChatEvents
 from control_plane.api.openai.fields import TopLogprobs, V1Request
 from control_plane.api.openai.logprobs import prompt_logprobs
-from control_plane.api.openai.respond import Asked
+from control_plane.api.openai.respond import RequestHandler
 from control_plane.api.openai.responses import ChatCompletion
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.tools.fields import ToolChoice
@@ -106,7 +106,7 @@ async def chat_completions(
     body: ChatCompletionRequest, request: Request, services: ServicesDep
 ) -> Response:
     """Answer a conversation, as OpenAI's API does."""
-    asked = Asked(body, request, services)
+    asked = RequestHandler(body, request, services)
     tools = body.choice_of_tools()
     reader = AnswerReader(body, tools, asked.chat)
     limit = asked.max_tokens(body.limit)

@@ -27,7 +27,7 @@ from control_plane.api.openai.fields import (
     V1Request,
     are_token_ids,
 )
-from control_plane.api.openai.respond import Asked
+from control_plane.api.openai.respond import RequestHandler
 from control_plane.api.openai.responses import Completion
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
@@ -117,7 +117,7 @@ class CompletionRequest(V1Request):
 @router.post("/v1/completions", response_model=Completion, responses=documented_errors())
 async def completions(body: CompletionRequest, request: Request, services: ServicesDep) -> Response:
     """Continue texts, as OpenAI's API does."""
-    asked = Asked(body, request, services)
+    asked = RequestHandler(body, request, services)
     # At least one token has to be made, if only for the prompt to be looked at.
     sampling = body.sampling(max(1, asked.max_tokens(body.limit)))
     prompts = body.prompts()
@@ -144,7 +144,7 @@ async def completions(body: CompletionRequest, request: Request, services: Servi
     return await asked.stream(requests, head, events)
 
 
-async def _echoes(body: CompletionRequest, asked: Asked, services: Services) -> list[Echo]:
+async def _echoes(body: CompletionRequest, asked: RequestHandler, services: Services) -> list[Echo]:
     async def echo(prompt: Text | TokenIds) -> Echo:
         inspection, model = services.inspection, asked.model
         if isinstance(prompt, Text):
