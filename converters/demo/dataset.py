@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from converters.demo.corpus import Topic
+from converters.common.corpus.topics import Topic
 from converters.demo.tokenizer import DEFAULT_SYSTEM_MESSAGE
 
 Form = Literal["raw", "chat", "second turn"]

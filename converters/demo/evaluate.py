@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from converters.demo.corpus import Topic
+from converters.common.corpus.topics import Topic
 from converters.demo.dataset import FORMS, IGNORED, Encoder, Example, Form, collate, turn, user
 from converters.demo.penalty import penalized
 

@@ -29,7 +29,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from converters.demo.corpus import load_corpus
+from converters.common.corpus.topics import load_corpus
 from converters.demo.dataset import (
     IGNORED,
     Encoder,
