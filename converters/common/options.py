@@ -52,16 +52,16 @@ class ExportOptions:
 
     @property
     def graph_only(self) -> bool:
-        """Whether a single graph is asked for instead of an entry of a model repository."""
+        """Return whether a single graph is asked for instead of an entry of a model repository."""
         return self.output.suffix == ".onnx"
 
     @property
     def triton_name(self) -> str:
-        """The name of the Triton model that answers requests."""
+        """Return the name of the Triton model that answers requests."""
         return self.name or re.sub(r"[^\w.-]", "-", Path(self.model).name)
 
     @property
     def served_name(self) -> str:
-        """The name that a request gives: the hub id, unless the user has chosen a name."""
+        """Return the name that a request gives: the hub id, unless the user has chosen a name."""
         is_folder = Path(self.model).expanduser().exists()
         return self.triton_name if self.name or is_folder else self.model

@@ -42,7 +42,7 @@ class StateTensor:
 
     @property
     def present(self) -> str:
-        """The name of the output."""
+        """Return the name of the output."""
         return PRESENT + self.past.removeprefix(PAST)
 
 

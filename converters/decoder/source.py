@@ -37,29 +37,29 @@ class DecoderSource:
 
     @property
     def config(self) -> Any:  # noqa: ANN401
-        """The model's configuration."""
+        """Return the model's configuration."""
         return self.model.config
 
     @property
     def vocabulary(self) -> int:
-        """The number of logits, which may exceed the number of tokens."""
+        """Return the number of logits, which may exceed the number of tokens."""
         size: int = self.model.get_output_embeddings().weight.shape[0]
         return size
 
     @property
     def parameters(self) -> int:
-        """The number of the model's parameters."""
+        """Return the number of the model's parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def checkpoint_bytes(self) -> int:
-        """The size of the files with weights."""
+        """Return the size of the files with weights."""
         files = [*self.folder.glob("*.safetensors")] or self.folder.glob("*.bin")
         return sum(file.stat().st_size for file in files)
 
     @property
     def eos_token_ids(self) -> list[int]:
-        """The tokens that end a generation."""
+        """Return the tokens that end a generation."""
         ids = self.model.generation_config.eos_token_id
         if ids is None:
             ids = self.config.eos_token_id
@@ -67,14 +67,14 @@ class DecoderSource:
 
     @property
     def windows(self) -> list[int]:
-        """The windows of local attention, in tokens, that are smaller than the context."""
+        """Return the windows of local attention, in tokens, that are smaller than the context."""
         config = self.config
         sizes = (getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size"))
         return [size for size in sizes if size and size < self.context]
 
     @property
     def rope_type(self) -> str:
-        """The type of rotary embeddings, as transformers names it."""
+        """Return the type of rotary embeddings, as transformers names it."""
         return _rope_type(self.model)
 
     def read_again(self, dtype: torch.dtype) -> PreTrainedModel:

@@ -44,7 +44,7 @@ class DecoderEntry:
 
     @property
     def decoder_name(self) -> str:
-        """The name of the graph's model."""
+        """Return the name of the graph's model."""
         return f"{self.name}_decoder"
 
 

@@ -58,17 +58,17 @@ class Agreement:
 
     @property
     def largest(self) -> float:
-        """The largest relative error."""
+        """Return the largest relative error."""
         return max(self.errors)
 
     @property
     def mean(self) -> float:
-        """The mean relative error."""
+        """Return the mean relative error."""
         return sum(self.errors) / len(self.errors)
 
     @property
     def figures(self) -> dict[str, float]:
-        """The measurements by name."""
+        """Return the measurements by name."""
         return {
             "largest relative error": self.largest,
             "mean relative error": self.mean,

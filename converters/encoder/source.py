@@ -34,23 +34,23 @@ class EncoderSource:
 
     @property
     def parameters(self) -> int:
-        """The number of the model's parameters."""
+        """Return the number of the model's parameters."""
         return int(self.model.num_parameters())
 
     @property
     def dimension(self) -> int:
-        """The length of a vector."""
+        """Return the length of a vector."""
         return int(self.model.config.hidden_size)
 
     @property
     def labels(self) -> list[str]:
-        """A classifier's labels, each on one line, in the order of the logits."""
+        """Return a classifier's labels, each on one line, in the order of the logits."""
         names = self.model.config.id2label
         return [str(names[number]).replace("\n", " ") for number in sorted(names)]
 
     @property
     def score(self) -> str:
-        """The function that makes scores of logits, according to transformers' ``problem_type``."""
+        """Return the function from logits to scores, as transformers' ``problem_type`` says it."""
         kind = self.model.config.problem_type
         if kind == "regression" or (kind is None and len(self.labels) == 1):
             return "none"
@@ -58,7 +58,7 @@ class EncoderSource:
 
     @property
     def ordinary_ids(self) -> list[int]:
-        """All tokens but padding and other special ones."""
+        """Return all tokens but padding and other special ones."""
         special = {*self.tokenizer.all_special_ids, self.pad_token_id}
         return [i for i in range(int(self.model.config.vocab_size)) if i not in special]
 

@@ -32,12 +32,12 @@ class Topic:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The phrasings that the model learns from."""
+        """Return the phrasings that the model learns from."""
         return self.phrasings[: -self._held_out_count]
 
     @property
     def held_out(self) -> tuple[str, ...]:
-        """The last one or two phrasings: never trained on, they measure unseen wording."""
+        """Return the last one or two phrasings: never trained on, they measure unseen wording."""
         return self.phrasings[-self._held_out_count :]
 
     @property
