@@ -112,7 +112,7 @@ def _check_entries(repository: Path, family: str, report: Report) -> None:
 
 @pytest.mark.parametrize("family", ["olmo", "mistral"])
 def test_what_the_builder_gets_wrong_is_refused(family: str, tiny: Models, tmp_path: Path) -> None:
-    """It leaves out OLMo's clipping of queries, keys and values, and Mistral's sliding window."""
+    """The builder leaves out OLMo's clipping of queries, keys and values, and Mistral's window."""
     output = tmp_path / "models" / "repository"
     options = ["--output", output, "--exporter", "builder", "--max-context", CONTEXT]
     done = command(tiny(family), *options)

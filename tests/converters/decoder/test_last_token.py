@@ -138,7 +138,7 @@ def test_shapes_that_say_nothing_of_tokens() -> None:
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama3", "phi3", "gemma2"])
 def test_the_builder_s_graphs(family: str, exported: Exports) -> None:
-    """The last attention's output is used by the selection alone."""
+    """Nothing but the selection uses the last attention's output."""
     repository, _ = exported(family)
     graph = onnx.load(
         str(repository / f"{family}_decoder" / "1" / "model.onnx"), load_external_data=False

@@ -33,7 +33,7 @@ def export(model: Path, output: Path, **options: Any) -> Report:  # noqa: ANN401
 
 
 def run(graph: Path, model: Path, texts: list[str]) -> dict[str, NDArray[np.float32]]:
-    """All texts in one padded batch."""
+    """Return the graph's outputs for all texts in one padded batch."""
     encoded = AutoTokenizer.from_pretrained(model)(texts, padding=True, return_tensors="np")
     session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_outputs()]
@@ -90,7 +90,7 @@ def test_bert_takes_token_types(bert: Path, bert_graph: Path) -> None:
 def test_less_precision_is_smaller_and_says_how_far_it_is_from_the_model(
     precision: Precision, share: float, least: float, bert: Path, bert_graph: Path, tmp_path: Path
 ) -> None:
-    """Of a model so small, half is the graph itself."""
+    """The shares are large because half of a model so small is the graph itself."""
     graph = tmp_path / "model.onnx"
     report = export(bert, graph, precision=precision)
     figures = {f.name: f.after or 0 for f in report.figures}
@@ -151,7 +151,7 @@ def test_a_graph_with_one_weight_changed_is_refused(bert: Path, bert_graph: Path
 
 @pytest.fixture
 def nothing_left(tmp_path: Path) -> Iterator[Path]:
-    """A repository that an export which fails has to leave as it was."""
+    """Yield a repository that must not exist after an export that fails."""
     repository = tmp_path / "repository"
     yield repository
     assert not repository.exists()
