@@ -96,8 +96,9 @@ def _remove_origins(model: ir.Model) -> None:
 
 
 def _move_weights(model: ir.Model, graph: Path, target: Path) -> None:
-    """Rename the file with the weights. ``ir.save(external_data=…)`` would copy it instead, which
-    for a large model costs minutes and its size again on disk."""
+    """Move the file with the weights beside ``target``, which within one file system only renames
+    it. ``ir.save(external_data=…)`` would write all weights again, and need their size twice on
+    disk."""
     name = f"{target.name}.data"
     files: set[str] = set()
     for value in model.graph.initializers.values():
