@@ -140,11 +140,9 @@ def _unannotated(source: Source) -> Iterator[str]:
 
 def _constants(source: Source) -> Iterator[str]:
     for node in ast.walk(source.tree):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
-        for target in targets:
-            if isinstance(target, ast.Name) and WRONG_CONSTANT.match(target.id):
-                yield f"{source.path}:{node.lineno}: {target.id}"
+        stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        if stored and WRONG_CONSTANT.match(node.id):
+            yield f"{source.path}:{node.lineno}: {node.id}"
 
 
 def _splatted_tuples(source: Source) -> Iterator[str]:
