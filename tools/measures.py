@@ -140,8 +140,9 @@ def _unannotated(source: Source) -> Iterator[str]:
 
 def _constants(source: Source) -> Iterator[str]:
     for node in ast.walk(source.tree):
-        stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        if stored and WRONG_CONSTANT.match(node.id):
+        if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Store):
+            continue
+        if WRONG_CONSTANT.match(node.id):
             yield f"{source.path}:{node.lineno}: {node.id}"
 
 
