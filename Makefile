@@ -5,6 +5,7 @@
 # make bench   measure the gateway and the engines, each beside what users have otherwise
 # make fuzz    send a real server odd and hostile requests: structured output for MINUTES (10), then
 #              whatever the OpenAPI document allows
+# make docs    write the generated pages of the manual, and its site into build/site
 #
 # PYTHON       the Python to make the virtual environment with (3.11 to 3.13)
 # TORCH        the PyTorch to install where there is none
@@ -34,10 +35,11 @@ FROM_TORCH_INDEX := --no-deps --index-url $(TORCH_INDEX) $(TORCH)
 SERVE_READY := $(VENV)/.ready-to-serve
 TEST_READY := $(VENV)/.ready-to-test
 BENCH_READY := $(VENV)/.ready-to-bench
+DOCS_READY := $(VENV)/.ready-for-docs
 FUZZ_READY := $(VENV)/.ready-to-fuzz
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: serve test test-gpu check bench fuzz clean
+.PHONY: serve test test-gpu check bench fuzz docs clean
 
 ifeq ($(BACKEND),vllm)
 serve: $(VLLM_READY)
@@ -70,8 +72,12 @@ fuzz: $(FUZZ_READY)
 	@$(BIN)/python -m tests.fuzz.structured_output --minutes $(MINUTES) $(ARGS)
 	@$(BIN)/python -m tests.fuzz.http
 
+docs: $(DOCS_READY)
+	@$(BIN)/python -m tools.reference
+	@$(BIN)/zensical build --strict
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not installed."; exit 1; }
@@ -102,6 +108,11 @@ $(TEST_READY): $(SERVE_READY)
 $(FUZZ_READY): $(TEST_READY)
 	@echo "installing what makes requests"
 	@$(PIP) --editable '.[embedded,pytorch,onnx,convert,dev,fuzz]'
+	@touch $@
+
+$(DOCS_READY): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "installing what the manual needs"
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(BENCH_READY): $(TEST_READY)

@@ -25,7 +25,7 @@ from backends.logs import BoundedFormatter
 from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
-from control_plane.cache.store import StoreError, connect, folder
+from control_plane.cache.store import StoreError, check_store
 from control_plane.cluster.servers import control_value, endpoints
 from control_plane.embedded.installation import TritonMissing
 from control_plane.embedded.launch import EmbeddedTriton
@@ -137,11 +137,11 @@ def _check_files(settings: ServingSettings) -> None:
             KeyStore(key_file(settings.auth)).close()
         except KeyStoreError as error:
             raise ServeError(f"serving.auth.key_store: {error}") from None
-    if settings.caching.enabled and settings.caching.cache_type == "disk":
+    if settings.caching.enabled:
         try:
-            connect(folder(settings.caching)).close()
+            check_store(settings.caching)
         except StoreError as error:
-            raise ServeError(f"serving.caching.folder: {error}") from None
+            raise ServeError(f"serving.caching.{error}") from None
 
 
 @contextmanager

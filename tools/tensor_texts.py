@@ -1,0 +1,127 @@
+"""The meaning of each tensor and sampling parameter, for the page of the tensor contract.
+
+`tests/tools/test_reference.py` checks that nothing is missing here, and nothing left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+INPUTS: Mapping[str, str] = {
+    "text_input": "The prompt. Required unless an input marked * is given.",
+    "messages": "* A JSON list of chat messages, as OpenAI's API has them, for the chat template.",
+    "prompt_token_ids": "* The prompt as token ids.",
+    "in_reasoning": "Whether `prompt_token_ids` end inside of a block of reasoning.",
+    "tools": "A JSON list of OpenAI's tools, for the chat template.",
+    "chat_template_options": "A JSON object of options for the chat template.",
+    "add_special_tokens": "Add special tokens to `text_input`, as the tokenizer does. Default true.",
+    "stream": "Send a response for each event, rather than one for the whole answer.",
+    "sampling_parameters": "A JSON object, see [sampling parameters](#sampling-parameters).",
+    "exclude_input_in_output": "Leave the prompt out of `text_output`.",
+    "return_finish_reason": "Return `finish_reason`.",
+    "return_num_input_tokens": "Return `num_input_tokens`.",
+    "return_num_output_tokens": "Return `num_output_tokens`.",
+    "return_logprobs": "Return `logprobs`.",
+    "return_prompt_logprobs": "Return `prompt_logprobs`.",
+    "return_cumulative_logprob": "Return `cumulative_logprob`.",
+    "return_token_ids": "Return `token_ids`.",
+    "return_text_offsets": "Return `text_offsets`.",
+    "return_prompt_token_ids": "Return `prompt_token_ids`.",
+    "return_in_reasoning": "Return `in_reasoning`.",
+    "resume_token_ids": "Tokens of the answer that were delivered before: it continues after them.",
+    "describe": "* Answer with the model's facts and gauges, as JSON.",
+    "attributions": "Answer with what each prompt token adds to a target, as JSON.",
+    "target": "The text that `attributions` explains. Without it, the text that is generated.",
+    "profile": "Answer with a profiler's trace of the request, gzipped.",
+    "metrics": "* Answer with the engine's own metrics, in Prometheus' format.",
+    "cancel": "* End the requests with this id. Answers how many there were.",
+    "tokenize": "Answer with the prompt's token ids and texts, as JSON; with "
+    "`return_prompt_token_ids`, with the outputs `prompt_token_ids` and `in_reasoning` alone.",
+    "tokenizer_info": "* Answer with what the tokenizer is, as JSON.",
+    "detokenize": "Answer with the text of `prompt_token_ids`.",
+}
+
+OUTPUTS: Mapping[str, str] = {
+    "text_output": "The text, or the JSON of a request that asks for something else.",
+    "finish_reason": '"stop" or "length"; "None" before the end.',
+    "num_input_tokens": "Tokens of the prompt.",
+    "num_output_tokens": "Tokens of this response, not of the whole answer.",
+    "logprobs": "A JSON list with one entry per token.",
+    "prompt_logprobs": "The same for the prompt's tokens, once; null for the first token.",
+    "cumulative_logprob": "The sum of the log probabilities of the answer so far.",
+    "token_ids": "The tokens of this response.",
+    "text_offsets": "One per token: the number of generated characters before the text that it "
+    "begins or continues, those of a stop string among them.",
+    "prompt_token_ids": "The prompt's token ids, in the first response.",
+    "in_reasoning": "Whether the prompt ends inside of a block of reasoning, in the first response.",
+}
+
+UPSTREAM = frozenset(
+    {
+        "text_input",
+        "stream",
+        "sampling_parameters",
+        "exclude_input_in_output",
+        "return_finish_reason",
+        "return_num_input_tokens",
+        "return_num_output_tokens",
+        "return_logprobs",
+        "return_cumulative_logprob",
+        "text_output",
+        "finish_reason",
+        "num_input_tokens",
+        "num_output_tokens",
+        "logprobs",
+        "cumulative_logprob",
+    }
+)
+"""The tensors of NVIDIA's vLLM backend; the others are ours."""
+
+ENCODER_INPUTS: Mapping[str, str] = {
+    "text_input": "The texts. Required unless an input marked * is given.",
+    "input_ids": "* Token ids, those of all rows one after the other.",
+    "input_lengths": "The length of each row of `input_ids`. Without it, there is one row.",
+    "truncate": "Cut texts at the model's context, which are refused otherwise.",
+    "truncate_tokens": "Cut texts at this number of tokens.",
+    "describe": "* Answer with the model's facts, as JSON, in `text_output`.",
+    "cancel": "* End the requests with this id. Answers how many there were.",
+}
+
+ENCODER_OUTPUTS: Mapping[str, str] = {
+    "num_input_tokens": "Tokens of each text.",
+    "text_output": "The JSON of `describe` and `cancel`.",
+    "embedding": "A row for each text: [texts, dimension]. Of an encoder.",
+    "label": "The most probable label of each text. Of a classifier.",
+    "score": "Its probability; of a regression, its value. Of a classifier.",
+}
+
+SAMPLING: Mapping[str, str] = {
+    "max_tokens": "Tokens that the answer may have. At least 1.",
+    "temperature": "0 to 100; 0 is greedy decoding.",
+    "top_p": "0 to 1; 0 is greedy decoding.",
+    "top_k": "0 or -1: off.",
+    "min_p": "0 to 1, relative to the most probable token.",
+    "repetition_penalty": "0.01 to 100, over prompt and output "
+    "([arXiv:1909.05858](https://arxiv.org/abs/1909.05858)).",
+    "presence_penalty": "-2 to 2, over the output.",
+    "frequency_penalty": "-2 to 2, over the output.",
+    "stop": "A text or a list of texts that end the answer: at most 256, of 1 to 1024 characters "
+    "each and 8192 together.",
+    "seed": "0 to 2^63 - 1. The same seed gives the same tokens.",
+    "ignore_eos": "Do not end at an end-of-sequence token.",
+    "logprobs": "Alternatives reported per token, 0 to 20.",
+    "prompt_logprobs": "The same for the prompt's tokens.",
+    "logit_bias": "An object of at most 1024 token ids, and what is added to their logits: "
+    "-100 to 100.",
+    "allowed_token_ids": "No other token is generated; at most 131072 ids. null: all may be.",
+    "stop_token_ids": "Tokens that end the answer and are not in its text; at most 64.",
+    "min_tokens": "Before this number of tokens nothing ends the answer but a grammar's end: "
+    "end-of-sequence tokens and `stop_token_ids` are not generated, and `stop` is not looked for.",
+    "skip_special_tokens": "Leave special tokens out of the text.",
+    "include_stop_str_in_output": "Keep what ended the answer in the text, be it a stop token.",
+    "guided": "What the text must look like, an object: "
+    "[structured output](rest-api.md#structured-output). `response_format` may take its place.",
+    "lora_name": "A LoRA adapter of the model, by name.",
+    "cache_salt": "At most 1024 characters. Prompts with different salts share no keys and values, "
+    "so that the time that a prompt takes tells a caller nothing of another's prompts.",
+}
