@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.contract import parameters as keys
 from backends.contract.tensors import TensorSpec
 from backends.encoder.contract import EMBEDDING, LABEL, SCORE
 
@@ -70,6 +71,6 @@ def _scores(logits: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
 def head(parameters: Mapping[str, str]) -> Head:
     """``parameters``: as `backends.encoder.model` documents them. Where they do not say the
     dimension, it is found out when the model is loaded."""
-    if "labels" in parameters:
-        return LabelHead(json.loads(parameters["labels"]), parameters["score"])
-    return EmbeddingHead(int(parameters.get("embedding_dimension", "-1")))
+    if keys.LABELS in parameters:
+        return LabelHead(json.loads(parameters[keys.LABELS]), parameters[keys.SCORE])
+    return EmbeddingHead(int(parameters.get(keys.EMBEDDING_DIMENSION, "-1")))
