@@ -32,7 +32,8 @@ from backends.serving.packages import missing_ones_are_named
 from backends.serving.pool import WorkPool
 from backends.serving.reading import ONE_ANSWER, RequestReader
 from backends.serving.responder import Call, Responder, failure, response
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer
+from backends.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,9 @@ class ServedModel(ABC):
         freeze_loaded()
 
     def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
-        return Tokenizer(options.model, allow_control_tokens=options.allow_control_tokens)
+        return HuggingFaceTokenizer(
+            options.model, allow_control_tokens=options.allow_control_tokens
+        )
 
     def execute(self, requests: list[Any]) -> None:
         accept_each(requests, self._accept)

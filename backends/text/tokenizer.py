@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from backends.text.length import characters_per_token
 from backends.text.offsets import token_offsets
 from backends.text.token_text import Spelling
 from backends.text.tokenizer_files import direct_backend, load_tokenizer
+from backends.tokenizer import RenderedChat
 
 MAX_PROBLEM = 500
 """Characters of what a template says is wrong."""
@@ -27,20 +28,8 @@ MANY_TOKENS = 4096
 """So many are decoded without Python's lock, which costs more with few."""
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedChat:
-    """``text``: the prompt, with marks in it where the caller's texts had control tokens, if
-    ``marked``; ``length``: its characters without them. ``in_reasoning``: the answer begins inside
-    of a block that the template has opened."""
-
-    text: str
-    length: int
-    marked: bool = False
-    in_reasoning: bool = False
-
-
-class Tokenizer:
-    """A Hugging Face tokenizer with its chat template. For any thread."""
+class HuggingFaceTokenizer:
+    """Implements `backends.tokenizer.Tokenizer` with a tokenizer of transformers."""
 
     def __init__(
         self,
