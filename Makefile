@@ -73,7 +73,7 @@ fuzz: $(FUZZ_READY)
 	@$(BIN)/python -m tests.fuzz.http
 
 docs: $(DOCS_READY)
-	@$(BIN)/python -m tools.reference
+	@$(BIN)/python -m docs.tools.reference
 	@$(BIN)/zensical build --strict
 
 clean:

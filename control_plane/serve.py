@@ -30,9 +30,9 @@ from control_plane.cluster.servers import control_value, endpoints
 from control_plane.embedded.installation import TritonMissing
 from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.embedded.supervisor import StartFailed
+from control_plane.engines.entry import ModelError
 from control_plane.http.server import HttpServer, server_config
 from control_plane.models.processes import ModelProcesses
-from control_plane.models.repository import ModelError
 from control_plane.settings import ServingSettings
 
 logger = logging.getLogger(__name__)

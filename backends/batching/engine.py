@@ -27,6 +27,7 @@ from backends.batching.masks import Masks
 from backends.batching.runner import Runner, Segment
 from backends.batching.sampling import Logits, Sampler, sample
 from backends.batching.sequence import RunningSequence, common_prefix
+from backends.contract import parameters as keys
 from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.contract.responses import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
@@ -71,9 +72,9 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
         self,
         load: Callable[[], ModelT],
         *,
-        max_queue_size: int = 256,
-        prefill_chunk_tokens: int = 0,
-        num_threads: int = 0,
+        max_queue_size: int = keys.DEFAULT_MAX_QUEUE_SIZE,
+        prefill_chunk_tokens: int = keys.DEFAULT_PREFILL_CHUNK_TOKENS,
+        num_threads: int = keys.DEFAULT_NUM_THREADS,
         tokenizer_json: Callable[[], str] | None = None,
     ) -> None:
         """``load`` is called in the engine's thread; what it raises is raised here.

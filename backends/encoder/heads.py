@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.contract import parameters as keys
 from backends.contract.tensors import TensorSpec
 from backends.encoder.contract import EMBEDDING, LABEL, SCORE
 
@@ -84,6 +85,6 @@ def head(parameters: Mapping[str, str]) -> EncoderHead:
 
     Where they do not have the dimension, it is -1 until the model is loaded.
     """
-    if "labels" in parameters:
-        return LabelHead(json.loads(parameters["labels"]), parameters["score"])
-    return EmbeddingHead(int(parameters.get("embedding_dimension", "-1")))
+    if keys.LABELS in parameters:
+        return LabelHead(json.loads(parameters[keys.LABELS]), parameters[keys.SCORE])
+    return EmbeddingHead(int(parameters.get(keys.EMBEDDING_DIMENSION, "-1")))

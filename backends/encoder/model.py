@@ -33,6 +33,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from backends.contract import parameters as keys
 from backends.contract.errors import EngineError
 from backends.encoder.batching import Batch, plan
 from backends.encoder.heads import head
@@ -50,18 +51,18 @@ class TritonPythonModel(ServedEncoder):
         parameters = options.parameters
         tokenizer = TextTokenizer(
             options.model,
-            parameters["input_names"].split(","),
-            int(parameters["context_length"]),
-            int(parameters["pad_token_id"]),
+            parameters[keys.INPUT_NAMES].split(","),
+            int(parameters[keys.CONTEXT_LENGTH]),
+            int(parameters[keys.PAD_TOKEN_ID]),
         )
         made = head(parameters)
-        max_batch_size = int(parameters["max_batch_size"])
-        runner = GraphRunner(parameters["encoder"], made.graph_output, tokenizer, max_batch_size)
+        max_batch_size = int(parameters[keys.MAX_BATCH_SIZE])
+        runner = GraphRunner(parameters[keys.ENCODER], made.graph_output, tokenizer, max_batch_size)
         facts = {
             "backend": "onnx",
             "max_batch_size": max_batch_size,
-            "parameters": int(parameters["model_parameters"]),
-            "dtype": parameters["dtype"],
+            "parameters": int(parameters[keys.MODEL_PARAMETERS]),
+            "dtype": parameters[keys.DTYPE],
         }
         return LoadedEncoder(tokenizer, made, runner, facts)
 

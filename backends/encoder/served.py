@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from backends.contract import parameters as keys
 from backends.contract.errors import Cancelled, Overloaded
 from backends.contract.tensors import Inputs, flag, text
 from backends.encoder.contract import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
@@ -79,7 +80,9 @@ class ServedEncoder(ABC):
         self._responder.start()
         self._pool = WorkPool()
         self._requests = ThreadPoolExecutor(REQUEST_THREADS, "request")
-        self._most = int(self.options.parameters.get("max_queue_size", "1024"))
+        self._most = int(
+            self.options.parameters.get(keys.MAX_QUEUE_SIZE, keys.ENCODER_MAX_QUEUE_SIZE)
+        )
         freeze_loaded()
 
     def execute(self, requests: list[Any]) -> None:
@@ -120,7 +123,7 @@ class ServedEncoder(ABC):
             "context_length": self._loaded.tokenizer.context_length,
             "characters_per_token": self._loaded.tokenizer.characters_per_token,
             "tokenizer_loaded": True,
-            "restarted_at": self.options.parameters.get("restarted_at"),
+            "restarted_at": self.options.parameters.get(keys.RESTARTED_AT),
         }
 
     def finalize(self) -> None:

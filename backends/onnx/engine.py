@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.batching.engine import BatchingEngine, LoadedModel
+from backends.contract import parameters as keys
 from backends.gpu import gpu_memory
 from backends.onnx.bls_decoder import Decoder
 from backends.onnx.runner import DecoderRunner
@@ -41,30 +42,30 @@ class LoadedDecoder(LoadedModel):
                 raise ValueError(f"{name}: must be a positive integer, not {value}")
             return int(value)
 
-        context_length, slots = integer("context_length"), integer("max_num_seqs")
-        splits_prompts = parameters.get("chunked_prefill") == "true"
+        context_length, slots = integer(keys.CONTEXT_LENGTH), integer(keys.MAX_NUM_SEQS)
+        splits_prompts = parameters.get(keys.CHUNKED_PREFILL) == "true"
         runner: DecoderRunner | InProcessRunner
-        if config := parameters.get("decoder_config"):
+        if config := parameters.get(keys.DECODER_CONFIG):
             # Imported late: it needs the package onnxruntime, which Triton's own backend does not.
             from backends.onnx.in_process import InProcessRunner, open_graph
 
-            graph = open_graph(config, folder.resolve().parent / needed("decoder") / VERSION)
+            graph = open_graph(config, folder.resolve().parent / needed(keys.DECODER) / VERSION)
             runner = InProcessRunner(graph, slots, splits_prompts=splits_prompts)
         else:
-            decoder = Decoder(needed("decoder"), context_length)
+            decoder = Decoder(needed(keys.DECODER), context_length)
             runner = DecoderRunner(decoder, slots, splits_prompts=splits_prompts)
         return cls(
             runner=runner,
             context_length=context_length,
-            vocab_size=integer("vocab_size"),
+            vocab_size=integer(keys.VOCAB_SIZE),
             eos_token_ids=frozenset(
-                int(id_) for id_ in parameters.get("eos_token_ids", "").split(",") if id_.strip()
+                int(id_) for id_ in parameters.get(keys.EOS_TOKEN_IDS, "").split(",") if id_.strip()
             ),
             facts={
                 "backend": "onnx",
-                "parameters": integer("model_parameters"),
-                "dtype": parameters.get("dtype", "float32"),
-                "decoder": needed("decoder"),
+                "parameters": integer(keys.MODEL_PARAMETERS),
+                "dtype": parameters.get(keys.DTYPE, "float32"),
+                "decoder": needed(keys.DECODER),
             },
         )
 

@@ -25,6 +25,7 @@ served_model_name     the name that clients use (the Triton model's name)
 
 from __future__ import annotations
 
+from backends.contract import parameters as keys
 from backends.engine import Engine
 from backends.serving.model import ModelOptions, ServedModel
 
@@ -37,8 +38,10 @@ class TritonPythonModel(ServedModel):
         parameters = options.parameters
         return OnnxEngine(
             lambda: LoadedDecoder.of(parameters, options.version_folder.parent),
-            max_queue_size=int(parameters.get("max_queue_size", "256")),
-            prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
+            max_queue_size=int(parameters.get(keys.MAX_QUEUE_SIZE, keys.DEFAULT_MAX_QUEUE_SIZE)),
+            prefill_chunk_tokens=int(
+                parameters.get(keys.PREFILL_CHUNK_TOKENS, keys.DEFAULT_PREFILL_CHUNK_TOKENS)
+            ),
             num_threads=1,  # for sampling alone: the cores are the decoder's
             tokenizer_json=self.tokenizer.to_json,
         )

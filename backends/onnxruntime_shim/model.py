@@ -10,6 +10,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from backends.contract import parameters as keys
 from backends.onnxruntime_shim.auto_complete import auto_complete
 from backends.onnxruntime_shim.calls import SequenceCall
 from backends.onnxruntime_shim.config import ConfigError, ModelConfig
@@ -64,9 +65,11 @@ class TritonPythonModel:
 
 
 def _runner(graph: OnnxGraph) -> StepRunner:
-    kv_cache = graph.config.parameters.get("kv_cache")
-    if kv_cache not in (None, "in_place"):
-        raise ConfigError(f"parameter kv_cache must be in_place, not '{kv_cache[:100]}'")
+    kv_cache = graph.config.parameters.get(keys.KV_CACHE)
+    if kv_cache not in (None, keys.IN_PLACE):
+        raise ConfigError(
+            f"parameter {keys.KV_CACHE} must be {keys.IN_PLACE}, not '{kv_cache[:100]}'"
+        )
     return InPlaceDecoder(graph) if kv_cache else StatefulModel(graph)
 
 

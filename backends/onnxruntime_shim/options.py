@@ -12,6 +12,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from backends.contract import parameters as keys
 from backends.onnxruntime_shim.config import ConfigError, ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def session_options(config: ModelConfig) -> ort.SessionOptions:
     level = int(config.values.get("optimization", {}).get("graph", {}).get("level", 0))
     # Any other level means all optimizations, as in the native backend.
     options.graph_optimization_level = _LEVELS.get(level, _LEVELS[0])
-    options.execution_mode = _MODES[_number(parameters, "execution_mode", _MODES.__contains__)]
-    if threads := _number(parameters, "intra_op_thread_count"):
+    options.execution_mode = _MODES[_number(parameters, keys.EXECUTION_MODE, _MODES.__contains__)]
+    if threads := _number(parameters, keys.INTRA_OP_THREAD_COUNT):
         options.intra_op_num_threads = threads
-    if threads := _number(parameters, "inter_op_thread_count"):
+    if threads := _number(parameters, keys.INTER_OP_THREAD_COUNT):
         options.inter_op_num_threads = threads
     if "enable_mem_arena" in parameters:
         options.enable_cpu_mem_arena = _boolean(parameters, "enable_mem_arena")
@@ -186,7 +187,7 @@ def _number(
     except ValueError:
         value = None
     if value is None or not accepted(value):
-        accepted_values = "0 or 1" if key == "execution_mode" else "a number from 0"
+        accepted_values = "0 or 1" if key == keys.EXECUTION_MODE else "a number from 0"
         raise ConfigError(f"parameter {key} must be {accepted_values}, not '{text[:100]}'")
     return value
 

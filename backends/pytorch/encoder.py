@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
+from backends.contract import parameters as keys
 from backends.encoder.heads import EmbeddingHead
 from backends.encoder.pooling import SentenceVector, sentence_vector
 from backends.encoder.queue import BatchQueue
@@ -33,9 +34,9 @@ class EncoderOptions:
     model: str
     device: str = "auto"
     torch_dtype: str = "auto"
-    max_num_seqs: int = 16
+    max_num_seqs: int = keys.DEFAULT_MAX_NUM_SEQS
     max_model_len: int | None = None
-    num_threads: int = 0
+    num_threads: int = keys.DEFAULT_NUM_THREADS
     allow_pickle_weights: bool = False
 
     @classmethod
@@ -47,18 +48,18 @@ class EncoderOptions:
                 raise ValueError(
                     f"{name}: must be {' or '.join(accepted)} for an encoder, not {value}"
                 )
-        dtype = parameters.get("torch_dtype", "auto")
+        dtype = parameters.get(keys.TORCH_DTYPE, "auto")
         if dtype not in ("auto", *DTYPES):
             raise ValueError(f"torch_dtype: must be one of auto, {', '.join(DTYPES)}, not {dtype}")
-        length = parameters.get("max_model_len")
+        length = parameters.get(keys.MAX_MODEL_LEN)
         options = cls(
             model,
-            parameters.get("device", "auto"),
+            parameters.get(keys.DEVICE, "auto"),
             dtype,
-            int(parameters.get("max_num_seqs", "16")),
+            int(parameters.get(keys.MAX_NUM_SEQS, keys.DEFAULT_MAX_NUM_SEQS)),
             None if length is None else int(length),
-            int(parameters.get("num_threads", "0")),
-            parameters.get("allow_pickle_weights", "false").lower() == "true",
+            int(parameters.get(keys.NUM_THREADS, keys.DEFAULT_NUM_THREADS)),
+            parameters.get(keys.ALLOW_PICKLE_WEIGHTS, "false").lower() == "true",
         )
         for name, least in (("max_num_seqs", 1), ("max_model_len", LEAST_CONTEXT)):
             number = getattr(options, name)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from backends.batching.engine import LoadedModel
 from backends.batching.runner import Runner
+from backends.contract import parameters as keys
 from backends.pytorch.device import choose_device
 from backends.pytorch.graphs import Capture, CudaGraphs
 from backends.pytorch.memory import memory_budget, plan_context
@@ -44,9 +45,9 @@ class LoadOptions:
     quantization: str = "none"
     compile_model: bool = False
     cuda_graphs: str = "auto"
-    max_num_seqs: int = 16
+    max_num_seqs: int = keys.DEFAULT_MAX_NUM_SEQS
     max_model_len: int | None = None
-    memory_utilization: float = 0.9
+    memory_utilization: float = keys.DEFAULT_MEMORY_UTILIZATION
     allow_pickle_weights: bool = False
 
     @classmethod
@@ -59,19 +60,19 @@ class LoadOptions:
                 raise ValueError(f"{name}: must be one of {', '.join(values)}, not {value}")
             return value
 
-        length = parameters.get("max_model_len")
+        length = parameters.get(keys.MAX_MODEL_LEN)
         options = cls(
             model,
-            parameters.get("device", "auto"),
-            one_of("torch_dtype", ("auto", *DTYPES)),
-            one_of("optimization_level", ("auto", "O0", "O1", "O2", "O3")),
-            one_of("quantization", ("none", "int8")),
-            one_of("compile_model", ("false", "true", "False", "True")).lower() == "true",
-            one_of("cuda_graphs", ("auto", "true", "false")),
-            int(parameters.get("max_num_seqs", "16")),
+            parameters.get(keys.DEVICE, "auto"),
+            one_of(keys.TORCH_DTYPE, ("auto", *DTYPES)),
+            one_of(keys.OPTIMIZATION_LEVEL, ("auto", "O0", "O1", "O2", "O3")),
+            one_of(keys.QUANTIZATION, ("none", "int8")),
+            one_of(keys.COMPILE_MODEL, ("false", "true", "False", "True")).lower() == "true",
+            one_of(keys.CUDA_GRAPHS, ("auto", "true", "false")),
+            int(parameters.get(keys.MAX_NUM_SEQS, keys.DEFAULT_MAX_NUM_SEQS)),
             None if length is None else int(length),
-            float(parameters.get("memory_utilization", "0.9")),
-            one_of("allow_pickle_weights", ("false", "true", "False", "True")).lower() == "true",
+            float(parameters.get(keys.MEMORY_UTILIZATION, keys.DEFAULT_MEMORY_UTILIZATION)),
+            one_of(keys.ALLOW_PICKLE_WEIGHTS, ("false", "true", "False", "True")).lower() == "true",
         )
         options.check()
         return options

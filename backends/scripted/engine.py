@@ -34,7 +34,7 @@ from backends.contract.responses import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.scripted.understudy import answer
 from backends.text.chat_format import ChatFormat
-from backends.text.tokenizer import RenderedChat
+from backends.tokenizer import RenderedChat
 
 
 class Vocabulary:
@@ -58,7 +58,7 @@ class Vocabulary:
 
 
 class ScriptTokenizer:
-    """Bytes in; numbers, or a script's text, out."""
+    """Implements `backends.tokenizer.Tokenizer`: bytes in; numbers, or a script's text, out."""
 
     characters_per_token = None
     keeps_texts = False
@@ -87,12 +87,18 @@ class ScriptTokenizer:
     ) -> list[int]:
         return self.encode(chat.text)
 
+    def encode_continuation(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         skipped = self.is_special if skip_special_tokens else lambda _: False
         return "".join(self.token(id_)[0] for id_ in ids if not skipped(id_))
 
     def text_offsets(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [at for at, character in enumerate(text) for _ in character.encode()]
+
+    def to_json(self) -> str:
+        raise ValueError("a script's tokenizer is not one of the tokenizers library")
 
     def info(self) -> dict[str, Any]:
         return {"tokenizer_class": type(self).__name__}

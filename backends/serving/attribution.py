@@ -17,7 +17,7 @@ from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
 from backends.engine import Attribution, Engine, EngineRequest, Token
 from backends.serving.responder import Call
-from backends.text.tokenizer import Tokenizer
+from backends.tokenizer import Tokenizer
 
 GENERATED_TOKENS = 64
 """A target that is generated has no more."""

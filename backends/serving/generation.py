@@ -27,7 +27,7 @@ from backends.serving.prompt import Prompt
 from backends.serving.responder import Call, Responder, response
 from backends.text.detokenizer import Detokenizer, RawDecoder
 from backends.text.stop_strings import StopMatcher
-from backends.text.tokenizer import Tokenizer
+from backends.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

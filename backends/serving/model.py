@@ -22,6 +22,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from backends.contract import parameters as keys
 from backends.contract.errors import Cancelled, EngineError
 from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
 from backends.engine import Engine
@@ -31,16 +32,10 @@ from backends.serving.packages import missing_ones_are_named
 from backends.serving.pool import WorkPool
 from backends.serving.reading import ONE_ANSWER, RequestReader
 from backends.serving.responder import Call, Responder, failure, response
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer
+from backends.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_STREAM_INTERVAL_MS = 20
-"""50 events a second: nobody reads faster."""
-
-DEFAULT_SPIN_COUNT = 1000
-"""Long enough for the gaps between the operations of a step, short beside a turn of the scheduler:
-a thread that spins keeps another process's thread, or its own model's, from the core."""
 
 SLOW_LOAD_SECONDS = 100
 """A load that takes longer says in the log, once, where it is: it may hang."""
@@ -67,31 +62,32 @@ class ModelOptions:
     @property
     def model(self) -> str:
         """Weights: a folder beside ``model.py``, a folder anywhere, or a hub id."""
-        value = self.parameters.get("model", "weights")
+        value = self.parameters.get(keys.MODEL, keys.DEFAULT_MODEL)
         beside = self.version_folder / value
         return str(beside) if beside.is_dir() else value
 
     @property
     def enable_streaming(self) -> bool:
-        return self.parameters.get("enable_streaming", "true") != "false"
+        return self.parameters.get(keys.ENABLE_STREAMING, "true") != "false"
 
     @property
     def stream_interval(self) -> float:
         """Seconds."""
-        return int(self.parameters.get("stream_interval_ms", DEFAULT_STREAM_INTERVAL_MS)) / 1e3
+        interval = self.parameters.get(keys.STREAM_INTERVAL_MS, keys.DEFAULT_STREAM_INTERVAL_MS)
+        return int(interval) / 1e3
 
     @property
     def allow_control_tokens(self) -> bool:
-        return self.parameters.get("allow_control_tokens", "false") == "true"
+        return self.parameters.get(keys.ALLOW_CONTROL_TOKENS, "false") == "true"
 
     @property
     def spin_count(self) -> int:
         """How many times a thread without work looks for some before it sleeps."""
-        return int(self.parameters.get("spin_count", DEFAULT_SPIN_COUNT))
+        return int(self.parameters.get(keys.SPIN_COUNT, keys.DEFAULT_SPIN_COUNT))
 
     @property
     def served_name(self) -> str:
-        return self.parameters.get("served_model_name", self.name)
+        return self.parameters.get(keys.SERVED_MODEL_NAME, self.name)
 
 
 def set_up_process(options: ModelOptions) -> None:
@@ -157,7 +153,9 @@ class ServedModel(ABC):
         freeze_loaded()
 
     def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
-        return Tokenizer(options.model, allow_control_tokens=options.allow_control_tokens)
+        return HuggingFaceTokenizer(
+            options.model, allow_control_tokens=options.allow_control_tokens
+        )
 
     def execute(self, requests: list[Any]) -> None:
         accept_each(requests, self._accept)
@@ -192,7 +190,7 @@ class ServedModel(ABC):
             "chat": self.tokenizer.chat_format.describe()
             | {"keeps_texts": self.tokenizer.keeps_texts},
             "requests": len(self.responder),
-            "restarted_at": self.options.parameters.get("restarted_at"),
+            "restarted_at": self.options.parameters.get(keys.RESTARTED_AT),
         }
 
     def finalize(self) -> None:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from backends.contract.errors import ContextExceeded, InvalidField
 from backends.contract.requests import GenerationRequest
 from backends.text.encoding import TooManyTokens
-from backends.text.tokenizer import Tokenizer
+from backends.tokenizer import Tokenizer
 
 KEPT_TOKENS = 1 << 20
 """Of prompts that were read last: several answers to one are asked for at once."""

@@ -19,7 +19,7 @@ from backends.serving.generation import Generation
 from backends.serving.prompt import PromptReader
 from backends.serving.responder import Call
 from backends.text.offsets import token_offsets
-from backends.text.tokenizer import Tokenizer
+from backends.tokenizer import Tokenizer
 
 ONE_ANSWER = ("attributions", "tokenize", "detokenize", "tokenizer_info", "profile")
 """Inputs that ask for something else than a generation."""

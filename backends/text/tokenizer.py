@@ -6,7 +6,7 @@ The detokenization of a stream is in `detokenizer`, stop strings are in `stop_st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from backends.text.length import characters_per_token
 from backends.text.offsets import token_offsets
 from backends.text.token_text import TokenTextDecoder
 from backends.text.tokenizer_files import direct_backend, load_tokenizer
+from backends.tokenizer import RenderedChat
 
 MAX_PROBLEM = 500
 """The maximum number of characters of a template's error message."""
@@ -33,23 +34,11 @@ MANY_TOKENS = 4096
 """The number of tokens above which they are decoded without the GIL, which costs more for few."""
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedChat:
-    """A prompt that a chat template has written.
+class HuggingFaceTokenizer:
+    """A Hugging Face tokenizer with its chat template. Its methods may be called in any thread.
 
-    ``text``: the prompt; if ``marked``, it has marks before the control tokens in the caller's
-    texts. ``length``: the number of its characters without marks. ``in_reasoning``: the response
-    begins inside of a block of reasoning that the template has opened.
+    Implements `backends.tokenizer.Tokenizer`.
     """
-
-    text: str
-    length: int
-    marked: bool = False
-    in_reasoning: bool = False
-
-
-class Tokenizer:
-    """A Hugging Face tokenizer with its chat template. Its methods may be called in any thread."""
 
     def __init__(
         self,

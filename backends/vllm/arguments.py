@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from backends.contract import parameters as keys
 from backends.memory import GIB, available_memory
 from backends.serving.model import ModelOptions
 from backends.vllm.pickles import refuse_pickles
@@ -21,19 +22,28 @@ from backends.vllm.pickles import refuse_pickles
 logger = logging.getLogger(__name__)
 
 DEFAULTS = {
-    "max_num_seqs": "256",
-    "gpu_memory_utilization": "0.9",
+    keys.MAX_NUM_SEQS: str(keys.VLLM_MAX_NUM_SEQS),
+    "gpu_memory_utilization": str(keys.VLLM_GPU_MEMORY_UTILIZATION),
     "structured_outputs_config": '{"backend": "guidance"}',
 }
-DEFAULT_MAX_MODEL_LEN = 2048
 CPU_KV_CACHE_BYTES, CPU_KV_CACHE_SHARE = 4 * GIB, 0.4
 
 _NOT_ARGUMENTS = frozenset(
     {
-        *("model", "served_model_name", "enable_streaming", "lora_modules", "num_threads"),
-        *("spin_count", "stream_interval_ms", "allow_control_tokens", "allow_pickle_weights"),
+        keys.MODEL,
+        keys.SERVED_MODEL_NAME,
+        keys.ENABLE_STREAMING,
+        keys.LORA_MODULES,
+        keys.NUM_THREADS,
+        keys.SPIN_COUNT,
+        keys.STREAM_INTERVAL_MS,
+        keys.ALLOW_CONTROL_TOKENS,
+        keys.ALLOW_PICKLE_WEIGHTS,
         # The control plane's and the Python backend's own.
-        *("backend_type", "restarted_at", "EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),
+        keys.BACKEND_TYPE,
+        keys.RESTARTED_AT,
+        keys.EXECUTION_ENV_PATH,
+        keys.FORCE_CPU_ONLY_INPUT_TENSORS,
     }
 )
 
@@ -49,23 +59,23 @@ class EngineArguments:
     def of(cls, options: ModelOptions) -> EngineArguments:
         """Raises ValueError for an argument that vLLM does not take."""
         parameters = options.parameters
-        _set_up_environment(int(parameters.get("num_threads", "0")))
-        allow_pickle = parameters.get("allow_pickle_weights", "false").lower() == "true"
-        adapters = _adapters(parameters.get("lora_modules", "{}"), options.version_folder)
+        _set_up_environment(int(parameters.get(keys.NUM_THREADS, keys.DEFAULT_NUM_THREADS)))
+        allow_pickle = parameters.get(keys.ALLOW_PICKLE_WEIGHTS, "false").lower() == "true"
+        adapters = _adapters(parameters.get(keys.LORA_MODULES, "{}"), options.version_folder)
         given = {k: v for k, v in parameters.items() if k not in _NOT_ARGUMENTS}
         if adapters:
             given.setdefault("enable_lora", "true")
         if not allow_pickle:
-            refuse_pickles("model", options.model)
+            refuse_pickles(keys.MODEL, options.model)
             for adapter in adapters.values():
-                refuse_pickles("lora_modules", adapter)
+                refuse_pickles(keys.LORA_MODULES, adapter)
             if not Path(options.model).is_dir():
                 # Of a hub's model it is not known yet what there is. A folder's own format stays.
                 given.setdefault("load_format", "safetensors")
-        given = DEFAULTS | given | {"model": options.model}
-        engine = parse({**given, "served_model_name": options.served_name})
-        if "max_model_len" not in given:
-            engine.max_model_len = min(DEFAULT_MAX_MODEL_LEN, _own_context(engine))
+        given = DEFAULTS | given | {keys.MODEL: options.model}
+        engine = parse({**given, keys.SERVED_MODEL_NAME: options.served_name})
+        if keys.MAX_MODEL_LEN not in given:
+            engine.max_model_len = min(keys.VLLM_MAX_MODEL_LEN, _own_context(engine))
         if _on_cpu():
             _fit_cpu(engine, len(adapters))
         return cls(engine, adapters)

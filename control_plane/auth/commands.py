@@ -13,7 +13,7 @@ from rich.table import Table
 
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
 from control_plane.settings import SettingsError, load_settings
-from control_plane.settings.manager import PATH_VARIABLE
+from control_plane.settings.loading import PATH_VARIABLE
 
 app = typer.Typer(no_args_is_help=True, help="API keys, for `auth.enabled`.")
 console = Console(stderr=True, highlight=False)

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from backends.contract import parameters as keys
 from control_plane.embedded.control import ControlClient
 from control_plane.embedded.installation import Installation
 from control_plane.embedded.ports import Ports
@@ -211,7 +212,7 @@ class Supervisor:
         self._impaired = True
         self.processes.kill(name)
         # Triton does nothing for a model whose files and configuration are as they were.
-        restart = {"restarted_at": {"string_value": str(time.time())}}
+        restart = {keys.RESTARTED_AT: {"string_value": str(time.time())}}
         try:
             self._load(
                 name,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from control_plane.engines import ENGINE_NAMES, variant_name
 from control_plane.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -28,8 +29,6 @@ from control_plane.models.liveness import Liveness, State
 from control_plane.models.processes import ModelProcesses, Sighting
 
 logger = logging.getLogger(__name__)
-
-ENGINES = frozenset({"pytorch", "onnx", "vllm"})
 
 
 @dataclass(slots=True)
@@ -68,7 +67,7 @@ class Model:
 
     def runs_on_another(self, engine: str) -> bool:
         """Whether it is a language model on another engine of ours: encoders have no choice."""
-        return self.type == "causal_lm" and self.backend in ENGINES - {engine}
+        return self.type == "causal_lm" and self.backend in ENGINE_NAMES and self.backend != engine
 
 
 class Models(ABC):
@@ -114,7 +113,7 @@ class Models(ABC):
     def default_names(self) -> tuple[str, ...]:
         """Names of the default model, the preferred one first."""
         own = self.default_model
-        return (own,) if self.engine is None else (f"{own}_{self.engine}", own)
+        return (own,) if self.engine is None else (variant_name(own, self.engine), own)
 
     def ready(self, name: str | None) -> Model:
         """As `find`; raises `ModelNotReady` too."""

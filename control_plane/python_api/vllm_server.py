@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
+from control_plane.engines.vllm import ENGINE
 from control_plane.python_api.model_host import DEFAULTS, ModelHost, Prompt
-from control_plane.settings import ConfigManager, ServingSettings, SettingsError, VllmSettings
+from control_plane.settings import ConfigManager, ServingSettings, SettingsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +124,12 @@ class VLLMServer:
 
 
 def _with(serving: ServingSettings, arguments: Mapping[str, Any]) -> ServingSettings:
-    """Settings for one model on vLLM. Raises `pydantic.ValidationError`."""
-    vllm = serving.vllm.model_dump(exclude_unset=True)
-    known = {k: v for k, v in arguments.items() if k in VllmSettings.model_fields}
+    """Return the settings for one model on vLLM. Raises `pydantic.ValidationError`."""
+    values = serving.engine(ENGINE).model_dump(exclude_unset=True)
+    known = {k: v for k, v in arguments.items() if k in ENGINE.settings.model_fields}
     others = {k: v for k, v in arguments.items() if k not in known}
-    vllm |= known
+    values |= known
     if others:
-        vllm["engine_args"] = {**vllm.get("engine_args", {}), **others}
-    return serving.model_copy(
-        deep=True, update={"backend_type": "vllm", "vllm": VllmSettings(**vllm)}
-    )
+        values["engine_args"] = {**values.get("engine_args", {}), **others}
+    section = ENGINE.settings(**values)
+    return serving.model_copy(deep=True, update={"backend_type": ENGINE.name, ENGINE.name: section})

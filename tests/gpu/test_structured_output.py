@@ -14,7 +14,7 @@ from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.engines import Recorder
 
 pytest.importorskip("llguidance", reason="structured output needs llguidance")

@@ -15,7 +15,7 @@ from backends.contract.errors import Cancelled, InvalidField, Overloaded
 from backends.guidance.checked import MAX_PENDING
 from backends.guidance.compiler import MAX_CACHED, GrammarCompiler
 from backends.guidance.guide import Guide
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED, allowed, request
 from tests.support.schemas import Schema
 

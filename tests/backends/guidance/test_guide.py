@@ -16,7 +16,7 @@ from backends.contract.sampling import SamplingParameters
 from backends.guidance import guide as guides
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide, restrict
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED, allowed, request, sentencepiece_json
 
 CPU = torch.device("cpu")

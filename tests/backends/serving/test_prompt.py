@@ -16,7 +16,7 @@ from backends.serving import pool as pools
 from backends.serving import prompt as prompts
 from backends.serving.pool import LONG_BYTES, WorkPool
 from backends.serving.prompt import PromptReader
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.tokenizers import save_tokenizer
 
 CONTEXT, VOCABULARY = 100, 400

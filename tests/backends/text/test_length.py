@@ -11,7 +11,7 @@ import pytest
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from backends.text.length import MAX_COMPOSED_CHARACTERS, characters_per_token
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.server import WEIGHTS
 from tests.support.tokenizers import KINDS, save_tokenizer
 

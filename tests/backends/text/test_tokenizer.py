@@ -22,7 +22,7 @@ from backends.text.detokenizer import (
     RawDecoder,
 )
 from backends.text.offsets import token_offsets
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and then the other dogs bark.",

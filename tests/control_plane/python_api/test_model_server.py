@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from control_plane import ConfigManager, ModelServer
+from control_plane.engines import pytorch
+from control_plane.engines.entry import ModelError
 from control_plane.errors import InvalidRequest, ModelNotFound, ModelNotReady
-from control_plane.models.repository import ModelError
 from control_plane.settings import SettingsError
 from tests.conftest import ServerFactory
 from tests.support.server import SCRIPTED, TriadServer
@@ -79,7 +80,7 @@ def test_the_engine_that_is_asked_for_at_a_running_server(server: TriadServer) -
             joined.load_model("demo")
         config.serving.backend_type = "onnx"
         joined.load_model("demo")
-        config.serving.pytorch.num_threads = 1
+        config.serving.engine(pytorch.ENGINE).num_threads = 1
         with pytest.raises(SettingsError, match=r"serving\.pytorch\.num_threads: is for the serv"):
             joined.load_model("demo")
 

@@ -1,4 +1,4 @@
-"""The code keeps to the measures of `tools/measures.py`."""
+"""The code keeps to the measures of `docs/tools/measures.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from tools import measures
-from tools.measures import Measures, Source, measure, read_sources
+from docs.tools import measures
+from docs.tools.measures import Measures, Source, measure, read_sources
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What kind of model weights are, from their files alone: language model, encoder, classifier."""
+"""The kinds of weights, told by their files alone: language model, encoder, classifier."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ _CLASSIFY = "ForSequenceClassification"
 
 
 def weights_kind(model: str) -> WeightsKind:
-    """``model``: a folder, or a hub id, of which the files are asked for. Where they cannot be had,
-    it is taken for a language model: the engine will say what is wrong with it."""
+    """Return the kind of the weights in a folder, or of a hub id, whose files are asked for.
+
+    Where they cannot be read, they are taken for a language model's: the engine will say what is
+    wrong with them.
+    """
     config = _read(model, "config.json")
     if not isinstance(config, dict):
         config = {}
@@ -44,7 +47,7 @@ def weights_kind(model: str) -> WeightsKind:
 
 
 def _read(model: str, name: str) -> Any:  # noqa: ANN401
-    """A JSON file of the model's, or None."""
+    """Return a JSON file of the model, or None."""
     path = Path(model) / name if Path(model).is_dir() else _from_hub(model, name)
     try:
         return None if path is None else json.loads(path.read_bytes())
@@ -53,6 +56,7 @@ def _read(model: str, name: str) -> Any:  # noqa: ANN401
 
 
 def _from_hub(model: str, name: str) -> Path | None:
+    """Return a file of a hub's model, which is downloaded if need be, or None."""
     try:  # of the extra `pytorch`
         import huggingface_hub as hub
     except ModuleNotFoundError:

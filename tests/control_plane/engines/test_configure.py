@@ -8,8 +8,9 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from control_plane.models.engine_settings import apply_onnx, apply_pytorch
-from control_plane.settings import OnnxSettings, PytorchSettings
+from control_plane.engines import onnx, pytorch
+from control_plane.engines.onnx import OnnxSettings
+from control_plane.engines.pytorch import PytorchSettings
 
 PARAMETER = 'parameters {{ key: "{}" value {{ string_value: "{}" }} }}'
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -17,18 +18,18 @@ TENSORRT, OPENVINO = "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
 
 
 def applied(text: str = "", **settings: Any) -> ModelConfig:  # noqa: ANN401
-    config = text_format.Parse(text, ModelConfig())
-    apply_onnx(config, OnnxSettings(**settings))
+    config = parsed(text)
+    onnx.ENGINE.configure(config, OnnxSettings(**settings))
     return config
 
 
 def parsed(text: str) -> ModelConfig:
-    config: ModelConfig = text_format.Parse(text, ModelConfig())
+    config: ModelConfig = text_format.Parse(text, ModelConfig(backend="onnxruntime"))
     return config
 
 
 def test_defaults_change_nothing() -> None:
-    assert applied() == ModelConfig()
+    assert applied() == parsed("")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,6 @@ def test_providers_replace_what_the_file_says() -> None:
     ("value", "expected"), [(True, "true"), (False, "false"), ("auto", "auto")]
 )
 def test_a_yes_or_no_is_written_as_the_engine_reads_it(value: bool | str, expected: str) -> None:
-    config = ModelConfig()
-    apply_pytorch(config, PytorchSettings.model_validate({"cuda_graphs": value}))
+    config = parsed("")
+    pytorch.ENGINE.configure(config, PytorchSettings.model_validate({"cuda_graphs": value}))
     assert config == parsed(PARAMETER.format("cuda_graphs", expected))

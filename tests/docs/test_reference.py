@@ -9,10 +9,10 @@ import pytest
 
 from backends.contract import tensors
 from backends.encoder import contract as encoder
+from docs.tools import tensor_texts
+from docs.tools.reference import DOCS, PAGES
+from docs.tools.tensor_page import ENCODER_OUTPUTS
 from tests.support.server import ROOT
-from tools import tensor_texts
-from tools.reference import DOCS, PAGES
-from tools.tensor_page import ENCODER_OUTPUTS
 
 PAGES_WITH_LINKS = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.models.repository import ModelError
-from control_plane.models.weights import find_weights
+from control_plane.engines.entry import ModelError
+from control_plane.models.sources import find_weights
 
 
 def weights(folder: Path) -> Path:

@@ -1,6 +1,6 @@
-"""Measure how readable the code is: `python -m tools.measures`.
+"""Measure how readable the code is: `python -m docs.tools.measures`.
 
-`tests/tools/test_measures.py` holds the figures to the bounds below. CONTRIBUTING.md says what they
+`tests/docs/test_measures.py` holds the figures to the bounds below. CONTRIBUTING.md says what they
 are for.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("backends", "control_plane", "converters")
 
 MAX_FRAGMENTS = 0.60

@@ -1,6 +1,6 @@
 """The meaning of each tensor and sampling parameter, for the page of the tensor contract.
 
-`tests/tools/test_reference.py` checks that nothing is missing here, and nothing left over.
+`tests/docs/test_reference.py` checks that nothing is missing here, and nothing left over.
 """
 
 from __future__ import annotations

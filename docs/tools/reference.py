@@ -1,14 +1,14 @@
-"""Write the pages of `docs/` that are generated from the code: `python -m tools.reference`."""
+"""Write the pages of `docs/` that are generated from the code: `python -m docs.tools.reference`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools.settings_page import settings_page
-from tools.tensor_page import tensor_page
+from docs.tools.settings_page import settings_page
+from docs.tools.tensor_page import tensor_page
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1]
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "tensor-contract.md": tensor_page,

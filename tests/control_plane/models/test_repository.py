@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from control_plane.embedded.installation import Installation
-from control_plane.models.repository import DEFAULT_REPOSITORY, ModelError, Repository
-from control_plane.settings import OnnxSettings, PytorchSettings, ServingSettings
+from control_plane.engines.entry import ModelError
+from control_plane.engines.onnx import OnnxSettings
+from control_plane.engines.pytorch import PytorchSettings
+from control_plane.models.repository import DEFAULT_REPOSITORY, Repository
+from control_plane.settings import ServingSettings
 from tests.support.server import SCRIPTED
 
 DEFAULTS = ServingSettings()
+
+
+def serving(**values: object) -> ServingSettings:
+    return ServingSettings.model_validate(values)
 
 
 @pytest.fixture
@@ -87,7 +95,7 @@ def test_what_the_user_has_set_wins_over_the_file(repository: Repository) -> Non
     """And what is merely a default does not: the demo's file says one thread."""
     assert parameter(repository.resolve("demo", DEFAULTS).config, "num_threads") == "1"
     set_ = PytorchSettings(num_threads=2, torch_dtype="bfloat16")
-    entry = repository.resolve("demo", ServingSettings(pytorch=set_))
+    entry = repository.resolve("demo", serving(pytorch=set_))
     assert parameter(entry.config, "num_threads") == "2"
     assert parameter(entry.config, "torch_dtype") == "bfloat16"
     assert "max_num_seqs" not in entry.config["parameters"]
@@ -147,23 +155,21 @@ def in_front(tmp_path: Path) -> Path:
 def test_a_decoder_of_the_stand_in_is_run_by_the_model_in_front(
     repository: Repository, in_front: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = ServingSettings(onnx=OnnxSettings(intra_op_num_threads=1))
+    settings = serving(onnx=OnnxSettings(intra_op_num_threads=1))
     entry = repository.resolve(str(in_front), settings)
     assert list(entry.configs) == ["answers"]
     config = json.loads(parameter(entry.config, "decoder_config"))
     assert parameter(config, "intra_op_thread_count") == "1"
     assert not caplog.records
     gpu_or_cpu = OnnxSettings(providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
-    assert list(repository.resolve(str(in_front), ServingSettings(onnx=gpu_or_cpu)).configs) == [
-        "answers"
-    ]
+    assert list(repository.resolve(str(in_front), serving(onnx=gpu_or_cpu)).configs) == ["answers"]
     assert "onnx.providers: answers runs on the CPU" in caplog.text
 
 
 def test_a_decoder_that_needs_a_gpu_is_a_model_of_its_own(
     repository: Repository, in_front: Path
 ) -> None:
-    settings = ServingSettings(onnx=OnnxSettings(providers=["CUDAExecutionProvider"]))
+    settings = serving(onnx=OnnxSettings(providers=["CUDAExecutionProvider"]))
     assert list(repository.resolve(str(in_front), settings).configs) == [
         "answers_decoder",
         "answers",
@@ -201,11 +207,24 @@ def test_the_default_model_is_not_served_by_another_engine_than_was_asked_for(
         assert repository.resolve(folder, settings).name == "answers"
 
 
+def test_the_weights_of_a_model_on_another_engine_are_taken_for_the_one_that_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    models, scratch = tmp_path / "models", tmp_path / "scratch"
+    scratch.mkdir()
+    shutil.copytree(DEFAULT_REPOSITORY / "demo", models / "demo")
+    entry = Repository(models, scratch).resolve("demo", ServingSettings(backend_type="vllm"))
+    assert (entry.name, entry.served_name) == ("demo_vllm", "demo_vllm")
+    assert parameter(entry.config, "backend_type") == "vllm"
+    assert parameter(entry.config, "model") == str(models / "demo" / "1" / "weights")
+    assert entry.config["instance_group"] == [{"count": 1, "kind": "KIND_MODEL"}]
+
+
 def test_weights_are_converted_for_the_onnx_backend(repository: Repository, tmp_path: Path) -> None:
     weights_folder = DEFAULT_REPOSITORY / "demo" / "1" / "weights"
     (tmp_path / "My model").symlink_to(weights_folder)
     onnx = OnnxSettings(max_model_len=128, max_num_seqs=2)
-    settings = ServingSettings(backend_type="onnx", onnx=onnx)
+    settings = serving(backend_type="onnx", onnx=onnx)
     entry = repository.resolve(str(tmp_path / "My model"), settings)
     assert list(entry.configs) == ["My--model_decoder", "My--model"]
     assert entry.served_name == parameter(entry.config, "served_model_name") == "My model"
@@ -222,7 +241,7 @@ def test_weights_that_cannot_be_converted(repository: Repository, tmp_path: Path
 
 
 def test_onnx_settings_go_to_the_graph_alone(repository: Repository, tmp_path: Path) -> None:
-    settings = ServingSettings(
+    settings = serving(
         onnx=OnnxSettings(intra_op_num_threads=1), pytorch=PytorchSettings(num_threads=2)
     )
     entry = repository.resolve(str(decoder_model(tmp_path)), settings)
@@ -231,7 +250,7 @@ def test_onnx_settings_go_to_the_graph_alone(repository: Repository, tmp_path: P
 
 
 def test_a_provider_that_triton_does_not_know(repository: Repository, tmp_path: Path) -> None:
-    settings = ServingSettings(onnx=OnnxSettings(providers=["XnnpackExecutionProvider"]))
+    settings = serving(onnx=OnnxSettings(providers=["XnnpackExecutionProvider"]))
     with pytest.raises(ModelError, match=r"serving\.onnx\.providers: XnnpackExecutionProvider"):
         repository.resolve(str(decoder_model(tmp_path)), settings)
 

@@ -1,7 +1,7 @@
-"""The value types that the settings are made of.
+"""The value types that the settings are made of: those of the gateway, and those of the engines.
 
-The JSON schema key `accepts` holds, for a value that a range or a list of
-choices cannot describe, the words for what is accepted.
+The JSON schema key `accepts` holds, for a value that a range or a list of choices cannot describe,
+the words for what is accepted.
 """
 
 import ipaddress
@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-HIGHEST_PORT = 65535
+MAX_PORT = 65535
 
 
 class Section(BaseModel):
@@ -41,21 +41,24 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _empty_means_defaults(cls, value: Any) -> Any:  # noqa: ANN401
+        """Return an empty mapping for a section without anything below it."""
         return {} if value is None else value
 
 
 def _word(value: object) -> object:
+    """Return `true` or `false` for a boolean, and any other value as it is."""
     return str(value).lower() if isinstance(value, bool) else value
 
 
 def _port_in_range(value: str) -> str:
-    if not value.startswith("unix:") and not 1 <= int(value.rpartition(":")[2]) <= HIGHEST_PORT:
+    """Return an endpoint whose port exists. Raises ValueError."""
+    if not value.startswith("unix:") and not 1 <= int(value.rpartition(":")[2]) <= MAX_PORT:
         raise ValueError("port out of range")
     return value
 
 
-Port = Annotated[int, Field(ge=1, le=HIGHEST_PORT)]
-PortOrNone = Annotated[int, Field(ge=0, le=HIGHEST_PORT)]
+Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
+PortOrNone = Annotated[int, Field(ge=0, le=MAX_PORT)]
 """A port; 0 is none."""
 
 Count = Annotated[int, Field(ge=0)]
@@ -102,6 +105,7 @@ HttpUrl = Annotated[
 
 
 def _compiles(value: str) -> str:
+    """Return a pattern that RE2 can compile. Raises ValueError."""
     options = re2.Options()
     options.log_errors = False
     try:
@@ -119,6 +123,7 @@ Pattern = Annotated[
 
 
 def _is_network(value: str) -> str:
+    """Return an address or a network. Raises ValueError."""
     ipaddress.ip_network(value)
     return value
 
@@ -139,9 +144,7 @@ Endpoint = Annotated[
     str,
     Field(
         pattern=r"^(unix:/\S+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5})$",
-        json_schema_extra={
-            "accepts": f"host:port with a port from 1 to {HIGHEST_PORT}, or unix:/path"
-        },
+        json_schema_extra={"accepts": f"host:port with a port from 1 to {MAX_PORT}, or unix:/path"},
     ),
     AfterValidator(_port_in_range),
 ]

@@ -1,4 +1,4 @@
-"""Settings that are accepted one by one, and that nothing would act on.
+"""Settings that are valid one by one, but ask for something that this release does not do.
 
 When a feature arrives, its row in `REFUSED` goes.
 """
@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from control_plane.settings.problems import SettingsError
+from backends.contract.parameters import SERVING_PARAMETERS
+from control_plane.engines import ENGINES
+from control_plane.settings.problems import SettingsError, shorten
 from control_plane.settings.schema import ServingSettings, Settings
-from control_plane.settings.text import shorten
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What is not done, why, and how to tell that the settings ask for it."""
+    """A feature that is not available: its key, the reason, and whether settings ask for it."""
 
     key: str
     reason: str
@@ -25,6 +26,7 @@ class Refused:
 
 
 def _any_origin_with_credentials(settings: ServingSettings) -> bool:
+    """Return whether pages of any origin could act with their visitors' credentials."""
     cors = settings.cors
     return cors.allow_credentials and not {"*", "null"}.isdisjoint(cors.allow_origins)
 
@@ -48,15 +50,18 @@ REFUSED = (
 
 
 def unsupported(settings: Settings) -> list[str]:
-    """A sentence for each setting that asks for something that is not done."""
+    """Return a sentence for each setting that asks for something that is not available."""
     serving = settings.serving
     refused = [str(row) for row in REFUSED if row.asked_for(serving)]
     return [*refused, *_for_the_embedded_server(serving)]
 
 
 def _for_the_embedded_server(serving: ServingSettings) -> Iterator[str]:
-    """What is said of models is put into their configurations when they are loaded, and on servers
-    that are named, others have loaded them."""
+    """Yield a sentence for each setting that only the embedded server could act on.
+
+    What is set for models is put into their configurations when they are loaded, and on servers
+    that are named, others have loaded them.
+    """
     balancing = serving.load_balancing
     if serving.triton.endpoints:
         servers = "triton.endpoints"
@@ -64,10 +69,10 @@ def _for_the_embedded_server(serving: ServingSettings) -> Iterator[str]:
         servers = "load_balancing.instances"
     else:
         return
-    for section in ("pytorch", "onnx", "vllm"):
-        for key in sorted(getattr(serving, section).model_fields_set):
-            yield _for_the_servers(f"{section}.{key}", servers)
-    for key in ("stream_interval_ms", "allow_control_tokens"):
+    for engine in ENGINES:
+        for key in sorted(serving.engine(engine).model_fields_set):
+            yield _for_the_servers(f"{engine.name}.{key}", servers)
+    for key in sorted(SERVING_PARAMETERS, reverse=True):
         if key in serving.model_fields_set:
             yield _for_the_servers(key, servers)
     if serving.triton.model_repository is not None:
@@ -85,13 +90,14 @@ def _for_the_servers(key: str, servers: str) -> str:
 
 
 def _is_folder(model: str) -> bool:
+    """Return whether a model is named by its folder, rather than by its name or a hub id."""
     folder = Path(model).expanduser()
     named = model.startswith(("/", "./", "../", "~"))
     return named or any((folder / file).is_file() for file in ("config.json", "config.pbtxt"))
 
 
 def require_supported(settings: Settings) -> None:
-    """Raises: SettingsError with all sentences of `unsupported`."""
+    """Raise SettingsError with all sentences of `unsupported`, if there are any."""
     sentences = unsupported(settings)
     if sentences:
         raise SettingsError(sentences)

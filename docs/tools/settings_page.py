@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from control_plane.settings import ServingSettings, Settings
 from control_plane.settings.features import InstanceSettings
-from control_plane.settings.keys import Keys
-from tools.markdown import code, table
+from control_plane.settings.problems import Keys
+from docs.tools.markdown import code, table
 
 MAX_DEFAULT_CHARACTERS = 80
 """A longer default stands below the table."""

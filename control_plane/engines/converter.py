@@ -1,4 +1,4 @@
-"""Runs the converters in a process of their own: they import PyTorch, which this one never does."""
+"""The converters, in a process of their own: they import PyTorch, which this one never does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _ERROR = "error: "
 
 
 class ConversionFailed(RuntimeError):
-    """The converter's own words on why."""
+    """A model could not be converted; the message is the converter's own."""
 
 
 def convert(arguments: Sequence[str]) -> None:
-    """``arguments``: of ``python -m converters.export_onnx``. Raises `ConversionFailed`."""
+    """Convert a model. ``arguments``: of ``python -m converters.export_onnx``.
+
+    Raises `ConversionFailed`.
+    """
     lines: list[str] = []
     with subprocess.Popen(
         [*COMMAND, *arguments],
@@ -37,7 +40,7 @@ def convert(arguments: Sequence[str]) -> None:
 
 
 def _reason(lines: Sequence[str], code: int) -> str:
-    """The converter's error, or the last thing that it said."""
+    """Return the converter's error, or the last line that it wrote."""
     said = [line for line in lines if line]
     for number, line in enumerate(said):
         if line.startswith(_ERROR):
