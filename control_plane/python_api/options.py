@@ -8,6 +8,7 @@ from dataclasses import make_dataclass
 from typing import Any, TypeVar
 
 from backends.contract.sampling import PARAMETERS
+from backends.contract.vllm_parameters import NO_EFFECT, STRUCTURE, UNSUPPORTED
 from control_plane.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -25,15 +26,19 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """The defaults that are not the engines' own, and have to be sent."""
 
+_OTHER_NAMES = STRUCTURE.keys() | UNSUPPORTED.keys() | NO_EFFECT
+"""Names of vLLM's, which engines take, or refuse if they ask for something."""
+
 
 def require_offered(options: Mapping[str, Any]) -> None:
-    """Raise `InvalidRequest` for a parameter of which the Python API returns nothing.
-
-    A name that is no parameter at all is refused by the engine.
-    """
+    """Raise `InvalidRequest` for a name that is no option of the Python API."""
     for name in options:
-        if name in PARAMETERS and name not in OPTIONS:
-            raise InvalidRequest(f"{name}: is not returned by the Python API", param=name)
+        if name in OPTIONS or name in _OTHER_NAMES:
+            continue
+        problem = f"is not known; known: {', '.join(sorted(OPTIONS))}"
+        if name in PARAMETERS:
+            problem = "is not returned by the Python API"
+        raise InvalidRequest(f"{name[:64]}: {problem}", param=name[:64])
 
 
 def with_options(function: FunctionT) -> FunctionT:
