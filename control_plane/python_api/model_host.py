@@ -13,13 +13,11 @@ from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
 from control_plane.generation.requests import GenerationRequest
+from control_plane.python_api.options import DEFAULTS, require_offered
 from control_plane.services import Services, open_services
 from control_plane.settings import ServingSettings, Settings, require_supported
 
 Prompt = str | Sequence[Mapping[str, Any]]
-
-DEFAULTS: Mapping[str, Any] = {"max_tokens": 512, "temperature": 0.7}
-"""Those of ``POST /generate``."""
 
 
 class ModelHost:
@@ -79,6 +77,7 @@ class ModelHost:
     ) -> Generation:
         """Return a generation whose first response is there; the caller closes it. Raises
         `TriadError`."""
+        require_offered(sampling)
         if self._services is None:
             raise ModelNotReady("no model is loaded: call load_model first")
         request = GenerationRequest(

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from control_plane.engines.vllm import ENGINE
-from control_plane.python_api.model_host import DEFAULTS, ModelHost, Prompt
+from control_plane.python_api.model_host import ModelHost, Prompt
+from control_plane.python_api.options import OPTIONS, with_option_fields
 from control_plane.settings import ConfigManager, ServingSettings, SettingsError
 
 
+@with_option_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMRequest:
-    """What to generate. The fields below ``model`` are `SamplingParameters`."""
+    """What to generate, and the sampling parameters, each by its name."""
 
     prompt: str | Sequence[Mapping[str, Any]]  # a text, or chat messages
     stream: bool = True
     model: str | None = None  # None: the one that was loaded last
-    max_tokens: int = DEFAULTS["max_tokens"]
-    temperature: float = DEFAULTS["temperature"]
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    stop: str | Sequence[str] = ()
-    seed: int | None = None
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    allowed_token_ids: Sequence[int] | None = None
-    include_stop_str_in_output: bool = False
-    guided: Mapping[str, Any] | None = None
-    lora_name: str | None = None
+
+    if TYPE_CHECKING:  # the parameters are fields that come from their list
+
+        def __init__(
+            self,
+            *,
+            prompt: str | Sequence[Mapping[str, Any]],
+            stream: bool = True,
+            model: str | None = None,
+            **sampling: Any,  # noqa: ANN401
+        ) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...  # noqa: ANN401
 
     def sampling(self) -> dict[str, Any]:
-        names = (f.name for f in fields(self) if f.name not in ("prompt", "stream", "model"))
-        return {name: getattr(self, name) for name in names}
+        """Return the sampling parameters that are not at their defaults, by name."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        return {name: value for name, value in values.items() if value != OPTIONS[name]}
 
 
 @dataclass(frozen=True, slots=True)

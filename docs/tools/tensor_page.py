@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 
 from backends.contract import tensors
-from backends.contract.sampling import SamplingParameters
+from backends.contract.sampling import parameter_table
 from backends.contract.tensors import TensorSpec
 from backends.encoder import contract as encoder
 from docs.tools import tensor_texts
@@ -101,38 +99,13 @@ def _tensors(specs: Iterable[TensorSpec], texts: Mapping[str, str], *, marks: bo
 
 
 def _sampling_parameters() -> str:
-    """Return the table of sampling parameters, from the fields of the dataclass.
-
-    To switch to a table of the contract's own, build `rows` from it here.
-    """
+    """Return the table of sampling parameters."""
     rows = [
-        [code(field.name), _type(str(field.type)), code(_default(field)), _meaning(field.name)]
-        for field in dataclasses.fields(SamplingParameters)
+        [_names(row.name), row.type, code(row.default), row.range, row.description]
+        for row in parameter_table()
     ]
-    return table(["parameter", "type", "default", "meaning"], rows)
+    return table(["parameter", "type", "default", "range", "meaning"], rows)
 
 
-def _meaning(name: str) -> str:
-    return tensor_texts.SAMPLING[name]
-
-
-TYPES = {
-    "int": "integer",
-    "float": "number",
-    "bool": "boolean",
-    "str": "text",
-    "tuple[str, ...]": "list of texts",
-    "tuple[int, ...]": "list of token ids",
-    "tuple[tuple[int, float], ...]": "object",
-    "StructuredOutput": "object",
-}
-
-
-def _type(annotation: str) -> str:
-    return TYPES[annotation.removesuffix(" | None")]
-
-
-def _default(field: dataclasses.Field[object]) -> str:
-    if field.name == "logit_bias":
-        return "{}"
-    return json.dumps(field.default)
+def _names(names: str) -> str:
+    return ", ".join(map(code, names.split(", ")))

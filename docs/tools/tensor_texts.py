@@ -94,34 +94,3 @@ ENCODER_OUTPUTS: Mapping[str, str] = {
     "label": "The most probable label of each text. Of a classifier.",
     "score": "Its probability; of a regression, its value. Of a classifier.",
 }
-
-SAMPLING: Mapping[str, str] = {
-    "max_tokens": "Tokens that the answer may have. At least 1.",
-    "temperature": "0 to 100; 0 is greedy decoding.",
-    "top_p": "0 to 1; 0 is greedy decoding.",
-    "top_k": "0 or -1: off.",
-    "min_p": "0 to 1, relative to the most probable token.",
-    "repetition_penalty": "0.01 to 100, over prompt and output "
-    "([arXiv:1909.05858](https://arxiv.org/abs/1909.05858)).",
-    "presence_penalty": "-2 to 2, over the output.",
-    "frequency_penalty": "-2 to 2, over the output.",
-    "stop": "A text or a list of texts that end the answer: at most 256, of 1 to 1024 characters "
-    "each and 8192 together.",
-    "seed": "0 to 2^63 - 1. The same seed gives the same tokens.",
-    "ignore_eos": "Do not end at an end-of-sequence token.",
-    "logprobs": "Alternatives reported per token, 0 to 20.",
-    "prompt_logprobs": "The same for the prompt's tokens.",
-    "logit_bias": "An object of at most 1024 token ids, and what is added to their logits: "
-    "-100 to 100.",
-    "allowed_token_ids": "No other token is generated; at most 131072 ids. null: all may be.",
-    "stop_token_ids": "Tokens that end the answer and are not in its text; at most 64.",
-    "min_tokens": "Before this number of tokens nothing ends the answer but a grammar's end: "
-    "end-of-sequence tokens and `stop_token_ids` are not generated, and `stop` is not looked for.",
-    "skip_special_tokens": "Leave special tokens out of the text.",
-    "include_stop_str_in_output": "Keep what ended the answer in the text, be it a stop token.",
-    "guided": "What the text must look like, an object: "
-    "[structured output](rest-api.md#structured-output). `response_format` may take its place.",
-    "lora_name": "A LoRA adapter of the model, by name.",
-    "cache_salt": "At most 1024 characters. Prompts with different salts share no keys and values, "
-    "so that the time that a prompt takes tells a caller nothing of another's prompts.",
-}

@@ -134,6 +134,18 @@ def test_sixteen_at_once_get_what_each_gets_alone(
         assert sink.wait().ids == generate(tiny_qwen2, prompt)
 
 
+def test_a_parameter_with_a_file_of_its_own_is_each_requests_own(engine: PyTorchEngine) -> None:
+    """So narrow a filter leaves the most probable token alone."""
+    prompt = random_prompt(2, 9)
+    sinks = [
+        submit(engine, prompt, temperature=5.0, seed=seed, top_n_sigma=sigma)[1]
+        for seed, sigma in enumerate([1e-6, 0.0, 1e-6])
+    ]
+    first, free, second = (sink.wait().ids for sink in sinks)
+    assert first == second == run(engine, prompt)
+    assert free != first
+
+
 def test_seeds_and_parameters_do_not_mix(engine: PyTorchEngine) -> None:
     prompt = random_prompt(1, 9)
     wishes: list[dict[str, Any]] = [
