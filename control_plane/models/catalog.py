@@ -50,8 +50,10 @@ class Model:
 
     @property
     def is_served(self) -> bool:
-        """Whether requests may name it: it is loaded, or is down and may come back. A repository
-        may hold others."""
+        """Return whether requests may name the model: it is loaded, or is down and may come back.
+
+        A repository may contain others.
+        """
         return self.loaded or bool(self.facts) or self.expected
 
     @property
@@ -61,12 +63,12 @@ class Model:
 
     @property
     def type(self) -> str:
-        """``causal_lm``, ``embedding``, ``classification``."""
+        """Return ``causal_lm``, ``embedding`` or ``classification``."""
         kind: str = self.facts.get("type", "unknown")
         return kind
 
     def runs_on_another(self, engine: str) -> bool:
-        """Whether it is a language model on another engine of ours: encoders have no choice."""
+        """Return whether it is a language model on another engine: encoders have no choice."""
         return self.type == "causal_lm" and self.backend in ENGINE_NAMES and self.backend != engine
 
 
@@ -85,7 +87,7 @@ class Models(ABC):
 
     @abstractmethod
     def add_name(self, name: str) -> None:
-        """One more that is asked after where the server does not let us list what it has."""
+        """Add a model that is asked after where the server does not let us list what it has."""
 
     @abstractmethod
     def request_refresh(self) -> None:
@@ -96,10 +98,10 @@ class Models(ABC):
 
     @abstractmethod
     async def watch(self, interval: float) -> None:
-        """Refreshes for ever. ``interval``: seconds."""
+        """Refresh for ever, every ``interval`` seconds."""
 
     def find(self, name: str | None) -> Model:
-        """A model by the name clients use, or the default. Raises `ModelNotFound`."""
+        """Return a model by the name that clients use, or the default. Raises `ModelNotFound`."""
         for wanted in self.default_names if name is None else (name,):
             for model in self:
                 known = wanted in (model.served_name, model.name)
@@ -111,12 +113,12 @@ class Models(ABC):
 
     @property
     def default_names(self) -> tuple[str, ...]:
-        """Names of the default model, the preferred one first."""
+        """Return the names of the default model, the preferred one first."""
         own = self.default_model
         return (own,) if self.engine is None else (variant_name(own, self.engine), own)
 
     def ready(self, name: str | None) -> Model:
-        """As `find`; raises `ModelNotReady` too."""
+        """Return what `find` returns if it is ready. Raises `ModelNotReady` too."""
         model = self.find(name)
         if not model.ready:
             raise ModelNotReady(f"model: `{model.served_name}` {model.problem}")
@@ -128,7 +130,7 @@ class Models(ABC):
         return model
 
     def language_model(self, name: str | None) -> Model:
-        """As `ready`; raises `InvalidRequest` for an embedding model or a classifier."""
+        """Return a ready language model. Raises `InvalidRequest` for any other kind of model."""
         model = self.ready(name)
         if model.type != "causal_lm":
             raise InvalidRequest(
@@ -137,7 +139,7 @@ class Models(ABC):
         return model
 
     def embedding_model(self, name: str | None) -> Model:
-        """As `ready`; raises `InvalidRequest` for any other kind of model."""
+        """Return a ready embedding model. Raises `InvalidRequest` for any other kind of model."""
         model = self.ready(name)
         if model.type != "embedding":
             others = sorted(m.served_name for m in self if m.type == "embedding")
@@ -150,7 +152,7 @@ class Models(ABC):
 
 
 class Catalog(Models):
-    """What is known of the models, refreshed by `watch`.
+    """The models of one server, whose state `watch` refreshes.
 
     ``names`` are asked after where the server does not let us list what it has.
     """
