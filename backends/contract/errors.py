@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from backends.contract import names
+
 
 class EngineError(Exception):
     """The engine failed to serve this request."""
@@ -58,7 +60,7 @@ class ContextExceeded(InvalidField):
     @classmethod
     def of_prompt(cls, field: str, context: int, size: str) -> ContextExceeded:
         """``size``: with its unit."""
-        noun = "messages" if field == "messages" else "prompt"
+        noun = names.MESSAGES if field == names.MESSAGES else "prompt"
         return cls(
             field,
             context,

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from backends.contract import names
+from backends.contract.encoder import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
 from backends.contract.errors import Cancelled, Overloaded
 from backends.contract.tensors import Inputs, flag, text
-from backends.encoder.contract import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
 from backends.encoder.heads import head
 from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
@@ -87,9 +88,9 @@ class ServedEncoder(ABC):
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = input_tensors(request)
-        if flag(inputs, "describe"):
+        if flag(inputs, names.DESCRIBE):
             return answer(sender, json.dumps(self._facts()).encode())
-        if (request_id := text(inputs, "cancel")) is not None:
+        if (request_id := text(inputs, names.CANCEL)) is not None:
             return answer(sender, str(self._responder.cancel(request_id)).encode())
         if len(self._responder) >= self._most:
             raise Overloaded("too many requests are waiting: try again later")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 
+from backends.contract import names
 from backends.contract.errors import EngineError, InvalidField
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
@@ -38,19 +39,19 @@ class AttributionRequest:
         """The call is answered later, if this raises nothing. Raises `InvalidField`, `Overloaded`,
         and `Cancelled` where nobody waits for the answer."""
         if not prompt:
-            raise InvalidField("text_input", "must be given for attributions, and not be empty")
+            raise InvalidField(names.TEXT_INPUT, "must be given for attributions, and not be empty")
         if target == "":
-            raise InvalidField("target", "must not be empty")
+            raise InvalidField(names.TARGET, "must not be empty")
         if not self._limit:
             raise InvalidField(
-                "text_input", "cannot have attributions: this engine has no gradients"
+                names.TEXT_INPUT, "cannot have attributions: this engine has no gradients"
             )
-        self._check_length("text_input", prompt)
-        self._check_length("target", target or "")
+        self._check_length(names.TEXT_INPUT, prompt)
+        self._check_length(names.TARGET, target or "")
         self._prompt_ids = self._tokenizer.encode(prompt)
         if not 0 < len(self._prompt_ids) < self._limit:
             raise InvalidField(
-                "text_input",
+                names.TEXT_INPUT,
                 f"must have from 1 to {self._limit - 1} tokens for attributions, "
                 f"not {len(self._prompt_ids)}",
             )
@@ -63,7 +64,7 @@ class AttributionRequest:
             return
         self._target_ids = self._tokenizer.encode_continuation(target)
         if len(self._target_ids) > left:
-            raise InvalidField("target", f"must have at most {left} tokens")
+            raise InvalidField(names.TARGET, f"must have at most {left} tokens")
         self._call.raise_if_left()
         self._engine.attribute(self._prompt_ids, self._target_ids, self._done)
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from backends.contract import names
 from backends.contract.errors import EngineError
 from backends.contract.requests import GenerationRequest
 from backends.contract.responses import (
@@ -204,7 +205,9 @@ class Generation(Call):
         ]
 
     def _new_chunk(self, text: str | None = "") -> ResponseChunk:
-        wants = "logprobs" in self._request.returns and self._request.sampling.logprobs is not None
+        wants = (
+            names.LOGPROBS in self._request.returns and self._request.sampling.logprobs is not None
+        )
         return ResponseChunk(
             text or "",
             [],

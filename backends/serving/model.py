@@ -22,6 +22,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from backends.contract import names
 from backends.contract.errors import Cancelled, EngineError
 from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
 from backends.engine import Engine
@@ -164,11 +165,11 @@ class ServedModel(ABC):
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = input_tensors(request)
-        if flag(inputs, "describe"):
+        if flag(inputs, names.DESCRIBE):
             return answer(sender, json.dumps(self._describe()).encode())
-        if flag(inputs, "metrics"):
+        if flag(inputs, names.METRICS):
             return answer(sender, self.engine.metrics().encode())
-        if (request_id := text(inputs, "cancel")) is not None:
+        if (request_id := text(inputs, names.CANCEL)) is not None:
             return answer(sender, str(self.responder.cancel(request_id)).encode())
         call = self._call(request.request_id(), inputs, sender)
         self.responder.add(call)
@@ -244,7 +245,7 @@ def as_engine_error(error: Exception) -> EngineError:
 
 
 def answer(sender: Any, body: bytes) -> None:  # noqa: ANN401
-    outputs = [("text_output", np.array([body], np.object_))]
+    outputs = [(names.TEXT_OUTPUT, np.array([body], np.object_))]
     sender.send(response(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
 from backends.contract.requests import GenerationRequest
 from backends.text.encoding import TooManyTokens
@@ -101,7 +102,7 @@ class PromptReader:
             raise TooManyTokens(len(ids))
         if any(not 0 <= id_ < self._vocab_size for id_ in ids):
             raise InvalidField(
-                "prompt_token_ids", f"must hold token ids from 0 to {self._vocab_size - 1}"
+                names.PROMPT_TOKEN_IDS, f"must hold token ids from 0 to {self._vocab_size - 1}"
             )
         return list(ids)
 

@@ -10,6 +10,7 @@ import json
 
 import numpy as np
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
 from backends.contract.requests import GenerationRequest, decode_request
 from backends.contract.tensors import Inputs, flag, text
@@ -21,12 +22,18 @@ from backends.serving.responder import Call
 from backends.text.offsets import token_offsets
 from backends.text.tokenizer import Tokenizer
 
-ONE_ANSWER = ("attributions", "tokenize", "detokenize", "tokenizer_info", "profile")
+ONE_ANSWER = (
+    names.ATTRIBUTIONS,
+    names.TOKENIZE,
+    names.DETOKENIZE,
+    names.TOKENIZER_INFO,
+    names.PROFILE,
+)
 """Inputs that ask for something else than a generation."""
 
 _PROMPT_INPUTS = (
-    *("text_input", "messages", "prompt_token_ids", "in_reasoning", "tools"),
-    *("chat_template_options", "add_special_tokens"),
+    *(names.TEXT_INPUT, names.MESSAGES, names.PROMPT_TOKEN_IDS, names.IN_REASONING, names.TOOLS),
+    *(names.CHAT_TEMPLATE_OPTIONS, names.ADD_SPECIAL_TOKENS),
 )
 
 
@@ -41,17 +48,17 @@ class RequestReader:
     def read(self, call: Call, inputs: Inputs, parameters: str) -> None:
         """Answers the call, or submits it to the engine. Raises `EngineError`; `Cancelled` where
         the call was left meanwhile. ``parameters``: as `decode_request` takes them."""
-        if flag(inputs, "attributions"):
+        if flag(inputs, names.ATTRIBUTIONS):
             attribution = AttributionRequest(self._engine, self._tokenizer, call)
-            return attribution.start(text(inputs, "text_input"), text(inputs, "target"))
-        if flag(inputs, "tokenizer_info"):
+            return attribution.start(text(inputs, names.TEXT_INPUT), text(inputs, names.TARGET))
+        if flag(inputs, names.TOKENIZER_INFO):
             info = self._tokenizer.info() | {"model_max_length": self._engine.context_length}
             return call.answer_text(json.dumps(info).encode())
         request = decode_request(inputs, parameters)
         call.raise_if_left()
-        if flag(inputs, "tokenize"):
+        if flag(inputs, names.TOKENIZE):
             return self._tokenize(call, inputs, request)
-        if flag(inputs, "detokenize"):
+        if flag(inputs, names.DETOKENIZE):
             ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
             text_ = self._tokenizer.decode(ids, skip_special_tokens=False)
             return call.answer_text(text_.encode())
@@ -59,7 +66,7 @@ class RequestReader:
         prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
         self._check_fits(request, prompt.ids)
         call.raise_if_left()
-        if flag(inputs, "profile"):
+        if flag(inputs, names.PROFILE):
             return self._engine.trace(prompt.ids, request.sampling, call.settle)
         assert isinstance(call, Generation)
         submitted = call.begin(request, prompt)
@@ -67,15 +74,15 @@ class RequestReader:
         submitted.cancelled |= call.left
 
     def _tokenize(self, call: Call, inputs: Inputs, request: GenerationRequest) -> None:
-        if "prompt_token_ids" not in request.returns:
+        if names.PROMPT_TOKEN_IDS not in request.returns:
             ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
             return call.answer_text(self._tokenized(request, ids))
         prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
         self._check_fits(request, prompt.ids)
         call.answer(
             [
-                ("prompt_token_ids", np.array(prompt.ids, np.int32)),
-                ("in_reasoning", np.array([prompt.in_reasoning])),
+                (names.PROMPT_TOKEN_IDS, np.array(prompt.ids, np.int32)),
+                (names.IN_REASONING, np.array([prompt.in_reasoning])),
             ]
         )
 
@@ -85,7 +92,7 @@ class RequestReader:
             "tokens": [self._tokenizer.name(id_) for id_ in ids],
             "texts": [self._tokenizer.token(id_)[0] for id_ in ids],
         }
-        if "text_offsets" in request.returns:
+        if names.TEXT_OFFSETS in request.returns:
             body["text_offsets"] = self._prompt_offsets(request, ids)
         return json.dumps(body).encode()
 
@@ -100,7 +107,7 @@ class RequestReader:
         """What needs no look at the prompt."""
         sampling, context = request.sampling, self._engine.context_length
         if request.stream and not self._enable_streaming:
-            raise InvalidField("stream", "must be false: this model's answers come whole")
+            raise InvalidField(names.STREAM, "must be false: this model's answers come whole")
         if sampling.max_tokens > context:
             raise ContextExceeded(
                 "max_tokens",
@@ -130,7 +137,7 @@ class RequestReader:
         vocabulary = self._engine.vocab_size
         if len(resumed) >= left or any(not 0 <= id_ < vocabulary for id_ in resumed):
             raise InvalidField(
-                "resume_token_ids",
+                names.RESUME_TOKEN_IDS,
                 f"must hold fewer than {left} ids, each from 0 to {vocabulary - 1}",
             )
 

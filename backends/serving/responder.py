@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from backends.contract import names
 from backends.contract.errors import Cancelled, EngineError, ShuttingDown
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Call:
         self._wake_to_end()
 
     def answer_text(self, body: bytes) -> None:
-        self.answer([("text_output", np.array([body], np.object_))])
+        self.answer([(names.TEXT_OUTPUT, np.array([body], np.object_))])
 
     def fail(self, error: EngineError) -> None:
         self._outcome = error

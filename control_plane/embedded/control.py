@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from backends.contract import names
 from control_plane.triton import codec
 from control_plane.triton.errors import from_text, translated
 
@@ -55,7 +56,7 @@ class ControlClient:
         with translated():
             request = service_pb2.ModelMetadataRequest(name=name)
             metadata = self._stub.ModelMetadata(request, timeout=timeout)
-        return any(tensor.name == "describe" for tensor in metadata.inputs)
+        return any(tensor.name == names.DESCRIBE for tensor in metadata.inputs)
 
     def check(self, name: str, timeout: float) -> None:
         """A small inference in the process that holds a model which describes itself."""

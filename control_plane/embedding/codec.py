@@ -1,4 +1,4 @@
-"""Embedding requests to tensors, responses to vectors. Names: `backends.encoder.contract`'s."""
+"""Embedding requests to tensors, responses to vectors. Names: `contract.names`'s."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+
+from backends.contract import names
 
 _LENGTH = struct.Struct("<I")
 
@@ -33,25 +35,25 @@ def embedding_request(
     if isinstance(rows[0], str):
         texts = [str(row).encode() for row in rows]
         raw = b"".join(_LENGTH.pack(len(text)) + text for text in texts)
-        _add(request, "text_input", "BYTES", len(texts), raw)
+        _add(request, names.TEXT_INPUT, "BYTES", len(texts), raw)
     else:
         ids = [int(id_) for row in rows for id_ in row]
-        _add(request, "input_ids", "INT32", len(ids), struct.pack(f"<{len(ids)}i", *ids))
+        _add(request, names.INPUT_IDS, "INT32", len(ids), struct.pack(f"<{len(ids)}i", *ids))
         lengths = struct.pack(f"<{len(rows)}i", *map(len, rows))
-        _add(request, "input_lengths", "INT32", len(rows), lengths)
+        _add(request, names.INPUT_LENGTHS, "INT32", len(rows), lengths)
     if truncate == -1:
-        _add(request, "truncate", "BOOL", 1, b"\x01")
+        _add(request, names.TRUNCATE, "BOOL", 1, b"\x01")
     elif truncate is not None:
-        _add(request, "truncate_tokens", "INT32", 1, struct.pack("<i", truncate))
+        _add(request, names.TRUNCATE_TOKENS, "INT32", 1, struct.pack("<i", truncate))
     return request
 
 
 def embeddings(response: ModelInferResponse) -> Embeddings:
-    names = [output.name for output in response.outputs]
-    raw = dict(zip(names, response.raw_output_contents, strict=True))
-    shape = response.outputs[names.index("embedding")].shape
-    vectors = np.frombuffer(raw["embedding"], "<f4").reshape(shape)
-    return Embeddings(vectors, int(np.frombuffer(raw["num_input_tokens"], "<u4").sum()))
+    outputs = [output.name for output in response.outputs]
+    raw = dict(zip(outputs, response.raw_output_contents, strict=True))
+    shape = response.outputs[outputs.index(names.EMBEDDING)].shape
+    vectors = np.frombuffer(raw[names.EMBEDDING], "<f4").reshape(shape)
+    return Embeddings(vectors, int(np.frombuffer(raw[names.NUM_INPUT_TOKENS], "<u4").sum()))
 
 
 def _add(request: ModelInferRequest, name: str, datatype: str, elements: int, raw: bytes) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
 from control_plane.models.catalog import Model
 from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
@@ -25,7 +26,7 @@ def check_fits(model: Model, prompt: Prompt) -> None:
     if isinstance(prompt, TokenIds):
         if len(prompt.ids) >= context:
             size = f"{len(prompt.ids)} tokens"
-            raise of_engine(ContextExceeded.of_prompt("prompt_token_ids", context, size))
+            raise of_engine(ContextExceeded.of_prompt(names.PROMPT_TOKEN_IDS, context, size))
         return
     field, characters = _length(model, prompt)
     most = _characters(model, context)
@@ -40,7 +41,7 @@ def check_tokenizable(model: Model, prompt: Prompt) -> None:
     if tokens is None:
         return
     if isinstance(prompt, TokenIds):
-        field, given, most, unit = "prompt_token_ids", len(prompt.ids), tokens, "tokens"
+        field, given, most, unit = names.PROMPT_TOKEN_IDS, len(prompt.ids), tokens, "tokens"
     else:
         field, given = _length(model, prompt)
         most, unit = _characters(model, tokens), "characters"
@@ -53,7 +54,7 @@ def check_attributable(model: Model, prompt: str, target: str | None) -> None:
     context = model.facts.get("context_length")
     if context is None or (most := _characters(model, context)) is None:
         return
-    for field, text in (("text_input", prompt), ("target", target or "")):
+    for field, text in ((names.TEXT_INPUT, prompt), (names.TARGET, target or "")):
         if len(text) > most:
             raise of_engine(ContextExceeded.of_characters(field, context, len(text), most))
 
@@ -68,9 +69,9 @@ def check_rows(
     most = _characters(model, context)
     for number, row in enumerate(rows):
         if isinstance(row, str):
-            field, limit, unit = "text_input", most, "characters"
+            field, limit, unit = names.TEXT_INPUT, most, "characters"
         else:
-            field, limit, unit = "input_ids", context, "tokens"
+            field, limit, unit = names.INPUT_IDS, context, "tokens"
         if limit is not None and len(row) > limit:
             raise of_engine(ContextExceeded.of_text(field, context, number, f"{len(row)} {unit}"))
 
@@ -80,11 +81,11 @@ def _length(
 ) -> tuple[str, int]:
     """The contract's name of the prompt, and how many characters it has at least."""
     if isinstance(prompt, str):
-        return "text_input", len(prompt)
+        return names.TEXT_INPUT, len(prompt)
     if isinstance(prompt, Text):
-        return "text_input", len(prompt.text)
+        return names.TEXT_INPUT, len(prompt.text)
     messages = prompt.messages if isinstance(prompt, Chat) else prompt
-    return "messages", _certain_length(model, messages)
+    return names.MESSAGES, _certain_length(model, messages)
 
 
 def _certain_length(model: Model, messages: Sequence[Mapping[str, Any]]) -> int:

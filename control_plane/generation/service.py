@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from backends.contract import names
 from control_plane.cache.response_cache import ResponseCache
 from control_plane.errors import (
     ModelNotReady,
@@ -27,7 +28,7 @@ from control_plane.observability.stats import Stats
 from control_plane.triton import codec
 from control_plane.triton.client import InferStream, TritonClient, ask, infer_once
 
-PROMPT_TOKENS = "num_input_tokens"
+PROMPT_TOKENS = names.NUM_INPUT_TOKENS
 GRACE_SECONDS = 10.0
 """What a request that took too long gets for ending at its model, before Triton cuts it off."""
 

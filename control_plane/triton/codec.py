@@ -1,4 +1,4 @@
-"""Generation requests to tensors, and responses to text. Names are `contract.tensors`'s."""
+"""Generation requests to tensors, and responses to text. Names are `contract.names`'s."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any, TypeAlias
 import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
+from backends.contract import names
+
 _TRUE, _FALSE = b"\x01", b"\x00"
 _UINT32 = struct.Struct("<I")
 _NO_REASON = b"\4\0\0\0None"
-_RETURNS = ("finish_reason", "num_output_tokens")
+_RETURNS = (names.FINISH_REASON, names.NUM_OUTPUT_TOKENS)
 
 
 @dataclass(slots=True)  # not frozen: that would triple the time it takes to make one
@@ -81,16 +83,16 @@ def generation_request(
     request = ModelInferRequest(model_name=model, id=request_id)
     _add_prompt(request, prompt)
     _add_sampling(request, sampling)
-    _add(request, "exclude_input_in_output", "BOOL", _TRUE)
+    _add(request, names.EXCLUDE_INPUT_IN_OUTPUT, "BOOL", _TRUE)
     for name in (*_RETURNS, *returns):
-        _add(request, f"return_{name}", "BOOL", _TRUE)
+        _add(request, names.return_flag(name), "BOOL", _TRUE)
     if stream:
-        _add(request, "stream", "BOOL", _TRUE)
+        _add(request, names.STREAM, "BOOL", _TRUE)
     return request
 
 
 def _add_sampling(request: ModelInferRequest, sampling: Mapping[str, Any]) -> None:
-    _add_bytes(request, "sampling_parameters", _json(sampling))
+    _add_bytes(request, names.SAMPLING_PARAMETERS, _json(sampling))
 
 
 def _json(value: object) -> bytes:
@@ -100,32 +102,32 @@ def _json(value: object) -> bytes:
 
 def _add_prompt(request: ModelInferRequest, prompt: Prompt) -> None:
     if isinstance(prompt, str):
-        _add_bytes(request, "text_input", prompt.encode())
+        _add_bytes(request, names.TEXT_INPUT, prompt.encode())
     elif isinstance(prompt, Text):
-        _add_bytes(request, "text_input", prompt.text.encode())
+        _add_bytes(request, names.TEXT_INPUT, prompt.text.encode())
         if not prompt.add_special_tokens:
-            _add(request, "add_special_tokens", "BOOL", _FALSE)
+            _add(request, names.ADD_SPECIAL_TOKENS, "BOOL", _FALSE)
     elif isinstance(prompt, TokenIds):
         ids = prompt.ids
         _add(
-            *(request, "prompt_token_ids", "INT32"),
+            *(request, names.PROMPT_TOKEN_IDS, "INT32"),
             struct.pack(f"<{len(ids)}i", *ids),
             shape=[len(ids)],
         )
         if prompt.in_reasoning:
-            _add(request, "in_reasoning", "BOOL", _TRUE)
+            _add(request, names.IN_REASONING, "BOOL", _TRUE)
     else:
         _add_chat(request, prompt if isinstance(prompt, Chat) else Chat(prompt))
 
 
 def _add_chat(request: ModelInferRequest, chat: Chat) -> None:
-    _add_bytes(request, "messages", _json(chat.messages))
+    _add_bytes(request, names.MESSAGES, _json(chat.messages))
     if chat.tools:
-        _add_bytes(request, "tools", _json(chat.tools))
+        _add_bytes(request, names.TOOLS, _json(chat.tools))
     if chat.options:
-        _add_bytes(request, "chat_template_options", _json(chat.options))
+        _add_bytes(request, names.CHAT_TEMPLATE_OPTIONS, _json(chat.options))
     if chat.add_special_tokens:
-        _add(request, "add_special_tokens", "BOOL", _TRUE)
+        _add(request, names.ADD_SPECIAL_TOKENS, "BOOL", _TRUE)
 
 
 def tokenize_request(
@@ -134,23 +136,23 @@ def tokenize_request(
     """Answered by ``{"token_ids", "texts", "text_offsets"}`` as JSON, the last one where asked."""
     request = ModelInferRequest(model_name=model, id=request_id)
     _add_prompt(request, prompt)
-    _add(request, "tokenize", "BOOL", _TRUE)
+    _add(request, names.TOKENIZE, "BOOL", _TRUE)
     if offsets:
-        _add(request, "return_text_offsets", "BOOL", _TRUE)
+        _add(request, names.return_flag(names.TEXT_OFFSETS), "BOOL", _TRUE)
     return request
 
 
 def encode_request(model: str, request_id: str, prompt: Prompt) -> ModelInferRequest:
     """Answered by the outputs `prompt_token_ids` and `in_reasoning`: see `delta`."""
     request = tokenize_request(model, request_id, prompt)
-    _add(request, "return_prompt_token_ids", "BOOL", _TRUE)
+    _add(request, names.return_flag(names.PROMPT_TOKEN_IDS), "BOOL", _TRUE)
     return request
 
 
 def tokenizer_info_request(model: str, request_id: str) -> ModelInferRequest:
     """Answered by what the tokenizer is, as JSON."""
     request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, "tokenizer_info", "BOOL", _TRUE)
+    _add(request, names.TOKENIZER_INFO, "BOOL", _TRUE)
     return request
 
 
@@ -158,19 +160,19 @@ def detokenize_request(model: str, request_id: str, ids: Sequence[int]) -> Model
     """Answered by the text, with its special tokens."""
     request = ModelInferRequest(model_name=model, id=request_id)
     _add_prompt(request, TokenIds(ids))
-    _add(request, "detokenize", "BOOL", _TRUE)
+    _add(request, names.DETOKENIZE, "BOOL", _TRUE)
     return request
 
 
 def describe_request(model: str) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id="describe")
-    _add(request, "describe", "BOOL", _TRUE)
+    _add(request, names.DESCRIBE, "BOOL", _TRUE)
     return request
 
 
 def metrics_request(model: str) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id="metrics")
-    _add(request, "metrics", "BOOL", _TRUE)
+    _add(request, names.METRICS, "BOOL", _TRUE)
     return request
 
 
@@ -183,10 +185,10 @@ def attribution_request(
     model: str, request_id: str, prompt: str, target: str | None
 ) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, "attributions", "BOOL", _TRUE)
-    _add_bytes(request, "text_input", prompt.encode())
+    _add(request, names.ATTRIBUTIONS, "BOOL", _TRUE)
+    _add_bytes(request, names.TEXT_INPUT, prompt.encode())
     if target is not None:
-        _add_bytes(request, "target", target.encode())
+        _add_bytes(request, names.TARGET, target.encode())
     return request
 
 
@@ -194,33 +196,34 @@ def profile_request(
     model: str, request_id: str, prompt: str, sampling: Mapping[str, Any]
 ) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, "profile", "BOOL", _TRUE)
-    _add_bytes(request, "text_input", prompt.encode())
+    _add(request, names.PROFILE, "BOOL", _TRUE)
+    _add_bytes(request, names.TEXT_INPUT, prompt.encode())
     _add_sampling(request, sampling)
     return request
 
 
 def cancel_request(model: str, request_id: str) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id="cancel")
-    _add_bytes(request, "cancel", request_id.encode())
+    _add_bytes(request, names.CANCEL, request_id.encode())
     return request
 
 
 def is_generation(request: ModelInferRequest) -> bool:
     """Whether tokens are asked for, rather than one answer."""
-    names = {tensor.name for tensor in request.inputs}
-    return "sampling_parameters" in names and "profile" not in names
+    given = {tensor.name for tensor in request.inputs}
+    return names.SAMPLING_PARAMETERS in given and names.PROFILE not in given
 
 
 def ask_for_token_ids(request: ModelInferRequest) -> None:
     """For `token_ids`, and then for `resumed`."""
-    if all(tensor.name != "return_token_ids" for tensor in request.inputs):
-        _add(request, "return_token_ids", "BOOL", _TRUE)
+    asked = names.return_flag(names.TOKEN_IDS)
+    if all(tensor.name != asked for tensor in request.inputs):
+        _add(request, asked, "BOOL", _TRUE)
 
 
 def token_ids(response: ModelInferResponse) -> Sequence[int]:
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if output.name == "token_ids":
+        if output.name == names.TOKEN_IDS:
             return _int32s(raw)
     return ()
 
@@ -241,7 +244,7 @@ def resumed(request: ModelInferRequest, ids: Sequence[int]) -> ModelInferRequest
     """The same, to go on behind the tokens that have come."""
     copy = renewed(request)
     _add(
-        *(copy, "resume_token_ids", "INT32"),
+        *(copy, names.RESUME_TOKEN_IDS, "INT32"),
         struct.pack(f"<{len(ids)}i", *ids),
         shape=[len(ids)],
     )
@@ -257,19 +260,19 @@ def delta(response: ModelInferResponse) -> Delta:
     found = Delta("", 0)
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         name = output.name
-        if name == "text_output":
+        if name == names.TEXT_OUTPUT:
             found.text = raw[4:].decode()
-        elif name == "num_output_tokens":
+        elif name == names.NUM_OUTPUT_TOKENS:
             found.tokens = int.from_bytes(raw, "little")
-        elif name == "finish_reason":
+        elif name == names.FINISH_REASON:
             found.finish_reason = None if raw == _NO_REASON else raw[4:].decode()
-        elif name == "num_input_tokens":
+        elif name == names.NUM_INPUT_TOKENS:
             found.prompt_tokens = int.from_bytes(raw, "little")
-        elif name in ("logprobs", "prompt_logprobs"):
+        elif name in (names.LOGPROBS, names.PROMPT_LOGPROBS):
             setattr(found, name, orjson.loads(_first(raw)))
-        elif name == "in_reasoning":
+        elif name == names.IN_REASONING:
             found.in_reasoning = raw == _TRUE
-        elif name in ("token_ids", "text_offsets", "prompt_token_ids"):
+        elif name in (names.TOKEN_IDS, names.TEXT_OFFSETS, names.PROMPT_TOKEN_IDS):
             setattr(found, name, _int32s(raw))
     return found
 

@@ -10,11 +10,12 @@ from dataclasses import fields
 
 import grpc
 
+from backends.contract import names
+from backends.contract.encoder import INPUTS as ENCODER_INPUTS
 from backends.contract.errors import ContextExceeded, EngineError
 from backends.contract.sampling import SamplingParameters
 from backends.contract.tensors import INPUTS
 from backends.contract.vllm_parameters import STRUCTURE, UNSUPPORTED
-from backends.encoder.contract import INPUTS as ENCODER_INPUTS
 from control_plane.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -31,10 +32,10 @@ from control_plane.errors import (
 logger = logging.getLogger(__name__)
 
 _PARAMS = {
-    "text_input": "prompt",
-    "prompt_token_ids": "prompt",
+    names.TEXT_INPUT: "prompt",
+    names.PROMPT_TOKEN_IDS: "prompt",
     "stop": "stop_sequences",
-    "chat_template_options": "chat_template_kwargs",
+    names.CHAT_TEMPLATE_OPTIONS: "chat_template_kwargs",
 }
 """Tensors and sampling parameters whose field has another name in the REST API."""
 

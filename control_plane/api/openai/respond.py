@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from backends.contract.names import NUM_INPUT_TOKENS
 from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import bill, cache_control, count_requests
 from control_plane.api.disconnect import until_disconnect
@@ -75,7 +76,7 @@ class Asked:
         for prompt in prompts:
             check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
         if not self.body.streams or self.body.usage_in_stream:
-            returns = [*returns, "num_input_tokens"]
+            returns = [*returns, NUM_INPUT_TOKENS]
         count_requests(self._request, count - 1)
         seeds = self.body.seeds(count)
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from backends.contract.names import IN_REASONING, LOGPROBS, TEXT_OFFSETS
 from backends.contract.structured import StructuredOutput
 from control_plane.api.openai.chat.parts import (
     AnswerParser,
@@ -85,9 +86,9 @@ class AnswerReader:
 
     def returns(self) -> list[str]:
         """Outputs that are needed."""
-        names = [] if self.top_logprobs is None else ["logprobs", "text_offsets"]
+        names = [] if self.top_logprobs is None else [LOGPROBS, TEXT_OFFSETS]
         names += self._returns
-        return [*names, "in_reasoning"] if self._chat.get("reasoning") else names
+        return [*names, IN_REASONING] if self._chat.get("reasoning") else names
 
     def logprobs(self) -> ChatLogprobs | None:
         """For one answer; None where they are not asked for."""
