@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backends.contract import names
 from backends.contract.errors import EngineError, InvalidField
+from backends.contract.kinds import RequestKind
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
 
@@ -111,7 +111,9 @@ class GenerationOnly:
         target_ids: Sequence[int],
         done: Callable[[Attribution | EngineError], None],
     ) -> None:
-        raise InvalidField(names.ATTRIBUTIONS, "are not possible: this engine has no gradients")
+        raise InvalidField(
+            RequestKind.ATTRIBUTIONS, "are not possible: this engine has no gradients"
+        )
 
     def trace(
         self,
@@ -119,7 +121,7 @@ class GenerationOnly:
         sampling: SamplingParameters,
         done: Callable[[bytes | EngineError], None],
     ) -> None:
-        raise InvalidField(names.PROFILE, "is not possible: this engine has no profiler")
+        raise InvalidField(RequestKind.PROFILE, "is not possible: this engine has no profiler")
 
     def metrics(self) -> str:
         return ""

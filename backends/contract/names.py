@@ -19,16 +19,10 @@ SAMPLING_PARAMETERS: Final = "sampling_parameters"
 EXCLUDE_INPUT_IN_OUTPUT: Final = "exclude_input_in_output"
 RESUME_TOKEN_IDS: Final = "resume_token_ids"
 
-# Inputs: other kinds of requests.
-DESCRIBE: Final = "describe"
-METRICS: Final = "metrics"
-CANCEL: Final = "cancel"
-TOKENIZE: Final = "tokenize"
-DETOKENIZE: Final = "detokenize"
-TOKENIZER_INFO: Final = "tokenizer_info"
-ATTRIBUTIONS: Final = "attributions"
+# Inputs: what is asked for, and what kinds other than a generation need.
+REQUEST_KIND: Final = "request_kind"
+CANCEL_ID: Final = "cancel_id"
 TARGET: Final = "target"
-PROFILE: Final = "profile"
 
 # Outputs.
 TEXT_OUTPUT: Final = "text_output"

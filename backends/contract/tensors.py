@@ -59,25 +59,12 @@ INPUTS = (
     TensorSpec(names.return_flag(names.IN_REASONING), "BOOL"),
     # Output tokens that were delivered before: the answer goes on after them.
     TensorSpec(names.RESUME_TOKEN_IDS, "INT32", (-1,)),
-    # * Answer with the engine's description, as JSON.
-    TensorSpec(names.DESCRIBE, "BOOL"),
-    # Answer with what each prompt token adds to a text, as JSON: to this one, or to what is
-    # generated.
-    TensorSpec(names.ATTRIBUTIONS, "BOOL"),
+    # What is asked for: a `RequestKind`, of which some need no prompt.
+    TensorSpec(names.REQUEST_KIND, "BYTES"),
+    # Of `CANCEL`: the id of the requests that are to end.
+    TensorSpec(names.CANCEL_ID, "BYTES"),
+    # Of `ATTRIBUTIONS`: the text that is attributed; else it is what is generated.
     TensorSpec(names.TARGET, "BYTES"),
-    # Answer with a profiler's trace of the request, gzipped.
-    TensorSpec(names.PROFILE, "BOOL"),
-    # * Answer with the engine's own metrics, in Prometheus' format.
-    TensorSpec(names.METRICS, "BOOL"),
-    # * End the requests with this id; answers how many there were.
-    TensorSpec(names.CANCEL, "BYTES"),
-    # Answer with the prompt's token ids and texts, as JSON; or, with return_prompt_token_ids, with
-    # the outputs prompt_token_ids and in_reasoning alone.
-    TensorSpec(names.TOKENIZE, "BOOL"),
-    # * Answer with what the tokenizer is, as JSON.
-    TensorSpec(names.TOKENIZER_INFO, "BOOL"),
-    # Answer with the text of prompt_token_ids.
-    TensorSpec(names.DETOKENIZE, "BOOL"),
 )
 OUTPUTS = (
     TensorSpec(names.TEXT_OUTPUT, "BYTES", (-1,)),

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from backends.contract import names
 from backends.contract.encoder import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
 from backends.contract.errors import Cancelled, Overloaded
-from backends.contract.tensors import Inputs, flag, text
+from backends.contract.kinds import RequestKind, cancel_id, kind_of
+from backends.contract.tensors import Inputs
 from backends.encoder.heads import head
 from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
@@ -88,10 +88,9 @@ class ServedEncoder(ABC):
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = input_tensors(request)
-        if flag(inputs, names.DESCRIBE):
-            return answer(sender, json.dumps(self._facts()).encode())
-        if (request_id := text(inputs, names.CANCEL)) is not None:
-            return answer(sender, str(self._responder.cancel(request_id)).encode())
+        kind = kind_of(inputs, default=RequestKind.EMBED, known=(RequestKind.EMBED, *AT_ONCE))
+        if kind in AT_ONCE:
+            return answer(sender, AT_ONCE[kind](self, inputs).encode())
         if len(self._responder) >= self._most:
             raise Overloaded("too many requests are waiting: try again later")
         call = EncoderCall(request.request_id(), sender, self._responder)
@@ -111,10 +110,13 @@ class ServedEncoder(ABC):
         tokens = np.array([len(row["input_ids"]) for row in rows], np.uint32)
         call.answer([(spec.name, value) for spec, value in [*outputs, (NUM_INPUT_TOKENS, tokens)]])
 
-    def _facts(self) -> dict[str, Any]:
-        """Raises `EngineError` where the model cannot serve."""
+    def _cancel(self, inputs: Inputs) -> str:
+        return str(self._responder.cancel(cancel_id(inputs)))
+
+    def _describe(self, inputs: Inputs) -> str:
+        """Return the facts as JSON. Raises `EngineError` where the model cannot serve."""
         self._loaded.runner.check()
-        return {
+        facts = {
             **self._loaded.head.facts,
             **self._loaded.facts,
             "model_name": self.options.served_name,
@@ -123,9 +125,17 @@ class ServedEncoder(ABC):
             "tokenizer_loaded": True,
             "restarted_at": self.options.parameters.get("restarted_at"),
         }
+        return json.dumps(facts)
 
     def finalize(self) -> None:
         self._pool.close()
         self._requests.shutdown()
         self._loaded.runner.close()
         self._responder.stop()
+
+
+AT_ONCE: Mapping[RequestKind, Callable[[ServedEncoder, Inputs], str]] = {
+    RequestKind.DESCRIBE: ServedEncoder._describe,
+    RequestKind.CANCEL: ServedEncoder._cancel,
+}
+"""The kinds of requests that Triton's own thread answers."""

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 
 from backends.contract import names
 from backends.contract.errors import Cancelled, EngineError
-from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
+from backends.contract.kinds import RequestKind, cancel_id, kind_of
+from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec
 from backends.engine import Engine
 from backends.logs import BoundedFormatter
 from backends.serving.generation import Generation
 from backends.serving.packages import missing_ones_are_named
 from backends.serving.pool import WorkPool
-from backends.serving.reading import ONE_ANSWER, RequestReader
+from backends.serving.reading import READERS, RequestReader
 from backends.serving.responder import Call, Responder, failure, response
 from backends.text.tokenizer import Tokenizer
 
@@ -165,27 +166,30 @@ class ServedModel(ABC):
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = input_tensors(request)
-        if flag(inputs, names.DESCRIBE):
-            return answer(sender, json.dumps(self._describe()).encode())
-        if flag(inputs, names.METRICS):
-            return answer(sender, self.engine.metrics().encode())
-        if (request_id := text(inputs, names.CANCEL)) is not None:
-            return answer(sender, str(self.responder.cancel(request_id)).encode())
-        call = self._call(request.request_id(), inputs, sender)
+        kind = kind_of(inputs, default=RequestKind.GENERATE, known=(*AT_ONCE, *READERS))
+        if kind in AT_ONCE:
+            return answer(sender, AT_ONCE[kind](self, inputs).encode())
+        call = self._call(kind, request.request_id(), sender)
         self.responder.add(call)
-        read = partial(self.front.read, call, inputs, request.parameters())
+        read = partial(self.front.read, kind, call, inputs, request.parameters())
         try:
             self.pool.submit(partial(attempt, call, read), size(inputs))
         except EngineError as error:
             call.fail(error)
 
-    def _call(self, request_id: str, inputs: Inputs, sender: Any) -> Call:  # noqa: ANN401
-        if any(flag(inputs, name) for name in ONE_ANSWER):
+    def _call(self, kind: RequestKind, request_id: str, sender: Any) -> Call:  # noqa: ANN401
+        if kind is not RequestKind.GENERATE:
             return Call(request_id, sender, self.responder)
         return Generation(request_id, sender, self.responder, self.tokenizer, self.pool.run_long)
 
-    def _describe(self) -> dict[str, Any]:
-        return self.engine.describe() | {
+    def _metrics(self, inputs: Inputs) -> str:
+        return self.engine.metrics()
+
+    def _cancel(self, inputs: Inputs) -> str:
+        return str(self.responder.cancel(cancel_id(inputs)))
+
+    def _describe(self, inputs: Inputs) -> str:
+        facts = self.engine.describe() | {
             "model_name": self.options.served_name,
             "tokenizer_loaded": True,
             "characters_per_token": self.tokenizer.characters_per_token,
@@ -195,11 +199,20 @@ class ServedModel(ABC):
             "requests": len(self.responder),
             "restarted_at": self.options.parameters.get("restarted_at"),
         }
+        return json.dumps(facts)
 
     def finalize(self) -> None:
         self.pool.close()
         self.engine.close()
         self.responder.stop()
+
+
+AT_ONCE: Mapping[RequestKind, Callable[[ServedModel, Inputs], str]] = {
+    RequestKind.DESCRIBE: ServedModel._describe,
+    RequestKind.METRICS: ServedModel._metrics,
+    RequestKind.CANCEL: ServedModel._cancel,
+}
+"""The kinds of requests that Triton's own thread answers."""
 
 
 def input_tensors(request: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401

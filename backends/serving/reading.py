@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
+from backends.contract.kinds import RequestKind
 from backends.contract.requests import GenerationRequest, decode_request
-from backends.contract.tensors import Inputs, flag, text
+from backends.contract.tensors import Inputs, text
 from backends.engine import Engine
 from backends.serving.attribution import AttributionRequest
 from backends.serving.generation import Generation
-from backends.serving.prompt import PromptReader
+from backends.serving.prompt import Prompt, PromptReader
 from backends.serving.responder import Call
 from backends.text.offsets import token_offsets
 from backends.text.tokenizer import Tokenizer
-
-ONE_ANSWER = (
-    names.ATTRIBUTIONS,
-    names.TOKENIZE,
-    names.DETOKENIZE,
-    names.TOKENIZER_INFO,
-    names.PROFILE,
-)
-"""Inputs that ask for something else than a generation."""
 
 _PROMPT_INPUTS = (
     *(names.TEXT_INPUT, names.MESSAGES, names.PROMPT_TOKEN_IDS, names.IN_REASONING, names.TOOLS),
@@ -38,6 +32,8 @@ _PROMPT_INPUTS = (
 
 
 class RequestReader:
+    """Reads the requests of one model."""
+
     def __init__(self, engine: Engine, tokenizer: Tokenizer, enable_streaming: bool) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -45,46 +41,70 @@ class RequestReader:
         self._prompts = PromptReader(tokenizer, engine.context_length, engine.vocab_size)
         self.tokenize_length = self._prompts.tokenize_length
 
-    def read(self, call: Call, inputs: Inputs, parameters: str) -> None:
-        """Answers the call, or submits it to the engine. Raises `EngineError`; `Cancelled` where
-        the call was left meanwhile. ``parameters``: as `decode_request` takes them."""
-        if flag(inputs, names.ATTRIBUTIONS):
-            attribution = AttributionRequest(self._engine, self._tokenizer, call)
-            return attribution.start(text(inputs, names.TEXT_INPUT), text(inputs, names.TARGET))
-        if flag(inputs, names.TOKENIZER_INFO):
-            info = self._tokenizer.info() | {"model_max_length": self._engine.context_length}
-            return call.answer_text(json.dumps(info).encode())
-        request = decode_request(inputs, parameters)
-        call.raise_if_left()
-        if flag(inputs, names.TOKENIZE):
-            return self._tokenize(call, inputs, request)
-        if flag(inputs, names.DETOKENIZE):
-            ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
-            text_ = self._tokenizer.decode(ids, skip_special_tokens=False)
-            return call.answer_text(text_.encode())
-        self._check_parameters(request)
-        prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
-        self._check_fits(request, prompt.ids)
-        call.raise_if_left()
-        if flag(inputs, names.PROFILE):
-            return self._engine.trace(prompt.ids, request.sampling, call.settle)
+    def read(self, kind: RequestKind, call: Call, inputs: Inputs, parameters: str) -> None:
+        """Answer the call, or submit it to the engine.
+
+        Raises `EngineError`; `Cancelled` where the call was left meanwhile.
+
+        ``kind``: one of those in `READERS`. ``parameters``: as `decode_request` takes them.
+        """
+        READERS[kind](self, call, inputs, parameters)
+
+    def _generate(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request, prompt = self._read_generation(call, inputs, parameters)
         assert isinstance(call, Generation)
         submitted = call.begin(request, prompt)
         self._engine.submit(submitted)
         submitted.cancelled |= call.left
 
-    def _tokenize(self, call: Call, inputs: Inputs, request: GenerationRequest) -> None:
+    def _profile(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request, prompt = self._read_generation(call, inputs, parameters)
+        self._engine.trace(prompt.ids, request.sampling, call.settle)
+
+    def _read_generation(
+        self, call: Call, inputs: Inputs, parameters: str
+    ) -> tuple[GenerationRequest, Prompt]:
+        request = self._decode(call, inputs, parameters)
+        self._check_parameters(request)
+        prompt = self._read_prompt(call, inputs, request)
+        call.raise_if_left()
+        return request, prompt
+
+    def _attribute(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        attribution = AttributionRequest(self._engine, self._tokenizer, call)
+        attribution.start(text(inputs, names.TEXT_INPUT), text(inputs, names.TARGET))
+
+    def _tokenizer_info(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        info = self._tokenizer.info() | {"model_max_length": self._engine.context_length}
+        call.answer_text(json.dumps(info).encode())
+
+    def _detokenize(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request = self._decode(call, inputs, parameters)
+        ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
+        call.answer_text(self._tokenizer.decode(ids, skip_special_tokens=False).encode())
+
+    def _tokenize(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request = self._decode(call, inputs, parameters)
         if names.PROMPT_TOKEN_IDS not in request.returns:
             ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
             return call.answer_text(self._tokenized(request, ids))
-        prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
-        self._check_fits(request, prompt.ids)
+        prompt = self._read_prompt(call, inputs, request)
         call.answer(
             [
                 (names.PROMPT_TOKEN_IDS, np.array(prompt.ids, np.int32)),
                 (names.IN_REASONING, np.array([prompt.in_reasoning])),
             ]
         )
+
+    def _decode(self, call: Call, inputs: Inputs, parameters: str) -> GenerationRequest:
+        request = decode_request(inputs, parameters)
+        call.raise_if_left()
+        return request
+
+    def _read_prompt(self, call: Call, inputs: Inputs, request: GenerationRequest) -> Prompt:
+        prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
+        self._check_fits(request, prompt.ids)
+        return prompt
 
     def _tokenized(self, request: GenerationRequest, ids: list[int]) -> bytes:
         body = {
@@ -142,8 +162,21 @@ class RequestReader:
             )
 
 
+Read: TypeAlias = Callable[[RequestReader, Call, Inputs, str], None]
+
+READERS: Mapping[RequestKind, Read] = {
+    RequestKind.GENERATE: RequestReader._generate,
+    RequestKind.TOKENIZE: RequestReader._tokenize,
+    RequestKind.DETOKENIZE: RequestReader._detokenize,
+    RequestKind.TOKENIZER_INFO: RequestReader._tokenizer_info,
+    RequestKind.ATTRIBUTIONS: RequestReader._attribute,
+    RequestKind.PROFILE: RequestReader._profile,
+}
+"""The kinds of requests that are read in a thread of the pool."""
+
+
 def _key(inputs: Inputs) -> bytes:
-    """Equal where prompts are."""
+    """Return a key that is equal where prompts are."""
     digest = hashlib.sha256()
     for name in _PROMPT_INPUTS:
         if (array := inputs.get(name)) is not None:

@@ -52,11 +52,11 @@ class ControlClient:
             self._stub.RepositoryModelLoad(request, timeout=timeout, metadata=self._metadata)
 
     def describes_itself(self, name: str, timeout: float) -> bool:
-        """Whether a loaded model answers to `describe`; plain ONNX models, say, do not."""
+        """Return whether a loaded model is of our contract; plain ONNX models, say, are not."""
         with translated():
             request = service_pb2.ModelMetadataRequest(name=name)
             metadata = self._stub.ModelMetadata(request, timeout=timeout)
-        return any(tensor.name == names.DESCRIBE for tensor in metadata.inputs)
+        return any(tensor.name == names.REQUEST_KIND for tensor in metadata.inputs)
 
     def check(self, name: str, timeout: float) -> None:
         """A small inference in the process that holds a model which describes itself."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from backends.contract import names
+from backends.contract.kinds import RequestKind
 
 _LENGTH = struct.Struct("<I")
 
@@ -32,6 +33,8 @@ def embedding_request(
     """``rows``: texts, or each row's token ids. ``truncate``: tokens after which rows are cut, -1
     for as many as the model takes; None: such rows are refused."""
     request = ModelInferRequest(model_name=model, id=request_id)
+    kind = RequestKind.EMBED.encode()
+    _add(request, names.REQUEST_KIND, "BYTES", 1, _LENGTH.pack(len(kind)) + kind)
     if isinstance(rows[0], str):
         texts = [str(row).encode() for row in rows]
         raw = b"".join(_LENGTH.pack(len(text)) + text for text in texts)

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from backends.contract.names import DESCRIBE
+from backends.contract.names import REQUEST_KIND
 from control_plane.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -226,7 +226,7 @@ class Catalog(Models):
         try:
             if loaded and not model.facts:
                 config = await self._client.model_config(name, timeout=self._timeout)
-                if not any(i["name"] == DESCRIBE for i in config.get("input", [])):
+                if not any(i["name"] == REQUEST_KIND for i in config.get("input", [])):
                     return  # not of our contract: it is used through Triton directly
                 parameters = config.get("parameters", {})
                 served = parameters.get("served_model_name", {}).get("string_value")

@@ -13,6 +13,7 @@ import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from backends.contract import names
+from backends.contract.kinds import RequestKind
 
 _TRUE, _FALSE = b"\x01", b"\x00"
 _UINT32 = struct.Struct("<I")
@@ -136,7 +137,7 @@ def tokenize_request(
     """Answered by ``{"token_ids", "texts", "text_offsets"}`` as JSON, the last one where asked."""
     request = ModelInferRequest(model_name=model, id=request_id)
     _add_prompt(request, prompt)
-    _add(request, names.TOKENIZE, "BOOL", _TRUE)
+    _add_kind(request, RequestKind.TOKENIZE)
     if offsets:
         _add(request, names.return_flag(names.TEXT_OFFSETS), "BOOL", _TRUE)
     return request
@@ -152,7 +153,7 @@ def encode_request(model: str, request_id: str, prompt: Prompt) -> ModelInferReq
 def tokenizer_info_request(model: str, request_id: str) -> ModelInferRequest:
     """Answered by what the tokenizer is, as JSON."""
     request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, names.TOKENIZER_INFO, "BOOL", _TRUE)
+    _add_kind(request, RequestKind.TOKENIZER_INFO)
     return request
 
 
@@ -160,19 +161,19 @@ def detokenize_request(model: str, request_id: str, ids: Sequence[int]) -> Model
     """Answered by the text, with its special tokens."""
     request = ModelInferRequest(model_name=model, id=request_id)
     _add_prompt(request, TokenIds(ids))
-    _add(request, names.DETOKENIZE, "BOOL", _TRUE)
+    _add_kind(request, RequestKind.DETOKENIZE)
     return request
 
 
 def describe_request(model: str) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id="describe")
-    _add(request, names.DESCRIBE, "BOOL", _TRUE)
+    request = ModelInferRequest(model_name=model, id=RequestKind.DESCRIBE)
+    _add_kind(request, RequestKind.DESCRIBE)
     return request
 
 
 def metrics_request(model: str) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id="metrics")
-    _add(request, names.METRICS, "BOOL", _TRUE)
+    request = ModelInferRequest(model_name=model, id=RequestKind.METRICS)
+    _add_kind(request, RequestKind.METRICS)
     return request
 
 
@@ -185,7 +186,7 @@ def attribution_request(
     model: str, request_id: str, prompt: str, target: str | None
 ) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, names.ATTRIBUTIONS, "BOOL", _TRUE)
+    _add_kind(request, RequestKind.ATTRIBUTIONS)
     _add_bytes(request, names.TEXT_INPUT, prompt.encode())
     if target is not None:
         _add_bytes(request, names.TARGET, target.encode())
@@ -196,22 +197,23 @@ def profile_request(
     model: str, request_id: str, prompt: str, sampling: Mapping[str, Any]
 ) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, names.PROFILE, "BOOL", _TRUE)
+    _add_kind(request, RequestKind.PROFILE)
     _add_bytes(request, names.TEXT_INPUT, prompt.encode())
     _add_sampling(request, sampling)
     return request
 
 
 def cancel_request(model: str, request_id: str) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id="cancel")
-    _add_bytes(request, names.CANCEL, request_id.encode())
+    request = ModelInferRequest(model_name=model, id=RequestKind.CANCEL)
+    _add_kind(request, RequestKind.CANCEL)
+    _add_bytes(request, names.CANCEL_ID, request_id.encode())
     return request
 
 
 def is_generation(request: ModelInferRequest) -> bool:
-    """Whether tokens are asked for, rather than one answer."""
-    given = {tensor.name for tensor in request.inputs}
-    return names.SAMPLING_PARAMETERS in given and names.PROFILE not in given
+    """Return whether tokens are asked for, rather than one answer."""
+    # An absent kind is a generation.
+    return all(tensor.name != names.REQUEST_KIND for tensor in request.inputs)
 
 
 def ask_for_token_ids(request: ModelInferRequest) -> None:
@@ -280,6 +282,10 @@ def delta(response: ModelInferResponse) -> Delta:
 def _first(raw: bytes) -> bytes:
     """The only element of a BYTES tensor: a little-endian uint32 length, then the bytes."""
     return raw[4:]
+
+
+def _add_kind(request: ModelInferRequest, kind: RequestKind) -> None:
+    _add_bytes(request, names.REQUEST_KIND, kind.encode())
 
 
 def _add_bytes(request: ModelInferRequest, name: str, value: bytes) -> None:

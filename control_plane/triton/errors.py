@@ -13,6 +13,7 @@ import grpc
 from backends.contract import names
 from backends.contract.encoder import INPUTS as ENCODER_INPUTS
 from backends.contract.errors import ContextExceeded, EngineError
+from backends.contract.kinds import RequestKind
 from backends.contract.sampling import SamplingParameters
 from backends.contract.tensors import INPUTS
 from backends.contract.vllm_parameters import STRUCTURE, UNSUPPORTED
@@ -41,6 +42,7 @@ _PARAMS = {
 
 _FIELDS = {
     *(spec.name for spec in (*INPUTS, *ENCODER_INPUTS)),
+    *RequestKind,
     *(f.name for f in fields(SamplingParameters)),
     *STRUCTURE,  # other spellings of `guided`
     *UNSUPPORTED,

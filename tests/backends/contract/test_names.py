@@ -38,15 +38,11 @@ OTHER_MEANINGS = {
     "backends/serving/reading.py": {"token_ids", "text_offsets"},
     "backends/text/chat_format.py": {"tools"},  # a variable of chat templates
     "backends/text/tokenizer.py": {"messages", "input_ids"},  # so too; what transformers returns
-    "backends/vllm/facts.py": {"metrics"},  # a key of the facts
     "control_plane/api": OF_OPENAI,  # fields of OpenAI's API, and of vLLM's
     "control_plane/api/attributions.py": {"target"},  # a field of ours
-    "control_plane/embedded/ports.py": {"metrics"},  # a part of an option's name
     "control_plane/generation/service.py": {"token_ids", "text_offsets"},  # keys of JSON
     "control_plane/models/catalog.py": {"embedding"},  # a type of model
-    "control_plane/observability/engine_metrics.py": {"metrics"},  # a key of the facts
     "control_plane/python_api/vllm_server.py": {"stream"},  # a field of `VLLMRequest`
-    "control_plane/triton/codec.py": {"describe", "metrics", "cancel"},  # ids of requests
     "control_plane/validation/texts.py": {"messages", "tools"},  # fields of our API
 }
 """Where words stand for something else than a tensor."""

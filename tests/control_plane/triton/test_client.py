@@ -83,7 +83,7 @@ async def test_errors(client: TritonClient) -> None:
 
 async def test_a_configuration(client: TritonClient) -> None:
     config = await client.model_config("scripted", timeout=10)
-    assert any(tensor["name"] == "describe" for tensor in config["input"])
+    assert any(tensor["name"] == "request_kind" for tensor in config["input"])
 
 
 async def test_a_deadline(client: TritonClient) -> None:
