@@ -33,7 +33,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from backends.contract.errors import EngineError
+from backends.contract.errors import GraphFailed, of_graph
 from backends.encoder.batching import Batch, plan
 from backends.encoder.heads import head
 from backends.encoder.runner import LoadedEncoder
@@ -101,7 +101,7 @@ class GraphRunner:
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
         ).exec()
         if response.has_error():
-            raise EngineError(f"{self._graph}: {response.error().message()}")
+            raise of_graph(self._graph, response.error().message())
         output: NDArray[np.float32] = pb_utils.get_output_tensor_by_name(
             response, self._output
         ).as_numpy()
@@ -110,7 +110,7 @@ class GraphRunner:
     def check(self) -> None:
         """Health is that of both models."""
         if not pb_utils.is_model_ready(self._graph):
-            raise EngineError(f"{self._graph}: is not loaded")
+            raise GraphFailed(f"{self._graph}: is not loaded")
 
     def close(self) -> None:
         self._calls.shutdown()

@@ -40,9 +40,9 @@ def response(outputs: Arrays) -> Any:  # noqa: ANN401
 
 
 def error_response(error: Exception) -> Any:  # noqa: ANN401
-    status = getattr(pb_utils.TritonError, getattr(error, "status", EngineError.status))
-    text = str(error).encode(errors="backslashreplace").decode()
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, status))
+    engine_error = error if isinstance(error, EngineError) else EngineError(str(error))
+    status = getattr(pb_utils.TritonError, engine_error.status)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(engine_error.wire_text, status))
 
 
 class SequenceCall:

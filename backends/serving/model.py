@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from backends.contract import names
-from backends.contract.errors import Cancelled, EngineError
+from backends.contract.errors import EngineError
 from backends.contract.kinds import RequestKind, cancel_id, kind_of
 from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec
 from backends.engine import Engine
@@ -233,8 +233,6 @@ def attempt(call: Call, work: Callable[[], None]) -> None:
     try:
         call.raise_if_left()
         work()
-    except Cancelled:
-        pass  # the responder has ended it, or will
     except Exception as error:
         call.fail(as_engine_error(error))
 

@@ -124,10 +124,8 @@ def response(outputs: Outputs) -> Any:  # noqa: ANN401
 
 
 def failure(error: EngineError) -> Any:  # noqa: ANN401
-    # A lone surrogate would not go.
-    message = error.wire_text.encode(errors="backslashreplace").decode()
     status = getattr(pb_utils.TritonError, error.status)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, status))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(error.wire_text, status))
 
 
 class Responder:
