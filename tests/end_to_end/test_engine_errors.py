@@ -42,18 +42,24 @@ MARK = 77  # of the ids that make an encoder fail
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
-    """All engines, each of which fails on request, on one server."""
+    """The engines but vLLM, each of which fails on request."""
     folder = tmp_path_factory.mktemp("faulty")
-    models = [faults.pytorch(folder, "pytorch"), faults.onnx(folder, "onnx")]
-    bert = save_encoder("bert", folder / "weights")
-    export(bert, folder, "encoder")
-    models.append(faults.write_model(folder / "encoder", "backends.encoder.model", encoder=True))
-    environment = {}
-    if vllm.INSTALLED:
-        models.append(faults.vllm(folder, "vllm"))
-        environment["TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT"] = str(vllm.ENVIRONMENT)
-    environment["TRIAD_SERVING__MODELS"] = f"[{', '.join(map(str, models[1:]))}]"
-    arguments = ("--model", str(models[0]))
+    export(save_encoder("bert", folder / "weights"), folder, "encoder")
+    encoder = faults.write_model(folder / "encoder", "backends.encoder.model", encoder=True)
+    environment = {"TRIAD_SERVING__MODELS": f"[{faults.onnx(folder, 'onnx')}, {encoder}]"}
+    arguments = ("--model", str(faults.pytorch(folder, "pytorch")))
+    with triad_server(folder / "log", *arguments, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def faulty_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
+    """On a server of its own, for it takes as long to load as all others together."""
+    if not vllm.INSTALLED:
+        pytest.skip("vLLM is not installed: `make test` does that")
+    folder = tmp_path_factory.mktemp("faulty-vllm")
+    environment = {"TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT": str(vllm.ENVIRONMENT)}
+    arguments = ("--model", str(faults.vllm(folder, "vllm")))
     with triad_server(folder / "log", *arguments, environment=environment) as running:
         yield running
 
@@ -61,9 +67,13 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
 @pytest.fixture(params=["pytorch", "onnx", "vllm"])
 def engine(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    if name == "vllm" and not vllm.INSTALLED:
-        pytest.skip("vLLM is not installed: `make test` does that")
     return name
+
+
+@pytest.fixture
+def server_with(request: pytest.FixtureRequest, engine: str) -> TriadServer:
+    server: TriadServer = request.getfixturevalue("faulty_vllm" if engine == "vllm" else "faulty")
+    return server
 
 
 every_error = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -92,19 +102,19 @@ def check(response: requests.Response, kind: type[EngineError]) -> None:
 @pytest.mark.parametrize("at", ["submit", "sink"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_error_keeps_its_kind(
-    faulty: TriadServer, engine: str, kind: type[EngineError], at: str, stream: bool
+    server_with: TriadServer, engine: str, kind: type[EngineError], at: str, stream: bool
 ) -> None:
     asked = {"model": engine, "prompt": prompt(kind, at), "stream": stream, "max_tokens": 8}
-    check(faulty.post("/generate", asked), kind)
+    check(server_with.post("/generate", asked), kind)
 
 
 @every_error
 @pytest.mark.parametrize("at", ["submit", "sink"])
 def test_the_wire_has_the_code(
-    faulty: TriadServer, engine: str, kind: type[EngineError], at: str
+    server_with: TriadServer, engine: str, kind: type[EngineError], at: str
 ) -> None:
     with pytest.raises(InferenceServerException) as failed:
-        infer(faulty.grpc, engine, text_input=prompt(kind, at))
+        infer(server_with.grpc, engine, text_input=prompt(kind, at))
     text = failed.value.message()
     assert errors.parse(text) == (kind.code, EXPECTED[kind.__name__][2])
 
@@ -118,7 +128,10 @@ def test_an_encoders_error_keeps_its_kind(faulty: TriadServer, kind: type[Engine
     assert errors.parse(failed.value.message())[0] is kind.code
 
 
-def test_what_names_no_fault_is_served(faulty: TriadServer, engine: str) -> None:
+def test_what_names_no_fault_is_served(server_with: TriadServer, engine: str) -> None:
     body = {"model": engine, "prompt": "What is Python?", "max_tokens": 4}
-    assert faulty.post("/generate", body).json()["tokens_generated"] > 0
+    assert server_with.post("/generate", body).json()["tokens_generated"] > 0
+
+
+def test_an_encoder_serves_other_ids(faulty: TriadServer) -> None:
     assert faulty.post("/v1/embeddings", {"model": "encoder", "input": "a"}).ok
