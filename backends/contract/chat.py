@@ -36,7 +36,7 @@ class ChatOptions:
 
     @classmethod
     def from_json(cls, text: str | None) -> ChatOptions:
-        """Raises `InvalidField`."""
+        """Return the options that a request gives. Raises `InvalidField`."""
         name = names.CHAT_TEMPLATE_OPTIONS
         values = {} if text is None else parse_json(name, text)
         if not isinstance(values, dict):
@@ -51,7 +51,7 @@ class ChatOptions:
 
 
 def parse_json(name: str, text: str) -> Any:  # noqa: ANN401
-    """Raises `InvalidField`."""
+    """Return the value of an input that is JSON. Raises `InvalidField`."""
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # not half a surrogate pair
@@ -81,7 +81,7 @@ def _is_deep(value: object) -> bool:
 
 
 def messages_from_json(text: str) -> list[Message]:
-    """Messages as templates take them: text for content, objects for a call's arguments.
+    """Return messages as templates take them: text for content, objects for a call's arguments.
 
     Raises `InvalidField`.
     """
@@ -144,7 +144,7 @@ def _call(where: str, call: object) -> dict[str, Any]:
 
 
 def _arguments(where: str, given: object) -> dict[str, Any] | str:
-    """An object where there is one: templates write it as JSON, so text would be quoted again."""
+    """Return an object if there is one: templates write it as JSON, and quote a text."""
     if given is None or isinstance(given, dict):
         return given or {}
     if not isinstance(given, str):
@@ -164,7 +164,7 @@ def _arguments(where: str, given: object) -> dict[str, Any] | str:
 
 
 def without_texts_for_arguments(messages: list[Message]) -> list[Message]:
-    """The same messages, with ``{"raw_arguments": text}`` for arguments that are no object."""
+    """Return the messages with ``{"raw_arguments": text}`` for arguments that are no object."""
     return [
         message | {"tool_calls": [_with_object(call) for call in message["tool_calls"]]}
         if "tool_calls" in message
@@ -181,7 +181,7 @@ def _with_object(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def tools_from_json(text: str | None) -> list[Tool] | None:
-    """Raises `InvalidField`."""
+    """Return the tools of a request, None if there are none. Raises `InvalidField`."""
     tools = None if text is None else parse_json(names.TOOLS, text)
     if tools is None:
         return None

@@ -25,7 +25,7 @@ from backends.contract import names
 
 
 class ErrorCode(StrEnum):
-    """What kind of error it is."""
+    """The kinds of errors, as they are written on the wire."""
 
     ENGINE_FAILED = "engine_failed"
     INVALID_FIELD = "invalid_field"
@@ -60,7 +60,7 @@ class EngineError(Exception):
 
     @property
     def wire_text(self) -> str:
-        """The text as it goes over the wire."""
+        """Return the text as it goes over the wire."""
         # A lone surrogate could not be sent.
         text = f"{self} [{self.code}]"
         return text.encode(errors="backslashreplace").decode()
@@ -88,7 +88,7 @@ class ContextExceeded(InvalidField):
     code: ClassVar[ErrorCode] = ErrorCode.CONTEXT_LENGTH_EXCEEDED
 
     def __init__(self, field: str, context: int, excess: str) -> None:
-        """Say ``excess``, a clause about what there is too much of."""
+        """Name the context, in tokens; ``excess`` is a clause that says what is too much."""
         super().__init__(
             field, f"This model's maximum context length is {context} tokens. However, {excess}"
         )

@@ -30,7 +30,7 @@ class GenerationRequest:
 
     @property
     def prompt_input(self) -> str:
-        """The input that the prompt came in."""
+        """Return the name of the input that the prompt came in."""
         if self.prompt is not None:
             return names.TEXT_INPUT
         return names.MESSAGES if self.messages is not None else names.PROMPT_TOKEN_IDS
@@ -44,7 +44,7 @@ def _prepend_input(inputs: Inputs, stream: bool) -> bool:
 
 
 def decode_request(inputs: Inputs, request_parameters: str = "{}") -> GenerationRequest:
-    """Input tensors to a request. Raises `InvalidField`.
+    """Return the request that input tensors make. Raises `InvalidField`.
 
     ``request_parameters``: the Triton request's parameters as JSON, which hold the sampling
     parameters where ``sampling_parameters`` is not given, as upstream takes them.

@@ -69,15 +69,18 @@ def _logprobs_json(entries: list[list[Logprob]] | None, *before: str) -> str:
 
 
 def prompt_logprobs_json(entries: list[list[Logprob]]) -> str:
-    """``entries``: of the prompt's second token and on. Nothing comes before the first one that
-    could make it likely or not."""
+    """Return the log probabilities of a prompt as JSON.
+
+    ``entries`` are those of its second token and on: nothing comes before the first one that could
+    make it likely or not.
+    """
     return _logprobs_json(entries, "null")
 
 
 def encode_response(
     chunk: ResponseChunk, returns: frozenset[str]
 ) -> list[tuple[str, NDArray[Any]]]:
-    """A chunk to named output tensors: `text_output`, and the optional ones in ``returns``."""
+    """Return a chunk's output tensors by name: its text, and the optional ones in ``returns``."""
     tensors: list[tuple[str, NDArray[Any]]] = [(names.TEXT_OUTPUT, _bytes(chunk.text))]
     if names.FINISH_REASON in returns:
         tensors.append((names.FINISH_REASON, _bytes(str(chunk.finish_reason))))

@@ -1,4 +1,4 @@
-"""The tensor contract: what every Triad model takes and gives, whichever engine holds it.
+"""The tensor contract: what every Triad model takes and gives, whichever engine runs it.
 
 It is the contract of NVIDIA's vLLM backend (``src/model.py`` and ``src/utils/request.py`` in
 triton-inference-server/vllm_backend), so that tools written for that backend work here unchanged,
@@ -92,6 +92,7 @@ Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def text(inputs: Inputs, name: str) -> str | None:
+    """Return a BYTES input, or None if it was not given. Raises `InvalidField`."""
     if name not in inputs:
         return None
     values = texts(inputs, name)
@@ -101,7 +102,7 @@ def text(inputs: Inputs, name: str) -> str | None:
 
 
 def texts(inputs: Inputs, name: str) -> list[str]:
-    """All elements of a BYTES input; none where it was not given."""
+    """Return all elements of a BYTES input; none if it was not given. Raises `InvalidField`."""
     values = inputs[name].reshape(-1).tolist() if name in inputs else []
     decoded = []
     for number, value in enumerate(values):
@@ -114,7 +115,7 @@ def texts(inputs: Inputs, name: str) -> list[str]:
 
 
 def flag(inputs: Inputs, name: str) -> bool | None:
-    """A BOOL input, or None where it was not given."""
+    """Return a BOOL input, or None if it was not given. Raises `InvalidField`."""
     if name not in inputs:
         return None
     values = inputs[name].reshape(-1)

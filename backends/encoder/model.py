@@ -54,16 +54,18 @@ class TritonPythonModel(ServedEncoder):
             int(parameters["context_length"]),
             int(parameters["pad_token_id"]),
         )
-        made = head(parameters)
+        output_head = head(parameters)
         max_batch_size = int(parameters["max_batch_size"])
-        runner = GraphRunner(parameters["encoder"], made.graph_output, tokenizer, max_batch_size)
+        runner = GraphRunner(
+            parameters["encoder"], output_head.graph_output, tokenizer, max_batch_size
+        )
         facts = {
             "backend": "onnx",
             "max_batch_size": max_batch_size,
             "parameters": int(parameters["model_parameters"]),
             "dtype": parameters["dtype"],
         }
-        return LoadedEncoder(tokenizer, made, runner, facts)
+        return LoadedEncoder(tokenizer, output_head, runner, facts)
 
 
 class GraphRunner:
@@ -82,13 +84,13 @@ class GraphRunner:
         lengths = [len(row["input_ids"]) for row in rows]
         batches = plan(lengths, self._max_batch_size, self._tokenizer.context_length)
         results = self._calls.map(lambda batch: self._call(rows, batch, check), batches)
-        made: NDArray[np.float32] | None = None
+        outputs: NDArray[np.float32] | None = None
         for batch, result in zip(batches, results, strict=True):
-            if made is None:
-                made = np.empty((len(rows), *result.shape[1:]), np.float32)
-            made[list(batch.texts)] = result
-        assert made is not None
-        return made
+            if outputs is None:
+                outputs = np.empty((len(rows), *result.shape[1:]), np.float32)
+            outputs[list(batch.texts)] = result
+        assert outputs is not None
+        return outputs
 
     def _call(self, rows: Sequence[Row], batch: Batch, check: Check) -> NDArray[np.float32]:
         check()
@@ -108,7 +110,7 @@ class GraphRunner:
         return output
 
     def check(self) -> None:
-        """Health is that of both models."""
+        """Raise `GraphFailed` if the graph is not loaded: both models must be."""
         if not pb_utils.is_model_ready(self._graph):
             raise GraphFailed(f"{self._graph}: is not loaded")
 

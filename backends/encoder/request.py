@@ -14,8 +14,10 @@ from backends.encoder.tokens import Check, Row, TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncoderRequest:
-    """Either ``texts`` or ``ids`` holds something. ``max_length``: tokens, or None for all that the
-    model takes."""
+    """A decoded request: either ``texts`` or ``ids`` is not empty.
+
+    ``max_length``: tokens, or None for all that the model takes.
+    """
 
     texts: list[str]
     ids: list[list[int]]
@@ -24,7 +26,7 @@ class EncoderRequest:
 
     @classmethod
     def of(cls, inputs: Inputs) -> EncoderRequest:
-        """Of the tensors that `backends.contract.encoder` lists. Raises `InvalidField`."""
+        """Decode the tensors that `backends.contract.encoder` lists. Raises `InvalidField`."""
         given, ids = texts(inputs, names.TEXT_INPUT), _ids(inputs)
         if given and ids:
             raise InvalidField(names.INPUT_IDS, "must not be given beside `text_input`")
@@ -37,7 +39,10 @@ class EncoderRequest:
         return cls(given, ids, bool(flag(inputs, names.TRUNCATE)) or length is not None, length)
 
     def rows(self, tokenizer: TextTokenizer, check: Check) -> list[Row]:
-        """``check``: as `TextTokenizer.encode` has it. Raises `InvalidField`."""
+        """Return the rows to compute; for ``check``, see `TextTokenizer.encode`.
+
+        Raises `InvalidField`.
+        """
         if self.ids:
             return tokenizer.rows(self.ids, truncate=self.truncate, max_length=self.max_length)
         return tokenizer.encode(

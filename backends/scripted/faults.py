@@ -68,7 +68,7 @@ class FaultyEngine:
 
 
 class FaultyModel(ServedModel):
-    """Puts faults before the engine of the class that is beside it."""
+    """The base that puts faults in front of the engine of the class beside it."""
 
     def create_engine(self, options: ModelOptions) -> Engine:
         engine = super().create_engine(options)  # type: ignore[safe-super]

@@ -19,7 +19,7 @@ MARK = 77
 
 
 class FaultyRunner:
-    """Implements `RowRunner`; leaves all other rows to another one."""
+    """A `RowRunner` that fails marked rows, and leaves all others to another runner."""
 
     def __init__(self, runner: RowRunner) -> None:
         self._runner = runner
@@ -38,7 +38,7 @@ class FaultyRunner:
 
 
 class FaultyEncoder(ServedEncoder):
-    """Puts faults before the runner of the class that is beside it."""
+    """The base that puts faults in front of the runner of the class beside it."""
 
     def load(self, options: ModelOptions) -> LoadedEncoder:
         loaded = super().load(options)  # type: ignore[safe-super]

@@ -1,4 +1,4 @@
-"""What stands in front of an engine: a request's tensors become work for it.
+"""The front of an engine: a request's tensors become work for it.
 
 It is called in threads of a pool, and looks between its steps whether anybody still waits.
 """
@@ -32,7 +32,7 @@ _PROMPT_INPUTS = (
 
 
 class RequestReader:
-    """Reads the requests of one model."""
+    """A reader of one model's requests."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, enable_streaming: bool) -> None:
         self._engine = engine
@@ -117,14 +117,14 @@ class RequestReader:
         return json.dumps(body).encode()
 
     def _prompt_offsets(self, request: GenerationRequest, ids: list[int]) -> list[int]:
-        """In the text that was given, or else in that of the ids with their special tokens."""
+        """Return the offsets in the text that was given, or else in that of the ids."""
         if request.prompt is None:
             return token_offsets(self._tokenizer, ids)
         special = request.add_special_tokens is not False
         return self._tokenizer.text_offsets(request.prompt, add_special_tokens=special)
 
     def _check_parameters(self, request: GenerationRequest) -> None:
-        """What needs no look at the prompt."""
+        """Raise `InvalidField` for what is wrong whatever the prompt is."""
         sampling, context = request.sampling, self._engine.context_length
         if request.stream and not self._enable_streaming:
             raise InvalidField(names.STREAM, "must be false: this model's answers come whole")
