@@ -90,7 +90,7 @@ class Engine(Protocol):
         `InvalidField` where the engine has none, `Overloaded` while another is being traced."""
 
     def describe(self) -> dict[str, Any]:
-        """Static facts and gauges, as `serving` documents them. Raises `EngineError` if dead."""
+        """Return the engine's part of `ModelFacts`, by name. Raises `EngineError` if dead."""
 
     def metrics(self) -> str:
         """The engine's own metrics in Prometheus' text format; "" where it has none."""

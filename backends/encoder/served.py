@@ -9,7 +9,6 @@ Docs: https://github.com/triton-inference-server/python_backend#default-mode
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 
 from backends.contract.encoder import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
 from backends.contract.errors import Cancelled, Overloaded
+from backends.contract.facts import ModelFacts
 from backends.contract.kinds import RequestKind, cancel_id, kind_of
 from backends.contract.tensors import Inputs
 from backends.encoder.heads import head
@@ -52,7 +52,9 @@ class EncoderCall(Call):
 
 
 class ServedEncoder(ABC):
-    """``parameters`` of ``config.pbtxt`` for all: ``served_model_name``, the name that clients use
+    """The base of encoders' and classifiers' models.
+
+    ``parameters`` of ``config.pbtxt`` for all: ``served_model_name``, the name that clients use
     (the Triton model's name), and ``max_queue_size``, requests that may be in work or waiting, one
     more is refused (1024)."""
 
@@ -62,10 +64,10 @@ class ServedEncoder(ABC):
     @staticmethod
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
         parameters = config.as_dict().get("parameters", {})
-        made = head({key: value["string_value"] for key, value in parameters.items()})
+        output_head = head({key: value["string_value"] for key, value in parameters.items()})
         for spec in INPUTS:
             config.add_input(tensor_config(spec) | {"optional": True})
-        for spec in (*made.outputs, NUM_INPUT_TOKENS, TEXT_OUTPUT):
+        for spec in (*output_head.outputs, NUM_INPUT_TOKENS, TEXT_OUTPUT):
             config.add_output(tensor_config(spec))
         config.set_max_batch_size(0)
         config.set_model_transaction_policy({"decoupled": False})
@@ -80,7 +82,7 @@ class ServedEncoder(ABC):
         self._responder.start()
         self._pool = WorkPool()
         self._requests = ThreadPoolExecutor(REQUEST_THREADS, "request")
-        self._most = int(self.options.parameters.get("max_queue_size", "1024"))
+        self._max_queue_size = int(self.options.parameters.get("max_queue_size", "1024"))
         freeze_loaded()
 
     def execute(self, requests: list[Any]) -> None:
@@ -91,7 +93,7 @@ class ServedEncoder(ABC):
         kind = kind_of(inputs, default=RequestKind.EMBED, known=(RequestKind.EMBED, *AT_ONCE))
         if kind in AT_ONCE:
             return answer(sender, AT_ONCE[kind](self, inputs).encode())
-        if len(self._responder) >= self._most:
+        if len(self._responder) >= self._max_queue_size:
             raise Overloaded("too many requests are waiting: try again later")
         call = EncoderCall(request.request_id(), sender, self._responder)
         self._responder.add(call)
@@ -116,7 +118,7 @@ class ServedEncoder(ABC):
     def _describe(self, inputs: Inputs) -> str:
         """Return the facts as JSON. Raises `EngineError` where the model cannot serve."""
         self._loaded.runner.check()
-        facts = {
+        values = {
             **self._loaded.head.facts,
             **self._loaded.facts,
             "model_name": self.options.served_name,
@@ -125,7 +127,7 @@ class ServedEncoder(ABC):
             "tokenizer_loaded": True,
             "restarted_at": self.options.parameters.get("restarted_at"),
         }
-        return json.dumps(facts)
+        return ModelFacts.of(values).to_json()
 
     def finalize(self) -> None:
         self._pool.close()

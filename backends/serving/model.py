@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from backends.contract import names
 from backends.contract.errors import EngineError
+from backends.contract.facts import ModelFacts
 from backends.contract.kinds import RequestKind, cancel_id, kind_of
 from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec
 from backends.engine import Engine
@@ -50,7 +51,7 @@ SLOW_LOAD_SECONDS = 100
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """What a model's ``config.pbtxt`` says: its name, folder, and ``parameters``."""
+    """The name, folder and ``parameters`` in a model's ``config.pbtxt``."""
 
     name: str
     version_folder: Path
@@ -58,7 +59,7 @@ class ModelOptions:
 
     @classmethod
     def of(cls, args: Mapping[str, str]) -> ModelOptions:
-        """``args``: those of ``initialize``."""
+        """Return the options in the arguments of ``initialize``."""
         parameters = json.loads(args["model_config"])["parameters"]
         return cls(
             args["model_name"],
@@ -68,7 +69,7 @@ class ModelOptions:
 
     @property
     def model(self) -> str:
-        """Weights: a folder beside ``model.py``, a folder anywhere, or a hub id."""
+        """Return where the weights are: a folder, such as one beside ``model.py``, or a hub id."""
         value = self.parameters.get("model", "weights")
         beside = self.version_folder / value
         return str(beside) if beside.is_dir() else value
@@ -79,7 +80,7 @@ class ModelOptions:
 
     @property
     def stream_interval(self) -> float:
-        """Seconds."""
+        """Return the time between two responses of a stream, in seconds."""
         return int(self.parameters.get("stream_interval_ms", DEFAULT_STREAM_INTERVAL_MS)) / 1e3
 
     @property
@@ -88,7 +89,7 @@ class ModelOptions:
 
     @property
     def spin_count(self) -> int:
-        """How many times a thread without work looks for some before it sleeps."""
+        """Return how many times a thread without work looks for some before it sleeps."""
         return int(self.parameters.get("spin_count", DEFAULT_SPIN_COUNT))
 
     @property
@@ -97,7 +98,7 @@ class ModelOptions:
 
 
 def set_up_process(options: ModelOptions) -> None:
-    """What a model's process needs before it imports or reads anything."""
+    """Set up what a model's process needs before it imports or reads anything."""
     # Texts are tokenised in a thread of ours, and not in as many more as there are cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # libgomp, whose threads carry out PyTorch's operations, reads this when PyTorch is imported.
@@ -112,7 +113,7 @@ def set_up_process(options: ModelOptions) -> None:
 
 
 def freeze_loaded() -> None:
-    """What is loaded by now stays: walking it in every full collection would stall all requests."""
+    """Exempt what is loaded from garbage collection: each full one would stall all requests."""
     gc.collect()
     gc.freeze()
 
@@ -130,7 +131,7 @@ class ServedModel(ABC):
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
-        """The contract's tensors and policies, so that ``config.pbtxt`` need not repeat them."""
+        """Add the contract's tensors and policies, which ``config.pbtxt`` need not repeat."""
         for spec in INPUTS:
             config.add_input(tensor_config(spec) | {"optional": spec.optional})
         for spec in OUTPUTS:
@@ -189,7 +190,7 @@ class ServedModel(ABC):
         return str(self.responder.cancel(cancel_id(inputs)))
 
     def _describe(self, inputs: Inputs) -> str:
-        facts = self.engine.describe() | {
+        values = self.engine.describe() | {
             "model_name": self.options.served_name,
             "tokenizer_loaded": True,
             "characters_per_token": self.tokenizer.characters_per_token,
@@ -199,7 +200,7 @@ class ServedModel(ABC):
             "requests": len(self.responder),
             "restarted_at": self.options.parameters.get("restarted_at"),
         }
-        return json.dumps(facts)
+        return ModelFacts.of(values).to_json()
 
     def finalize(self) -> None:
         self.pool.close()
@@ -216,12 +217,12 @@ AT_ONCE: Mapping[RequestKind, Callable[[ServedModel, Inputs], str]] = {
 
 
 def input_tensors(request: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
-    """Copies: Triton may use the memory for another request before they are read."""
+    """Return copies of the inputs: Triton may use their memory again before they are read."""
     return {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
 
 
 def size(inputs: Inputs) -> int:
-    """Bytes, of texts and numbers."""
+    """Return how many bytes of texts and numbers there are."""
     return sum(
         sum(map(len, array.reshape(-1))) if array.dtype == np.object_ else array.nbytes
         for array in inputs.values()
@@ -229,7 +230,7 @@ def size(inputs: Inputs) -> int:
 
 
 def attempt(call: Call, work: Callable[[], None]) -> None:
-    """``work`` for a request: what it raises is the request's answer."""
+    """Do the ``work`` for a request, and answer the request with what it raises."""
     try:
         call.raise_if_left()
         work()
@@ -238,7 +239,7 @@ def attempt(call: Call, work: Callable[[], None]) -> None:
 
 
 def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None:
-    """``accept(request, sender)``: what it raises is the request's answer."""
+    """Call ``accept(request, sender)`` for each request, and answer with what it raises."""
     for request in requests:
         sender = request.get_response_sender()
         try:
@@ -248,7 +249,7 @@ def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None
 
 
 def as_engine_error(error: Exception) -> EngineError:
-    """One of ours as it is; any other is a defect, which is logged."""
+    """Return an error of ours as it is; log any other, which is a defect, and name its class."""
     if isinstance(error, EngineError):
         return error
     logger.error("a request failed", exc_info=error)

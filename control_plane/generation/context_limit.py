@@ -20,7 +20,7 @@ from control_plane.triton.errors import of_engine
 
 def check_fits(model: Model, prompt: Prompt) -> None:
     """Raises `ContextLengthExceeded`."""
-    context = model.facts.get("context_length")
+    context = model.facts.context_length
     if context is None:
         return
     if isinstance(prompt, TokenIds):
@@ -37,9 +37,10 @@ def check_fits(model: Model, prompt: Prompt) -> None:
 def check_tokenizable(model: Model, prompt: Prompt) -> None:
     """Of what is tokenised or turned into text, and not computed: the limit is a multiple of the
     context. Raises `InvalidRequest`."""
-    tokens = model.facts.get("tokenize_length")
+    tokens = model.facts.tokenize_length
     if tokens is None:
         return
+    most: int | None
     if isinstance(prompt, TokenIds):
         field, given, most, unit = names.PROMPT_TOKEN_IDS, len(prompt.ids), tokens, "tokens"
     else:
@@ -51,7 +52,7 @@ def check_tokenizable(model: Model, prompt: Prompt) -> None:
 
 def check_attributable(model: Model, prompt: str, target: str | None) -> None:
     """Raises `InvalidRequest`."""
-    context = model.facts.get("context_length")
+    context = model.facts.context_length
     if context is None or (most := _characters(model, context)) is None:
         return
     for field, text in ((names.TEXT_INPUT, prompt), (names.TARGET, target or "")):
@@ -63,7 +64,7 @@ def check_rows(
     model: Model, rows: Sequence[str] | Sequence[Sequence[int]], *, truncated: bool
 ) -> None:
     """Of an embedding model's texts, or of their token ids. Raises `ContextLengthExceeded`."""
-    context = model.facts.get("context_length")
+    context = model.facts.context_length
     if context is None or truncated:
         return
     most = _characters(model, context)
@@ -91,7 +92,7 @@ def _length(
 def _certain_length(model: Model, messages: Sequence[Mapping[str, Any]]) -> int:
     """Characters that the chat template writes in any case: those of what the user said last. It
     may leave out others, such as former thoughts."""
-    if not model.facts.get("chat", {}).get("keeps_texts") or not messages:
+    if not model.facts.chat.keeps_texts or not messages:
         return 0
     content = messages[-1].get("content")
     if messages[-1].get("role") != "user" or not content:
@@ -103,5 +104,5 @@ def _certain_length(model: Model, messages: Sequence[Mapping[str, Any]]) -> int:
 
 def _characters(model: Model, tokens: int) -> int | None:
     """So many tokens can stand for; None: for any number."""
-    rate: int | None = model.facts.get("characters_per_token")
+    rate = model.facts.characters_per_token
     return None if rate is None else rate * tokens

@@ -159,7 +159,7 @@ class GenerationService:
         cache = self._cache
         if cache is None or request.cache == "none" or not (cache.sampled or request.is_fixed):
             return begin()
-        facts = json.dumps([model.facts.get(name) for name in _IDENTITY])
+        facts = json.dumps([getattr(model.facts, name) for name in _IDENTITY])
         key = cache.key(_message(model, request, "", stream=True), facts, request.caller)
         return cache.stream(key, begin, reads=request.cache != "write")
 

@@ -11,14 +11,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
-
+from backends.contract.facts import UNKNOWN, FactsError, ModelFacts
 from backends.contract.names import REQUEST_KIND
 from control_plane.errors import (
+    EngineFailed,
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
@@ -37,7 +36,7 @@ ENGINES = frozenset({"pytorch", "onnx", "vllm"})
 
 @dataclass(slots=True)
 class Model:
-    """One model. ``facts`` is what its engine says of itself; empty until it has been ready.
+    """One model. ``facts`` is what its engine says of itself, once it has been ready.
 
     ``ready``: it gets requests. ``alive``: those that it has may go on, though it may be too busy
     for more. ``expected``: the settings name it, so it will be there soon.
@@ -49,25 +48,35 @@ class Model:
     ready: bool = False
     alive: bool = False
     problem: str = "is not loaded"
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: ModelFacts = UNKNOWN
     expected: bool = False
 
     @property
     def is_served(self) -> bool:
         """Whether requests may name it: it is loaded, or is down and may come back. A repository
         may hold others."""
-        return self.loaded or bool(self.facts) or self.expected
+        return self.loaded or self.is_described or self.expected
+
+    @property
+    def is_described(self) -> bool:
+        """Return whether it has been ready, so that its facts are known."""
+        return self.facts != UNKNOWN
 
     @property
     def backend(self) -> str:
-        backend: str = self.facts.get("backend", "unknown")
-        return backend
+        return self.facts.backend
 
     @property
     def type(self) -> str:
         """``causal_lm``, ``embedding``, ``classification``."""
-        kind: str = self.facts.get("type", "unknown")
-        return kind
+        return self.facts.type
+
+    @property
+    def context_length(self) -> int:
+        """Return how many tokens fit. Raises `ModelNotReady` until that is known."""
+        if self.facts.context_length is None:
+            raise ModelNotReady(f"{self.served_name}: {self.problem}")
+        return self.facts.context_length
 
     def runs_on_another(self, engine: str) -> bool:
         """Whether it is a language model on another engine of ours: encoders have no choice."""
@@ -224,7 +233,7 @@ class Catalog(Models):
         model = self._models.get(name) or Model(name, name)
         before: Sighting | None = None
         try:
-            if loaded and not model.facts:
+            if loaded and not model.is_described:
                 config = await self._client.model_config(name, timeout=self._timeout)
                 if not any(i["name"] == REQUEST_KIND for i in config.get("input", [])):
                     return  # not of our contract: it is used through Triton directly
@@ -245,13 +254,15 @@ class Catalog(Models):
             computes = self._processes is not None and self._processes.computes(name, before)
             self._failed(model, error, f"does not answer: {error}", computes=computes)
 
-    async def _describe(self, name: str) -> dict[str, Any]:
+    async def _describe(self, name: str) -> ModelFacts:
         answer = await ask(self._client, codec.describe_request(name), timeout=self._timeout)
-        facts: dict[str, Any] = orjson.loads(answer)
-        return facts
+        try:
+            return ModelFacts.from_json(answer)
+        except FactsError as error:
+            raise EngineFailed(f"its description cannot be read: {error}") from None
 
-    def _answered(self, model: Model, facts: dict[str, Any]) -> None:
-        if model.alive and facts.get("restarted_at") != model.facts.get("restarted_at"):
+    def _answered(self, model: Model, facts: ModelFacts) -> None:
+        if model.alive and facts.restarted_at != model.facts.restarted_at:
             self._mark_dead(model, "was started again")  # what runs there waits for the former one
         model.facts = facts
         model.ready, model.alive, model.problem = True, True, ""

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from backends.contract.facts import ChatFacts
 from backends.contract.names import NUM_INPUT_TOKENS
 from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import bill, cache_control, count_requests
@@ -50,16 +51,15 @@ class Asked:
         self.answers = body.n or 1  # to each prompt
 
     @property
-    def chat(self) -> Mapping[str, Any]:
-        """How the model writes tool calls and reasoning: `backends.text.chat_format`."""
-        chat: dict[str, Any] = self.model.facts.get("chat") or {}
-        return chat
+    def chat(self) -> ChatFacts:
+        """How the model writes tool calls and reasoning."""
+        return self.model.facts.chat
 
     def max_tokens(self, asked: int | None) -> int:
         """What is asked for, or else all that fits."""
         if asked is not None:
             return asked
-        context: int = self.model.facts["context_length"]
+        context = self.model.context_length
         return min(context, self._services.settings.validation.max_tokens or context)
 
     def head(self, prefix: str, kind: str) -> Head:

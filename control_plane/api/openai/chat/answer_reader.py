@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from backends.contract.facts import ChatFacts
 from backends.contract.names import IN_REASONING, LOGPROBS, TEXT_OFFSETS
 from backends.contract.structured import StructuredOutput
 from control_plane.api.openai.chat.parts import (
@@ -41,11 +42,11 @@ class Asking(Protocol):
 
 
 class AnswerReader:
-    """``chat``: how the model writes calls and reasoning, `backends.text.chat_format`."""
+    """``chat``: how the model writes calls and reasoning."""
 
-    def __init__(self, body: Asking, tools: ToolChoice, chat: Mapping[str, Any]) -> None:
+    def __init__(self, body: Asking, tools: ToolChoice, chat: ChatFacts) -> None:
         """Raises `InvalidRequest`."""
-        if tools.mode == "auto" and chat.get("tools") is None:
+        if tools.mode == "auto" and chat.tools is None:
             raise InvalidRequest(
                 "tools: cannot be left to the model: its chat template writes no tool calls, or "
                 "none in a form that is known here; `tool_choice` may be none, required, or named",
@@ -71,12 +72,12 @@ class AnswerReader:
         values = dict(own)
         if self.top_logprobs is not None:
             values["logprobs"] = self.top_logprobs
-        guided = self._tools.guided(self._structure, self._chat.get("tools"))
+        guided = self._tools.guided(self._structure, self._chat.tools)
         if guided is not None:
             values.pop("response_format", None)
             values["guided"] = guided
         if (
-            self._chat.get("special_tokens")
+            self._chat.special_tokens
             and self._parses
             and not self._tools.forced
             and not self._keeps_special_tokens
@@ -88,7 +89,7 @@ class AnswerReader:
         """Outputs that are needed."""
         names = [] if self.top_logprobs is None else [LOGPROBS, TEXT_OFFSETS]
         names += self._returns
-        return [*names, IN_REASONING] if self._chat.get("reasoning") else names
+        return [*names, IN_REASONING] if self._chat.reasoning else names
 
     def logprobs(self) -> ChatLogprobs | None:
         """For one answer; None where they are not asked for."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backends.contract.facts import ChatFacts
 from backends.contract.structured import StructuredOutput, describes_object
 from control_plane.api.openai.chat.messages import Tool
 from control_plane.api.openai.chat.parts import AnswerParser
@@ -95,15 +96,13 @@ class ToolChoice:
         """OpenAI's: a function that the client named is an answer, not the model's wish to call."""
         return "tool_calls" if called and reason == "stop" and self.mode != "named" else reason
 
-    def parser(
-        self, chat: Mapping[str, Any], in_reasoning: bool, structured: bool
-    ) -> AnswerParser | None:
+    def parser(self, chat: ChatFacts, in_reasoning: bool, structured: bool) -> AnswerParser | None:
         """For one answer; None where it is text alone.
 
-        ``chat``: the model's `chat_format`. ``structured``: the answer's form is given,
+        ``structured``: the answer's form is given,
         from its first token on, so that no reasoning comes before it.
         """
-        tool_format, reasoning = chat.get("tools"), chat.get("reasoning")
+        tool_format, reasoning = chat.tools, chat.reasoning
         most = None if self.parallel else 1
         if self.forced:
             named = self.tools[0].function.name if self.mode == "named" else None
@@ -116,7 +115,7 @@ class ToolChoice:
                 inner = EitherParser(inner, tool_format, names)
         if reasoning is None or structured:
             return inner
-        return ReasoningParser(tuple(reasoning), in_reasoning, inner or TextParser())
+        return ReasoningParser(reasoning, in_reasoning, inner or TextParser())
 
 
 def _invalid(problem: str) -> InvalidRequest:
