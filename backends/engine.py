@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backends.contract.errors import EngineError, InvalidField
+from backends.contract.kinds import RequestKind
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
 
@@ -89,7 +90,7 @@ class Engine(Protocol):
         `InvalidField` where the engine has none, `Overloaded` while another is being traced."""
 
     def describe(self) -> dict[str, Any]:
-        """Static facts and gauges, as `serving` documents them. Raises `EngineError` if dead."""
+        """Return the engine's part of `ModelFacts`, by name. Raises `EngineError` if dead."""
 
     def metrics(self) -> str:
         """The engine's own metrics in Prometheus' text format; "" where it has none."""
@@ -110,7 +111,9 @@ class GenerationOnly:
         target_ids: Sequence[int],
         done: Callable[[Attribution | EngineError], None],
     ) -> None:
-        raise InvalidField("attributions", "are not possible: this engine has no gradients")
+        raise InvalidField(
+            RequestKind.ATTRIBUTIONS, "are not possible: this engine has no gradients"
+        )
 
     def trace(
         self,
@@ -118,7 +121,7 @@ class GenerationOnly:
         sampling: SamplingParameters,
         done: Callable[[bytes | EngineError], None],
     ) -> None:
-        raise InvalidField("profile", "is not possible: this engine has no profiler")
+        raise InvalidField(RequestKind.PROFILE, "is not possible: this engine has no profiler")
 
     def metrics(self) -> str:
         return ""

@@ -28,7 +28,7 @@ from backends.batching.runner import Runner, Segment
 from backends.batching.sampling import Logits, Sampler, sample
 from backends.batching.sequence import RunningSequence, common_prefix
 from backends.contract import parameters as keys
-from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
+from backends.contract.errors import EngineDead, EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.contract.responses import FinishReason
 from backends.engine import EngineRequest, GenerationOnly, Token
 from backends.guidance.compiler import GrammarCompiler
@@ -167,7 +167,7 @@ class BatchingEngine(GenerationOnly, Generic[ModelT]):
 
     def describe(self) -> dict[str, Any]:
         if not self._thread.is_alive():
-            raise EngineError("the engine's thread has died")
+            raise EngineDead("the engine's thread has died")
         return self._facts | {
             "running": len(self._running),
             "waiting": self._queued,

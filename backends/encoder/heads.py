@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.contract import parameters as keys
+from backends.contract.encoder import EMBEDDING, LABEL, SCORE
 from backends.contract.tensors import TensorSpec
-from backends.encoder.contract import EMBEDDING, LABEL, SCORE
 
 Outputs: TypeAlias = list[tuple[TensorSpec, NDArray[Any]]]
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.contract.errors import EngineError, ShuttingDown
+from backends.contract.errors import EngineDead, EngineError, ShuttingDown
 from backends.encoder.batching import Batch, plan
 from backends.encoder.tokens import Check, Row, TextTokenizer, nothing
 
@@ -86,7 +86,7 @@ class BatchQueue:
     def check(self) -> None:
         """Raise `EngineError` if the thread has ended."""
         if not self._thread.is_alive():
-            raise EngineError("the encoder's thread has died")
+            raise EngineDead("the encoder's thread has died")
 
     def close(self) -> None:
         """End the thread. Rows that are waiting fail with `ShuttingDown`."""

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
 from backends.text.encoding import TooManyTokens, encode_text, token_ids
 from backends.text.length import characters_per_token, splits_words
@@ -79,9 +80,9 @@ class TextTokenizer:
             except TooManyTokens as error:
                 size = f"{error.count} tokens"
                 raise ContextExceeded.of_text(
-                    "text_input", self.context_length, number, size
+                    names.TEXT_INPUT, self.context_length, number, size
                 ) from None
-        self._check_lengths("text_input", rows)
+        self._check_lengths(names.TEXT_INPUT, rows)
         return rows
 
     def _encode_whole(self, text: str, length: int) -> Row:
@@ -130,10 +131,10 @@ class TextTokenizer:
             length = self._truncated_length(max_length, 1)
             ids = [row[:length] for row in ids]
         rows: list[Row] = [{"input_ids": row} for row in ids]
-        self._check_lengths("input_ids", rows)
+        self._check_lengths(names.INPUT_IDS, rows)
         vocabulary = len(self._tokenizer)
         if not all(0 <= id_ < vocabulary for row in ids for id_ in row):
-            raise InvalidField("input_ids", f"must hold token ids from 0 to {vocabulary - 1}")
+            raise InvalidField(names.INPUT_IDS, f"must hold token ids from 0 to {vocabulary - 1}")
         return rows
 
     def _truncated_length(self, length: int | None, minimum: int) -> int:
@@ -141,7 +142,8 @@ class TextTokenizer:
             return self.context_length
         if not minimum <= length <= self.context_length:
             raise InvalidField(
-                "truncate_tokens", f"must be from {minimum} to {self.context_length}, not {length}"
+                names.TRUNCATE_TOKENS,
+                f"must be from {minimum} to {self.context_length}, not {length}",
             )
         return length
 
@@ -153,7 +155,7 @@ class TextTokenizer:
         for number, text in enumerate(texts):
             if len(text) > max_characters:
                 size = f"{len(text)} characters"
-                raise ContextExceeded.of_text("text_input", self.context_length, number, size)
+                raise ContextExceeded.of_text(names.TEXT_INPUT, self.context_length, number, size)
 
     def _check_lengths(self, field: str, rows: Sequence[Row]) -> None:
         for number, row in enumerate(rows):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from backends.contract import names
 from backends.contract.errors import InvalidField
 from backends.guidance.grammar import short
 from backends.guidance.limits import (
@@ -104,7 +105,7 @@ class Guide:
         taken = self._matcher.try_consume_tokens(list(token_ids))
         if taken < len(token_ids):
             raise InvalidField(
-                "resume_token_ids", f"do not fit `{self._given_as}` from number {taken} on"
+                names.RESUME_TOKEN_IDS, f"do not fit `{self._given_as}` from number {taken} on"
             )
 
     @property

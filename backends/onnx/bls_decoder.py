@@ -19,22 +19,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from backends.contract.errors import EngineError
+from backends.contract.errors import of_graph
 
 START = 1  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
-
-
-class DecoderFailed(EngineError):
-    """The decoder did not compute a step."""
-
-    status: ClassVar[str] = "UNAVAILABLE"
 
 
 def new_sequence_id() -> int:
@@ -43,7 +37,7 @@ def new_sequence_id() -> int:
 
 
 class Decoder:
-    """Methods block, may be called from any thread, and raise `DecoderFailed`."""
+    """Methods block, may be called from any thread, and raise `GraphFailed` and `Overloaded`."""
 
     def __init__(self, model: str, context_length: int) -> None:
         self._model = model
@@ -92,5 +86,5 @@ class Decoder:
         )
         response = request.exec()
         if response.has_error():
-            raise DecoderFailed(f"{self._model}: {response.error().message()}")
+            raise of_graph(self._model, response.error().message())
         return response

@@ -42,10 +42,10 @@ def response(outputs: Arrays) -> Any:  # noqa: ANN401
 
 
 def error_response(error: Exception) -> Any:  # noqa: ANN401
-    """Return a Triton response with an error, in the status of an `EngineError`, else INTERNAL."""
-    status = getattr(pb_utils.TritonError, getattr(error, "status", EngineError.status))
-    text = str(error).encode(errors="backslashreplace").decode()
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, status))
+    """Return a Triton response with an error, with the status and code of an `EngineError`."""
+    engine_error = error if isinstance(error, EngineError) else EngineError(str(error))
+    status = getattr(pb_utils.TritonError, engine_error.status)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(engine_error.wire_text, status))
 
 
 class SequenceCall:

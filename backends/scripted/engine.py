@@ -28,6 +28,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from backends.contract import names
 from backends.contract.chat import ChatOptions, Message, Tool
 from backends.contract.errors import EngineError, InvalidField, ShuttingDown
 from backends.contract.responses import FinishReason
@@ -147,7 +148,7 @@ class _Script:
                 script.get(key) for key in ("fail_at", "hang_at", "exit_at")
             )
         except (ValueError, TypeError, AttributeError) as error:
-            raise InvalidField("text_input", f"is not a script: {error}") from None
+            raise InvalidField(names.TEXT_INPUT, f"is not a script: {error}") from None
         self.request = request
         self.made = len(request.output_ids)
 

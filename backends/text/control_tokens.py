@@ -18,6 +18,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from backends.contract import names
 from backends.contract.chat import Message
 from backends.contract.errors import InvalidField
 from backends.text.encoding import encode_text, token_ids
@@ -104,14 +105,15 @@ class ControlTokens:
         """
         if self._backend is None:
             raise InvalidField(
-                "messages", "must not hold control tokens: this model's tokenizer cannot write them"
+                names.MESSAGES,
+                "must not hold control tokens: this model's tokenizer cannot write them",
             )
         for parted in (False, True):
             encoding = self._encode(text, add_special_tokens, parted=parted)
             ids = token_ids(encoding, max_tokens)
             if self._control_ids.isdisjoint(ids):
                 return [self._renumbered.get(i, i) for i in ids if i != self._break_id]
-        raise InvalidField("messages", "hold a control token that cannot be written as text")
+        raise InvalidField(names.MESSAGES, "hold a control token that cannot be written as text")
 
     def _encode(self, text: str, add_special_tokens: bool, *, parted: bool) -> Any:  # noqa: ANN401
         between = self._break if parted else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 from backends.contract.chat import ChatOptions, Message, Tool, without_texts_for_arguments
 from backends.contract.errors import EngineError, InvalidField
+from backends.contract.names import CHAT_TEMPLATE_OPTIONS, MESSAGES
 from backends.text.chat_format import ChatFormat
 from backends.text.chat_template import (
     common_length,
@@ -159,7 +160,7 @@ class HuggingFaceTokenizer:
         for name, value in options.template_kwargs.items():
             if name in self._own_arguments and value is not None:
                 raise InvalidField(
-                    "chat_template_options",
+                    CHAT_TEMPLATE_OPTIONS,
                     f"must not have `{name}` in template_kwargs: it is no variable of a template",
                 )
 
@@ -169,7 +170,7 @@ class HuggingFaceTokenizer:
         from jinja2 import TemplateError
 
         if not self._tokenizer.chat_template:
-            raise InvalidField("messages", "cannot be used: the model has no chat template")
+            raise InvalidField(MESSAGES, "cannot be used: the model has no chat template")
         variables = {
             name: value
             for name, value in options.template_kwargs.items()
@@ -186,7 +187,7 @@ class HuggingFaceTokenizer:
             )
         except (TemplateError, TypeError, ValueError, RecursionError) as error:
             problem = self._unmarked(f"do not fit the chat template: {error}")[:MAX_PROBLEM]
-            raise InvalidField("messages", problem) from None
+            raise InvalidField(MESSAGES, problem) from None
         return text
 
     def _unmarked(self, text: str) -> str:

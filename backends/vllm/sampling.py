@@ -13,6 +13,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+from backends.contract import names
 from backends.contract.errors import EngineError, InvalidField
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import PARAMETERS, SamplingParameters
@@ -64,7 +65,7 @@ def refusal(error: Exception, sampling: SamplingParameters) -> InvalidField:
     if sampling.guided is not None:
         name = sampling.guided.given_as
     elif name not in PARAMETERS:
-        name = "sampling_parameters"
+        name = names.SAMPLING_PARAMETERS
     return InvalidField(
         name, f"is refused by vLLM: {str(error.args[0] if error.args else error)[:300]}"
     )

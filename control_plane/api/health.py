@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 
+from backends.contract.facts import UNKNOWN, ModelFacts
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import GpuMemory, HealthResponse
@@ -26,20 +25,20 @@ async def health(services: ServicesDep, response: Response) -> HealthResponse:
     ready = is_ready(services)
     if not ready:
         response.status_code = 503
-    gpus = facts.get("gpus", [])
+    gpus = facts.gpus
     return HealthResponse(
         status="healthy" if ready else "unhealthy",
         is_loaded=is_loaded(services),
         is_ready=ready,
         backend_type=backend_type(services),
         model_loaded=is_loaded(services),
-        tokenizer_loaded=is_loaded(services) and facts.get("tokenizer_loaded", False),
+        tokenizer_loaded=is_loaded(services) and facts.tokenizer_loaded,
         gpu_available=bool(gpus),
         gpu_count=len(gpus),
         gpu_memory=GpuMemory(
-            total=_gigabytes(gpus, "total"),
-            used=_gigabytes(gpus, "used"),
-            free=_gigabytes(gpus, "free"),
+            total=_gigabytes(sum(gpu.total for gpu in gpus)),
+            used=_gigabytes(sum(gpu.used for gpu in gpus)),
+            free=_gigabytes(sum(gpu.free for gpu in gpus)),
         ),
     )
 
@@ -59,17 +58,17 @@ async def ready(services: ServicesDep) -> dict[str, str]:
     return {"status": "ready"}
 
 
-def default_model_facts(services: Services) -> dict[str, Any]:
+def default_model_facts(services: Services) -> ModelFacts:
     try:
         return services.catalog.find(None).facts
     except TriadError:
-        return {}
+        return UNKNOWN
 
 
 def backend_type(services: Services) -> str:
     """Return the name of the default model's engine."""
-    name: str = default_model_facts(services).get("backend", services.settings.backend_type)
-    return name
+    facts = default_model_facts(services)
+    return services.settings.backend_type if facts == UNKNOWN else facts.backend
 
 
 def is_loaded(services: Services) -> bool:
@@ -87,5 +86,5 @@ def is_ready(services: Services) -> bool:
     return not services.generation.draining
 
 
-def _gigabytes(gpus: list[dict[str, int]], key: str) -> str:
-    return f"{round(sum(gpu[key] for gpu in gpus) / 2**30)}GB"
+def _gigabytes(size: int) -> str:
+    return f"{round(size / 2**30)}GB"

@@ -27,9 +27,9 @@ def _info(model: Model) -> ModelInfo:
     facts = model.facts
     return ModelInfo(
         name=model.served_name,
-        type=facts.get("type"),
-        parameters=parameter_count(facts["parameters"]) if "parameters" in facts else None,
-        context_length=facts.get("context_length"),
+        type=facts.type if model.is_described else None,
+        parameters=None if facts.parameters is None else parameter_count(facts.parameters),
+        context_length=facts.context_length,
         loaded=model.loaded,
         backend=model.backend,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from backends.contract import names
 from control_plane.inference.requests import Describe
 from control_plane.triton import codec
 from control_plane.triton.errors import from_text, translated
@@ -47,11 +48,11 @@ class ControlClient:
             self._stub.RepositoryModelLoad(request, timeout=timeout, metadata=self._metadata)
 
     def describes_itself(self, name: str, timeout: float) -> bool:
-        """Return whether a loaded model answers to `describe`; plain ONNX models, say, do not."""
+        """Return whether a loaded model is of our contract; plain ONNX models, say, are not."""
         with translated():
             request = service_pb2.ModelMetadataRequest(name=name)
             metadata = self._stub.ModelMetadata(request, timeout=timeout)
-        return any(tensor.name == "describe" for tensor in metadata.inputs)
+        return any(tensor.name == names.REQUEST_KIND for tensor in metadata.inputs)
 
     def check(self, name: str, timeout: float) -> None:
         """Do a small inference in the process that holds a model which describes itself."""

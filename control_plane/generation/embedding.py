@@ -34,7 +34,7 @@ class EmbeddingService:
         """Return a vector for each row. ``truncate``: as `Embed` has it. ``dimensions``: how
         many of a vector's first numbers are wanted, then of length 1 again, as Matryoshka models
         are trained for: https://arxiv.org/abs/2205.13147. Raises `TriadError`."""
-        whole: int = model.facts["embedding_dimension"]
+        whole = model.facts.embedding_dimension or 0
         if dimensions is not None and not 1 <= dimensions <= whole:
             raise InvalidRequest(
                 f"dimensions: must be from 1 to {whole}, the model's", param="dimensions"

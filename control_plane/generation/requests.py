@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from backends.contract.names import NUM_INPUT_TOKENS
 from control_plane.inference.prompts import Prompt
 
-PROMPT_TOKENS = "num_input_tokens"
+PROMPT_TOKENS = NUM_INPUT_TOKENS
 """The contract's output that says how many tokens a prompt has."""
 
 CacheUse: TypeAlias = Literal["read and write", "write", "none"]

@@ -112,7 +112,7 @@ class GenerationService:
             return begin()
         if not (cache.keeps_sampled or request.is_deterministic):
             return begin()
-        facts = json.dumps([model.facts.get(name) for name in _IDENTITY])
+        facts = json.dumps([getattr(model.facts, name) for name in _IDENTITY])
         key = cache.key(generate, facts, request.caller)
         return cache.stream(key, begin, reads=request.cache != "write")
 

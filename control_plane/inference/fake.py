@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from backends.contract.facts import ModelFacts
 from control_plane.errors import ModelNotReady, TriadError
 from control_plane.inference.requests import Describe, InferenceRequest
 
@@ -31,7 +32,7 @@ class FakeModel:
     """A model of a `FakeModelClient`. ``facts``: what it answers to `Describe`. ``parameters``:
     those of its configuration; None: it does not keep to our contract."""
 
-    facts: dict[str, Any]
+    facts: ModelFacts
     parameters: Mapping[str, str] | None = field(default_factory=dict)
     ready: bool = True
     error: TriadError | None = None  # raised by every request, `Describe` too
@@ -59,7 +60,7 @@ class FakeModelClient:
     ) -> FakeModel:
         """Add a language model, or what ``facts`` make of it, and return it."""
         defaults = {"backend": "fake", "type": "causal_lm", "context_length": 1000}
-        model = FakeModel(defaults | facts, configuration or {})
+        model = FakeModel(ModelFacts.of(defaults | facts), configuration or {})
         self.models[name] = model
         return model
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from backends.contract.facts import ModelFacts
 from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.inference.responses import Delta, Embeddings, Tokens
 
@@ -69,7 +70,7 @@ class DescribeTokenizer(InferenceRequest[dict[str, Any]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Describe(InferenceRequest[dict[str, Any]]):
+class Describe(InferenceRequest[ModelFacts]):
     """Ask a model for its facts: a small inference in the process that holds it."""
 
 

@@ -11,10 +11,10 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from backends.contract.facts import UNKNOWN, ModelFacts
 from control_plane.engines import ENGINE_NAMES, variant_name
 from control_plane.errors import (
     InvalidRequest,
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Model:
-    """One model. ``facts`` is what its engine says of itself; empty until it has been ready.
+    """One model. ``facts`` is what its engine says of itself, once it has been ready.
 
     ``ready``: it gets requests. ``alive``: those that it has may go on, though it may be too busy
     for more. ``expected``: the settings name it, so it will be there soon.
@@ -45,7 +45,7 @@ class Model:
     ready: bool = False
     alive: bool = False
     problem: str = "is not loaded"
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: ModelFacts = UNKNOWN
     expected: bool = False
 
     @property
@@ -54,18 +54,28 @@ class Model:
 
         A repository may contain others.
         """
-        return self.loaded or bool(self.facts) or self.expected
+        return self.loaded or self.is_described or self.expected
+
+    @property
+    def is_described(self) -> bool:
+        """Return whether it has been ready, so that its facts are known."""
+        return self.facts != UNKNOWN
 
     @property
     def backend(self) -> str:
-        backend: str = self.facts.get("backend", "unknown")
-        return backend
+        return self.facts.backend
 
     @property
     def type(self) -> str:
         """Return ``causal_lm``, ``embedding`` or ``classification``."""
-        kind: str = self.facts.get("type", "unknown")
-        return kind
+        return self.facts.type
+
+    @property
+    def context_length(self) -> int:
+        """Return how many tokens fit. Raises `ModelNotReady` until that is known."""
+        if self.facts.context_length is None:
+            raise ModelNotReady(f"{self.served_name}: {self.problem}")
+        return self.facts.context_length
 
     def runs_on_another(self, engine: str) -> bool:
         """Return whether it is a language model on another engine: encoders have no choice."""
@@ -222,7 +232,7 @@ class Catalog(Models):
         model = self._models.get(name) or Model(name, name)
         before: Sighting | None = None
         try:
-            if loaded and not model.facts:
+            if loaded and not model.is_described:
                 parameters = await self._client.model_parameters(name, timeout=self._timeout)
                 if parameters is None:
                     return  # not of our contract: it is used through Triton directly
@@ -241,11 +251,11 @@ class Catalog(Models):
             computes = self._processes is not None and self._processes.computes(name, before)
             self._failed(model, error, f"does not answer: {error}", computes=computes)
 
-    async def _describe(self, name: str) -> dict[str, Any]:
+    async def _describe(self, name: str) -> ModelFacts:
         return await ask(self._client, Describe(name, "describe"), timeout=self._timeout)
 
-    def _answered(self, model: Model, facts: dict[str, Any]) -> None:
-        if model.alive and facts.get("restarted_at") != model.facts.get("restarted_at"):
+    def _answered(self, model: Model, facts: ModelFacts) -> None:
+        if model.alive and facts.restarted_at != model.facts.restarted_at:
             self._mark_dead(model, "was started again")  # what runs there waits for the former one
         model.facts = facts
         model.ready, model.alive, model.problem = True, True, ""

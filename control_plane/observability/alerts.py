@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -142,7 +142,5 @@ def _types_of_failures() -> list[str]:
 
 def _gpu_memory_usage(models: Iterable[Model]) -> float | None:
     """Return the used fraction of the fullest GPU."""
-    gpus: Sequence[Mapping[str, float]] = [
-        gpu for model in models for gpu in model.facts.get("gpus", []) if gpu.get("total")
-    ]
-    return max((gpu["used"] / gpu["total"] for gpu in gpus), default=None)
+    gpus = [gpu for model in models for gpu in model.facts.gpus if gpu.total]
+    return max((gpu.used / gpu.total for gpu in gpus), default=None)

@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 2.0
 
 async def engine_metrics(client: ModelClient, catalog: Models) -> CollectorRegistry:
     """Ask all models that keep metrics for them; one that does not answer in time is left out."""
-    asked = [model for model in catalog if model.ready and model.facts.get("metrics")]
+    asked = [model for model in catalog if model.ready and model.facts.metrics]
     texts = await asyncio.gather(*(_ask(client, model) for model in asked))
     registry = CollectorRegistry()
     registry.register(_Merged(texts))

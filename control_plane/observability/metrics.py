@@ -85,6 +85,6 @@ class EngineGauges(Collector):
         for model in self._catalog:
             labels = [model.served_name]
             ready.add_metric(labels, model.ready)
-            running.add_metric(labels, model.facts.get("running", 0))
-            waiting.add_metric(labels, model.facts.get("waiting", 0))
+            running.add_metric(labels, model.facts.running)
+            waiting.add_metric(labels, model.facts.waiting)
         return ready, running, waiting

@@ -18,6 +18,7 @@ from tritonclient.grpc.service_pb2 import (
     ModelStreamInferResponse,
 )
 
+from backends.contract.names import REQUEST_KIND
 from control_plane.errors import TriadError
 from control_plane.inference.requests import InferenceRequest
 from control_plane.triton import codec
@@ -183,7 +184,7 @@ class BaseClient(ABC):
             "ModelConfig", request, service_pb2.ModelConfigResponse, timeout, ()
         )
         config = response.config
-        if not any(tensor.name == "describe" for tensor in config.input):
+        if not any(tensor.name == REQUEST_KIND for tensor in config.input):
             return None
         return {key: value.string_value for key, value in config.parameters.items()}
 

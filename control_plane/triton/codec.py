@@ -1,6 +1,6 @@
 """The gateway's requests to messages of Triton's, and its responses to ours.
 
-Tensors are those of `backends.contract.tensors`.
+Tensors and kinds of requests are those of `backends.contract`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Any, TypeVar, cast
 import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
+from backends.contract import names
+from backends.contract.facts import FactsError, ModelFacts
+from backends.contract.kinds import RequestKind
+from control_plane.errors import EngineFailed
 from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 from control_plane.inference.requests import (
     Attribute,
@@ -35,7 +39,7 @@ from control_plane.triton.tensors import FALSE, TRUE, add, add_bytes, add_flag, 
 T = TypeVar("T")
 
 _NO_REASON = b"\4\0\0\0None"
-_ALWAYS_RETURNED = ("finish_reason", "num_output_tokens")
+_ALWAYS_RETURNED = (names.FINISH_REASON, names.NUM_OUTPUT_TOKENS)
 
 
 def unique_id(request_id: str) -> str:
@@ -60,7 +64,8 @@ def decoder(request: InferenceRequest[T]) -> Callable[[ModelInferResponse], T]:
 def cancellation(model: str, wire_id: str) -> ModelInferRequest:
     """Return the message that asks a model to end a request."""
     message = ModelInferRequest(model_name=model, id="cancel")
-    add_bytes(message, "cancel", wire_id.encode())
+    _add_kind(message, RequestKind.CANCEL)
+    add_bytes(message, names.CANCEL_ID, wire_id.encode())
     return message
 
 
@@ -70,73 +75,77 @@ def cancellation(model: str, wire_id: str) -> ModelInferRequest:
 def _write_generate(message: ModelInferRequest, request: Generate) -> None:
     _add_prompt(message, request.prompt)
     _add_sampling(message, request.sampling)
-    add_flag(message, "exclude_input_in_output")
+    add_flag(message, names.EXCLUDE_INPUT_IN_OUTPUT)
     for name in (*_ALWAYS_RETURNED, *request.returns):
-        add_flag(message, f"return_{name}")
+        add_flag(message, names.return_flag(name))
     if request.stream:
-        add_flag(message, "stream")
+        add_flag(message, names.STREAM)
     if request.resume_token_ids:
-        _add_int32s(message, "resume_token_ids", request.resume_token_ids)
+        _add_int32s(message, names.RESUME_TOKEN_IDS, request.resume_token_ids)
 
 
 def _write_encode(message: ModelInferRequest, request: Encode) -> None:
     _add_prompt(message, request.prompt)
-    add_flag(message, "tokenize")
-    add_flag(message, "return_prompt_token_ids")
+    _add_kind(message, RequestKind.TOKENIZE)
+    add_flag(message, names.return_flag(names.PROMPT_TOKEN_IDS))
 
 
 def _write_tokenize(message: ModelInferRequest, request: Tokenize) -> None:
     _add_prompt(message, request.prompt)
-    add_flag(message, "tokenize")
+    _add_kind(message, RequestKind.TOKENIZE)
     if request.offsets:
-        add_flag(message, "return_text_offsets")
+        add_flag(message, names.return_flag(names.TEXT_OFFSETS))
 
 
 def _write_detokenize(message: ModelInferRequest, request: Detokenize) -> None:
-    _add_int32s(message, "prompt_token_ids", request.ids)
-    add_flag(message, "detokenize")
+    _add_int32s(message, names.PROMPT_TOKEN_IDS, request.ids)
+    _add_kind(message, RequestKind.DETOKENIZE)
 
 
 def _write_attribute(message: ModelInferRequest, request: Attribute) -> None:
-    add_flag(message, "attributions")
-    add_bytes(message, "text_input", request.prompt.encode())
+    _add_kind(message, RequestKind.ATTRIBUTIONS)
+    add_bytes(message, names.TEXT_INPUT, request.prompt.encode())
     if request.target is not None:
-        add_bytes(message, "target", request.target.encode())
+        add_bytes(message, names.TARGET, request.target.encode())
 
 
 def _write_profile(message: ModelInferRequest, request: Profile) -> None:
-    add_flag(message, "profile")
-    add_bytes(message, "text_input", request.prompt.encode())
+    _add_kind(message, RequestKind.PROFILE)
+    add_bytes(message, names.TEXT_INPUT, request.prompt.encode())
     _add_sampling(message, request.sampling)
+
+
+def _add_kind(message: ModelInferRequest, kind: RequestKind) -> None:
+    add_bytes(message, names.REQUEST_KIND, kind.encode())
 
 
 def _add_prompt(message: ModelInferRequest, prompt: Prompt) -> None:
     if isinstance(prompt, str):
-        add_bytes(message, "text_input", prompt.encode())
+        add_bytes(message, names.TEXT_INPUT, prompt.encode())
     elif isinstance(prompt, Text):
-        add_bytes(message, "text_input", prompt.text.encode())
+        add_bytes(message, names.TEXT_INPUT, prompt.text.encode())
         if not prompt.add_special_tokens:
-            add(message, "add_special_tokens", "BOOL", FALSE)
+            add(message, names.ADD_SPECIAL_TOKENS, "BOOL", FALSE)
     elif isinstance(prompt, TokenIds):
-        _add_int32s(message, "prompt_token_ids", prompt.ids)
+        _add_int32s(message, names.PROMPT_TOKEN_IDS, prompt.ids)
         if prompt.in_reasoning:
-            add_flag(message, "in_reasoning")
+            add_flag(message, names.IN_REASONING)
     else:
         _add_chat(message, prompt if isinstance(prompt, Chat) else Chat(prompt))
 
 
 def _add_chat(message: ModelInferRequest, chat: Chat) -> None:
-    add_bytes(message, "messages", _json(chat.messages))
+    add_bytes(message, names.MESSAGES, _json(chat.messages))
     if chat.tools:
-        add_bytes(message, "tools", _json(chat.tools))
+        add_bytes(message, names.TOOLS, _json(chat.tools))
     if chat.options:
-        add_bytes(message, "chat_template_options", _json(chat.options))
+        add_bytes(message, names.CHAT_TEMPLATE_OPTIONS, _json(chat.options))
     if chat.add_special_tokens:
-        add_flag(message, "add_special_tokens")
+        add_flag(message, names.ADD_SPECIAL_TOKENS)
 
 
 def _add_sampling(message: ModelInferRequest, sampling: Mapping[str, Any]) -> None:
-    add_bytes(message, "sampling_parameters", _json(sampling))
+    add_bytes(message, names.SAMPLING_PARAMETERS, _json(sampling))
 
 
 def _add_int32s(message: ModelInferRequest, name: str, values: Sequence[int]) -> None:
@@ -155,19 +164,19 @@ def _delta(response: ModelInferResponse) -> Delta:
     delta = Delta("", 0)
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         name = output.name
-        if name == "text_output":
+        if name == names.TEXT_OUTPUT:
             delta.text = raw[4:].decode()
-        elif name == "num_output_tokens":
+        elif name == names.NUM_OUTPUT_TOKENS:
             delta.tokens = int.from_bytes(raw, "little")
-        elif name == "finish_reason":
+        elif name == names.FINISH_REASON:
             delta.finish_reason = None if raw == _NO_REASON else raw[4:].decode()
-        elif name == "num_input_tokens":
+        elif name == names.NUM_INPUT_TOKENS:
             delta.prompt_tokens = int.from_bytes(raw, "little")
-        elif name in ("logprobs", "prompt_logprobs"):
+        elif name in (names.LOGPROBS, names.PROMPT_LOGPROBS):
             setattr(delta, name, orjson.loads(raw[4:]))
-        elif name == "in_reasoning":
+        elif name == names.IN_REASONING:
             delta.in_reasoning = raw == TRUE
-        elif name in ("token_ids", "text_offsets", "prompt_token_ids"):
+        elif name in (names.TOKEN_IDS, names.TEXT_OFFSETS, names.PROMPT_TOKEN_IDS):
             setattr(delta, name, int32s(raw))
     return delta
 
@@ -182,6 +191,13 @@ def _tokens(response: ModelInferResponse) -> Tokens:
     return Tokens(
         answer["token_ids"], answer["texts"], answer["tokens"], answer.get("text_offsets", [])
     )
+
+
+def _facts(response: ModelInferResponse) -> ModelFacts:
+    try:
+        return ModelFacts.from_json(_bytes(response))
+    except FactsError as error:
+        raise EngineFailed(f"its description cannot be read: {error}") from None
 
 
 def _object(response: ModelInferResponse) -> dict[str, Any]:
@@ -207,9 +223,9 @@ _CODECS: Mapping[
     Encode: (_write_encode, _token_ids),
     Tokenize: (_write_tokenize, _tokens),
     Detokenize: (_write_detokenize, _text),
-    DescribeTokenizer: (lambda message, _: add_flag(message, "tokenizer_info"), _object),
-    Describe: (lambda message, _: add_flag(message, "describe"), _object),
-    ReadMetrics: (lambda message, _: add_flag(message, "metrics"), _text),
+    DescribeTokenizer: (lambda message, _: _add_kind(message, RequestKind.TOKENIZER_INFO), _object),
+    Describe: (lambda message, _: _add_kind(message, RequestKind.DESCRIBE), _facts),
+    ReadMetrics: (lambda message, _: _add_kind(message, RequestKind.METRICS), _text),
     Attribute: (_write_attribute, _object),
     Profile: (_write_profile, _bytes),
     Embed: (embedding_codec.write, embedding_codec.read),

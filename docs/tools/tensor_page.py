@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from backends.contract import tensors
+from backends.contract import encoder, tensors
 from backends.contract.sampling import parameter_table
 from backends.contract.tensors import TensorSpec
-from backends.encoder import contract as encoder
 from docs.tools import tensor_texts
 from docs.tools.markdown import code, table
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.contract import tensors
-from backends.encoder import contract as encoder
+from backends.contract import encoder, tensors
 from docs.tools import tensor_texts
 from docs.tools.reference import DOCS, PAGES
 from docs.tools.tensor_page import ENCODER_OUTPUTS

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
+from backends.contract.names import INPUT_IDS, TRUNCATE_TOKENS
 from control_plane.api.body import (
     IN_ANY_REQUEST,
     Body,
@@ -117,8 +118,8 @@ class EmbeddingResponse(BaseModel):
 
 _RENAMED = {
     "prompt": "input",
-    "input_ids": "input",
-    "truncate_tokens": "truncate_prompt_tokens",
+    INPUT_IDS: "input",
+    TRUNCATE_TOKENS: "truncate_prompt_tokens",
 }
 """Fields of the contract that have another name here."""
 

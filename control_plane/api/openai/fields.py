@@ -13,6 +13,7 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from backends.contract.errors import InvalidField
+from backends.contract.names import PROMPT_LOGPROBS, PROMPT_TOKEN_IDS, TOKEN_IDS
 from backends.contract.sampling import MAX_LOGPROBS, PARAMETERS
 from backends.contract.structured import StructuredOutput
 from backends.contract.vllm_parameters import UNSUPPORTED
@@ -205,8 +206,8 @@ class V1Request(Body):
 
     def common_returns(self) -> list[str]:
         """Return the outputs that are needed on both routes."""
-        names = ["token_ids", "prompt_token_ids"] if self.return_token_ids else []
-        return [*names, "prompt_logprobs"] if self.prompt_logprobs is not None else names
+        names = [TOKEN_IDS, PROMPT_TOKEN_IDS] if self.return_token_ids else []
+        return [*names, PROMPT_LOGPROBS] if self.prompt_logprobs is not None else names
 
     @property
     def structure_field(self) -> str | None:

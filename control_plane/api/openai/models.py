@@ -53,5 +53,5 @@ def _card(model: Model) -> ModelCard:
         id=model.served_name,
         created=_STARTED,
         root=model.name,
-        max_model_len=model.facts.get("context_length"),
+        max_model_len=model.facts.context_length,
     )

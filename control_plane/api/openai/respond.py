@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from backends.contract.facts import ChatFacts
+from backends.contract.names import NUM_INPUT_TOKENS
 from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import cache_control, count_requests, usage_recorder
 from control_plane.api.disconnect import until_disconnect
@@ -49,16 +51,15 @@ class RequestHandler:
         self.answers = body.n or 1  # to each prompt
 
     @property
-    def chat(self) -> Mapping[str, Any]:
+    def chat(self) -> ChatFacts:
         """Return how the model writes tool calls and reasoning."""
-        chat: dict[str, Any] = self.model.facts.get("chat") or {}
-        return chat
+        return self.model.facts.chat
 
     def max_tokens(self, asked: int | None) -> int:
         """Return the number that is asked for, or else all that fits."""
         if asked is not None:
             return asked
-        context: int = self.model.facts["context_length"]
+        context = self.model.context_length
         return min(context, self._services.settings.validation.max_tokens or context)
 
     def head(self, prefix: str, kind: str) -> Head:
@@ -77,7 +78,7 @@ class RequestHandler:
         for prompt in prompts:
             check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
         if not self.body.streams or self.body.usage_in_stream:
-            returns = [*returns, "num_input_tokens"]
+            returns = [*returns, NUM_INPUT_TOKENS]
         count_requests(self._request, count - 1)
         seeds = self.body.seeds(count)
         return [

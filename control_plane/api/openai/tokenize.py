@@ -100,7 +100,7 @@ async def tokenize(
     tokens = await charged(request, work, lambda tokens: len(tokens.ids))
     return TokenizeResponse(
         count=len(tokens.ids),
-        max_model_len=model.facts["context_length"],
+        max_model_len=model.context_length,
         tokens=tokens.ids,
         token_strs=tokens.names if body.return_token_strs else None,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from backends.contract.facts import ModelFacts
 from control_plane.errors import (
     ClientDisconnected,
     ContextLengthExceeded,
@@ -201,7 +202,7 @@ async def test_a_server_that_cannot_be_reached_is_asked_again_soon() -> None:
     async with services(client, triton={"health_check_interval": 60.0}) as opened:
         facts = client.models["demo"].facts
 
-        def describe(_: Describe) -> list[dict[str, object]]:
+        def describe(_: Describe) -> list[ModelFacts]:
             described.set()
             return [facts]
 

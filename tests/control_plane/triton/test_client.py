@@ -96,6 +96,6 @@ async def test_cancelling(client: ModelClient) -> None:
 
 async def until_idle(client: ModelClient) -> None:
     began = time.monotonic()
-    while (await ask(client, Describe("scripted", "describe"), timeout=5))["running"]:
+    while (await ask(client, Describe("scripted", "describe"), timeout=5)).running:
         assert time.monotonic() - began < 10
         await asyncio.sleep(0.05)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from backends.contract.facts import ChatFacts
+from backends.contract.names import IN_REASONING, LOGPROBS, TEXT_OFFSETS
 from backends.contract.structured import StructuredOutput
 from control_plane.api.openai.chat.parts import (
     AnswerParser,
@@ -43,9 +45,9 @@ class AnswerReader:
     """The reader of a chat request's answers. ``chat``: how the model writes calls and
     reasoning, as its facts describe it."""
 
-    def __init__(self, body: ChatRequestView, tools: ToolChoice, chat: Mapping[str, Any]) -> None:
+    def __init__(self, body: ChatRequestView, tools: ToolChoice, chat: ChatFacts) -> None:
         """Raises `InvalidRequest`."""
-        if tools.mode == "auto" and chat.get("tools") is None:
+        if tools.mode == "auto" and chat.tools is None:
             raise InvalidRequest(
                 "tools: cannot be left to the model: its chat template writes no tool calls, or "
                 "none in a form that is known here; `tool_choice` may be none, required, or named",
@@ -71,12 +73,12 @@ class AnswerReader:
         values = dict(own)
         if self.top_logprobs is not None:
             values["logprobs"] = self.top_logprobs
-        guided = self._tools.guided(self._structure, self._chat.get("tools"))
+        guided = self._tools.guided(self._structure, self._chat.tools)
         if guided is not None:
             values.pop("response_format", None)
             values["guided"] = guided
         if (
-            self._chat.get("special_tokens")
+            self._chat.special_tokens
             and self._parses
             and not self._tools.forced
             and not self._keeps_special_tokens
@@ -86,9 +88,9 @@ class AnswerReader:
 
     def returns(self) -> list[str]:
         """Outputs that are needed."""
-        names = [] if self.top_logprobs is None else ["logprobs", "text_offsets"]
+        names = [] if self.top_logprobs is None else [LOGPROBS, TEXT_OFFSETS]
         names += self._returns
-        return [*names, "in_reasoning"] if self._chat.get("reasoning") else names
+        return [*names, IN_REASONING] if self._chat.reasoning else names
 
     def logprobs(self) -> ChatLogprobs | None:
         """Return the builder of one answer's log probabilities, or None where they are not asked

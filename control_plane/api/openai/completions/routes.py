@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from backends.contract.names import LOGPROBS, PROMPT_LOGPROBS, TEXT_OFFSETS
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
@@ -96,8 +97,8 @@ class CompletionRequest(V1Request):
         """Outputs that are needed."""
         names = list(self.common_returns())
         if self.logprobs is not None:
-            names += ["logprobs", "text_offsets"]
-            names += ["prompt_logprobs"] if self.echo and self.prompt_logprobs is None else []
+            names += [LOGPROBS, TEXT_OFFSETS]
+            names += [PROMPT_LOGPROBS] if self.echo and self.prompt_logprobs is None else []
         return names
 
     def options(self) -> CompletionOptions:

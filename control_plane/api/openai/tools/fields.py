@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backends.contract.facts import ChatFacts
 from backends.contract.structured import StructuredOutput, describes_object
 from control_plane.api.openai.chat.messages import Tool
 from control_plane.api.openai.chat.parts import AnswerParser
@@ -98,15 +99,13 @@ class ToolChoice:
         model's wish to call."""
         return "tool_calls" if called and reason == "stop" and self.mode != "named" else reason
 
-    def parser(
-        self, chat: Mapping[str, Any], in_reasoning: bool, structured: bool
-    ) -> AnswerParser | None:
+    def parser(self, chat: ChatFacts, in_reasoning: bool, structured: bool) -> AnswerParser | None:
         """Return the parser of one answer, or None where the answer is text alone.
 
-        ``chat``: the model's chat format. ``structured``: the answer's form is given from its first
-        token on, so that no reasoning comes before it.
+        ``structured``: the answer's form is given from its first token on, so that no reasoning
+        comes before it.
         """
-        tool_format, reasoning = chat.get("tools"), chat.get("reasoning")
+        tool_format, reasoning = chat.tools, chat.reasoning
         most = None if self.parallel else 1
         if self.forced:
             named = self.tools[0].function.name if self.mode == "named" else None
@@ -119,7 +118,7 @@ class ToolChoice:
                 inner = EitherParser(inner, tool_format, names)
         if reasoning is None or structured:
             return inner
-        return ReasoningParser(tuple(reasoning), in_reasoning, inner or TextParser())
+        return ReasoningParser(reasoning, in_reasoning, inner or TextParser())
 
 
 def _invalid(problem: str) -> InvalidRequest:
