@@ -23,7 +23,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     except ValueError:
         raise OptionError(
             "input-shape",
-            f"must be numbers separated by commas, such as 1,512, not {text[:64]}",
+            f"must be numbers with commas between them, such as 1,512, not {text[:64]}",
         ) from None
 
 
