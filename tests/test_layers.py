@@ -11,9 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = [
-    {"errors", "version", "background", "sqlite_file"},
-    {"settings", "inference"},
-    {"balancing", "models", "validation", "triton"},
+    {"errors", "version", "background", "sqlite_file", "setting_types"},
+    {"inference"},
+    {"balancing", "engines", "triton"},
+    {"settings"},
+    {"models", "validation"},
     {"embedded", "observability", "cluster"},
     {"cache"},
     {"generation"},
@@ -55,7 +57,7 @@ GATEWAY = [(a, b) for a, b in imports("control_plane") if room(a)]
 
 
 def test_every_room_has_a_floor() -> None:
-    assert {room(module) for module, _ in GATEWAY} <= FLOOR.keys()
+    assert {room(module) for module, _ in GATEWAY} == FLOOR.keys() - {"version"}
 
 
 @pytest.mark.parametrize("lower", sorted(FLOOR))

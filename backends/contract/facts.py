@@ -6,9 +6,29 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 D = TypeVar("D")
+
+
+ToolFormat: TypeAlias = Literal["hermes", "llama3_json", "mistral"]
+
+TOOL_MARKERS: Mapping[ToolFormat, tuple[str, ...]] = {
+    "hermes": ("<tool_call>", "</tool_call>"),
+    "llama3_json": ("<|python_tag|>",),
+    "mistral": ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+}
+"""The markers of each format of tool calls; the first one begins a call."""
 
 
 class FactsError(ValueError):
@@ -30,7 +50,7 @@ class ChatFacts:
 
     template: bool = False
     """It has a chat template."""
-    tools: Literal["hermes", "llama3_json", "mistral"] | None = None
+    tools: ToolFormat | None = None
     """The format of tool calls; None: it writes none, or in a format that is not known."""
     reasoning: tuple[str, str] | None = None
     """The markers around a block of reasoning; None: it writes none."""

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-ToolFormat: TypeAlias = Literal["hermes", "llama3_json", "mistral"]
+from backends.contract.facts import TOOL_MARKERS, ToolFormat
 
-TOOL_MARKERS: dict[ToolFormat, tuple[str, ...]] = {
-    "hermes": ("<tool_call>", "</tool_call>"),
-    "llama3_json": ("<|python_tag|>",),
-    "mistral": ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
-}
 REASONING_MARKERS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
 

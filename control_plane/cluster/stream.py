@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from backends.contract.names import TOKEN_IDS
 from control_plane.cluster.instance import Instance
 from control_plane.errors import InvalidRequest, TriadError, Unavailable
 from control_plane.inference.client import ResponseStream
@@ -22,7 +23,6 @@ from control_plane.inference.responses import Delta
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_TOKEN_IDS = "token_ids"
 
 
 class Servers(Protocol):
@@ -109,7 +109,7 @@ class BalancedStream(Generic[T]):
         request: InferenceRequest[Any] = self._request
         if not isinstance(request, Generate):
             return request
-        returns = [*request.returns, *({_TOKEN_IDS} - {*request.returns})]
+        returns = [*request.returns, *({TOKEN_IDS} - {*request.returns})]
         resumed: InferenceRequest[Any] = replace(
             request, returns=returns, resume_token_ids=list(self._token_ids)
         )

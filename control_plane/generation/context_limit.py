@@ -13,9 +13,9 @@ from typing import Any
 
 from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
+from control_plane.inference.engine_errors import of_engine
 from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 from control_plane.models.catalog import Model
-from control_plane.triton.errors import of_engine
 
 
 def check_fits(model: Model, prompt: Prompt) -> None:

@@ -61,6 +61,13 @@ ENCODER_OUTPUTS = (
 )
 
 
+KINDS = """\
+## Kinds of requests
+
+The values of `request_kind`. All but a generation have one response, in `text_output` where no output is named.
+"""
+
+
 def tensor_page() -> str:
     """Return the page."""
     return "\n".join(
@@ -70,6 +77,8 @@ def tensor_page() -> str:
             _tensors(tensors.INPUTS, tensor_texts.INPUTS),
             "## Outputs\n",
             _tensors(tensors.OUTPUTS, tensor_texts.OUTPUTS),
+            KINDS,
+            table(["kind", "meaning"], [[code(k), text] for k, text in tensor_texts.KINDS.items()]),
             SAMPLING,
             _sampling_parameters(),
             CALLING,

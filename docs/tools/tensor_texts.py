@@ -29,16 +29,9 @@ INPUTS: Mapping[str, str] = {
     "return_prompt_token_ids": "Return `prompt_token_ids`.",
     "return_in_reasoning": "Return `in_reasoning`.",
     "resume_token_ids": "Tokens of the answer that were delivered before: it continues after them.",
-    "describe": "* Answer with the model's facts and gauges, as JSON.",
-    "attributions": "Answer with what each prompt token adds to a target, as JSON.",
-    "target": "The text that `attributions` explains. Without it, the text that is generated.",
-    "profile": "Answer with a profiler's trace of the request, gzipped.",
-    "metrics": "* Answer with the engine's own metrics, in Prometheus' format.",
-    "cancel": "* End the requests with this id. Answers how many there were.",
-    "tokenize": "Answer with the prompt's token ids and texts, as JSON; with "
-    "`return_prompt_token_ids`, with the outputs `prompt_token_ids` and `in_reasoning` alone.",
-    "tokenizer_info": "* Answer with what the tokenizer is, as JSON.",
-    "detokenize": "Answer with the text of `prompt_token_ids`.",
+    "request_kind": "What is asked for, see [kinds of requests](#kinds-of-requests). Absent: `generate`.",
+    "cancel_id": "With `cancel`: the id of the requests that are to be ended.",
+    "target": "With `attributions`: the text that is explained. Absent: what is generated.",
 }
 
 OUTPUTS: Mapping[str, str] = {
@@ -83,8 +76,8 @@ ENCODER_INPUTS: Mapping[str, str] = {
     "input_lengths": "The length of each row of `input_ids`. Without it, there is one row.",
     "truncate": "Cut texts at the model's context, which are refused otherwise.",
     "truncate_tokens": "Cut texts at this number of tokens.",
-    "describe": "* Answer with the model's facts, as JSON, in `text_output`.",
-    "cancel": "* End the requests with this id. Answers how many there were.",
+    "request_kind": "What is asked for: `embed` (absent: the same), `describe` or `cancel`.",
+    "cancel_id": "With `cancel`: the id of the requests that are to be ended.",
 }
 
 ENCODER_OUTPUTS: Mapping[str, str] = {
@@ -93,4 +86,18 @@ ENCODER_OUTPUTS: Mapping[str, str] = {
     "embedding": "A row for each text: [texts, dimension]. Of an encoder.",
     "label": "The most probable label of each text. Of a classifier.",
     "score": "Its probability; of a regression, its value. Of a classifier.",
+}
+
+KINDS: Mapping[str, str] = {
+    "generate": "Continue the prompt.",
+    "embed": "Return a row for each text. Encoders and classifiers only.",
+    "describe": "Answer with the model's facts and gauges, as JSON. Needs no prompt.",
+    "metrics": "Answer with the engine's own metrics, in Prometheus' format. Needs no prompt.",
+    "cancel": "End the requests whose id is `cancel_id`. Answers with their number.",
+    "tokenize": "Answer with the prompt's token ids and texts, as JSON; with "
+    "`return_prompt_token_ids`, with the outputs `prompt_token_ids` and `in_reasoning` alone.",
+    "detokenize": "Answer with the text of `prompt_token_ids`.",
+    "tokenizer_info": "Answer with the tokenizer's properties, as JSON. Needs no prompt.",
+    "attributions": "Answer with what each token of `text_input` adds to `target`, as JSON.",
+    "profile": "Answer with a profiler's trace of the generation, gzipped.",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.contract import encoder, tensors
+from backends.contract.kinds import RequestKind
 from docs.tools import tensor_texts
 from docs.tools.reference import DOCS, PAGES
 from docs.tools.tensor_page import ENCODER_OUTPUTS
@@ -28,6 +29,7 @@ def test_each_tensor_has_a_text_and_no_text_is_left_over() -> None:
     assert tensor_texts.OUTPUTS.keys() == {spec.name for spec in tensors.OUTPUTS}
     assert tensor_texts.ENCODER_INPUTS.keys() == {spec.name for spec in encoder.INPUTS}
     assert tensor_texts.ENCODER_OUTPUTS.keys() == {spec.name for spec in ENCODER_OUTPUTS}
+    assert tensor_texts.KINDS.keys() == {str(kind) for kind in RequestKind}
     assert tensor_texts.INPUTS.keys() | tensor_texts.OUTPUTS.keys() >= tensor_texts.UPSTREAM
 
 

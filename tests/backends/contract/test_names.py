@@ -37,10 +37,11 @@ OTHER_MEANINGS = {
     "backends/serving/attribution.py": {"target"},  # a key of the JSON that answers
     "backends/serving/reading.py": {"token_ids", "text_offsets"},
     "backends/text/chat_format.py": {"tools"},  # a variable of chat templates
+    "backends/text/chat_template.py": {"messages"},  # so too
     "backends/text/tokenizer.py": {"messages", "input_ids"},  # so too; what transformers returns
     "control_plane/api": OF_OPENAI,  # fields of OpenAI's API, and of vLLM's
     "control_plane/api/attributions.py": {"target"},  # a field of ours
-    "control_plane/generation/service.py": {"token_ids", "text_offsets"},  # keys of JSON
+    "control_plane/triton/codec.py": {"token_ids", "text_offsets"},  # keys of JSON
     "control_plane/models/catalog.py": {"embedding"},  # a type of model
     "control_plane/python_api/vllm_server.py": {"stream"},  # a field of `VLLMRequest`
     "control_plane/validation/texts.py": {"messages", "tools"},  # fields of our API

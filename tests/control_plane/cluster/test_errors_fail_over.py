@@ -12,7 +12,7 @@ import pytest
 from backends.contract import errors
 from backends.contract.errors import EngineError
 from control_plane.errors import Unavailable
-from control_plane.triton.errors import ENGINE_ERRORS
+from control_plane.inference.engine_errors import ENGINE_ERRORS
 from tests.support import faults
 from tests.support.server import SCRIPTED, TriadServer, triad_server
 from tests.support.triton import triton_server

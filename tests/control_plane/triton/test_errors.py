@@ -8,7 +8,8 @@ import pytest
 from backends.contract.errors import EngineDead, ErrorCode, GraphFailed, InvalidField, Overloaded
 from control_plane import errors
 from control_plane.errors import EngineFailed, ModelNotReady, TriadError, Unavailable
-from control_plane.triton.errors import ENGINE_ERRORS, from_text, of_engine, translate
+from control_plane.inference.engine_errors import ENGINE_ERRORS, of_engine
+from control_plane.triton.errors import from_text, translate
 
 
 def test_every_code_has_an_error() -> None:

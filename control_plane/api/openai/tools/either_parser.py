@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.text.chat_format import TOOL_MARKERS
+from backends.contract.facts import TOOL_MARKERS
 from control_plane.api.openai.chat.parts import AnswerParser, Content, Part
 from control_plane.api.openai.chat.reasoning import TextParser
 
