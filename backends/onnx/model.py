@@ -30,7 +30,10 @@ from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
+    """The model class that Triton loads."""
+
     def create_engine(self, options: ModelOptions) -> Engine:
+        """Load the decoder. Raises ValueError, which names the parameter."""
         # Imported late: Triton also imports this module just to complete a configuration.
         from backends.onnx.engine import LoadedDecoder, OnnxEngine
 
@@ -39,6 +42,6 @@ class TritonPythonModel(ServedModel):
             lambda: LoadedDecoder.of(parameters, options.version_folder.parent),
             max_queue_size=int(parameters.get("max_queue_size", "256")),
             prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
-            num_threads=1,  # for sampling alone: the cores are the decoder's
+            num_threads=1,  # for sampling alone: the decoder needs the cores
             tokenizer_json=self.tokenizer.to_json,
         )

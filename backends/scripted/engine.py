@@ -31,7 +31,7 @@ from typing import Any
 from backends.contract.chat import ChatOptions, Message, Tool
 from backends.contract.errors import EngineError, InvalidField, ShuttingDown
 from backends.contract.responses import FinishReason
-from backends.engine import EngineRequest, GenerationOnly, Token
+from backends.engine import Engine, EngineRequest, Token
 from backends.scripted.understudy import answer
 from backends.text.chat_format import ChatFormat
 from backends.text.tokenizer import RenderedChat
@@ -175,7 +175,7 @@ class _Script:
         return Token(id_, -0.5, 1, ((id_, -0.5),))
 
 
-class ScriptedEngine(GenerationOnly):
+class ScriptedEngine(Engine):
     """Implements `backends.engine.Engine`."""
 
     context_length = 1 << 20

@@ -32,14 +32,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from backends.batching.engine import WORTH_COPYING
 from backends.batching.runner import Segment
+from backends.batching.slots import MIN_SHARED_PREFIX
 from backends.contract.errors import EngineError, Overloaded, ShuttingDown
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.pytorch.engine import PyTorchEngine
-from backends.pytorch.loading import Loaded
+from backends.pytorch.loading import LoadedCausalLM
 from backends.pytorch.runner import SlotRunner, layer_shapes
 from backends.pytorch.slots import SlotCache
 from tests.support.engines import (
@@ -62,11 +62,11 @@ CONTEXT = 1 << 14
 
 def make_loaded(
     model: PreTrainedModel, *, eos: Sequence[int] = (), context_length: int, max_num_seqs: int
-) -> Loaded:
+) -> LoadedCausalLM:
     """Of a copy: a slot cache's attention is put into the model."""
     model = copy.deepcopy(model)
     cache = SlotCache(layer_shapes(model), max_num_seqs, context_length, model.device)
-    return Loaded(
+    return LoadedCausalLM(
         runner=SlotRunner(model, cache, max_num_seqs),
         context_length=context_length,
         vocab_size=model.config.vocab_size,
@@ -90,7 +90,7 @@ def make_engine(tiny_qwen2: PreTrainedModel) -> Iterator[MakeEngine]:
         max_num_seqs: int = 16,
         **options: int,
     ) -> PyTorchEngine:
-        def load() -> Loaded:
+        def load() -> LoadedCausalLM:
             return make_loaded(
                 model, eos=eos, context_length=context_length, max_num_seqs=max_num_seqs
             )
@@ -415,7 +415,7 @@ def test_the_same_prompt_many_times_at_once(
     sinks = [submit(engine, prompt, temperature=2, seed=seed)[1] for seed in range(8)]
     answers = [tuple(sink.wait().ids) for sink in sinks]
     assert len(set(answers)) == 8
-    assert engine.describe()["reused_tokens"] >= 7 * (200 - WORTH_COPYING)
+    assert engine.describe()["reused_tokens"] >= 7 * (200 - MIN_SHARED_PREFIX)
     assert run(engine, prompt) == generate(tiny_qwen2, prompt)
 
 

@@ -1,9 +1,9 @@
 """Decode steps that are replayed give the tokens of ``generate``, whoever joins and leaves.
 
-There are three ways to replay. `plain` calls the step again, which tests everything about it but
-that. `traced` records its operations once and runs those alone, as a CUDA graph does: what Python
-has decided is decided for good, and code that reads a value out of a tensor cannot be captured.
-`CudaGraphs` needs a GPU: its tests are in ``tests/gpu``.
+There are three ways to replay. `no_capture` calls the step again, which tests everything but the
+capture. `traced` records the step's operations once and runs those alone, as a CUDA graph does: the
+branches that Python has taken are fixed, and code that reads a value out of a tensor cannot be
+captured. `CudaGraphs` needs a GPU: its tests are in ``tests/gpu``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from backends.batching.runner import Segment
 from backends.engine import EngineRequest
 from backends.pytorch import loading
 from backends.pytorch.engine import PyTorchEngine
-from backends.pytorch.graphs import Capture, Function, plain
-from backends.pytorch.loading import Loaded, LoadOptions, load, use_graphs
+from backends.pytorch.graphs import Capture, Function, no_capture
+from backends.pytorch.loading import LoadedCausalLM, LoadOptions, load, use_graphs
 from backends.pytorch.runner import SlotRunner, layer_shapes
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import LayerShape, SlotCache
-from backends.pytorch.static_decode import SCRATCH, Shape, StaticDecode, sizes
+from backends.pytorch.static_decode import SCRATCH, StaticDecode, StepShape, doubled_sizes
 from tests.support.architectures import BATCHED, GPT, SMALL, save_random
 from tests.support.engines import (
     ENDLESS,
@@ -76,7 +76,7 @@ class WatchedRunner(SlotRunner):
         cache = SlotCache(shapes, slots, context, model.device, scratch=SCRATCH)
         super().__init__(model, cache, slots)
         self.replay_decodes(capture, model.config.vocab_size)
-        self.shapes: list[Shape | None] = []  # of each step; None: not replayed
+        self.shapes: list[StepShape | None] = []  # of each step; None: not replayed
 
     def compute(
         self,
@@ -113,11 +113,11 @@ def make_engine(tiny_qwen2: PreTrainedModel) -> Iterator[MakeEngine]:
         model: PreTrainedModel = tiny_qwen2,
         slots: int = 16,
         context: int = CONTEXT,
-        capture: Capture = plain,
+        capture: Capture = no_capture,
         **options: int,
     ) -> tuple[PyTorchEngine, WatchedRunner]:
         runner = WatchedRunner(copy.deepcopy(model), slots, context, capture)
-        loaded = Loaded(
+        loaded = LoadedCausalLM(
             runner=runner,
             context_length=context,
             vocab_size=VOCABULARY,
@@ -144,7 +144,7 @@ def slot_runner(model: PreTrainedModel, slots: int = 4, context: int = 256) -> S
 
 @pytest.mark.parametrize(
     ("model_type", "capture"),
-    [(name, plain) for name in NAMED] + [(name, traced) for name in TRACED],
+    [(name, no_capture) for name in NAMED] + [(name, traced) for name in TRACED],
 )
 def test_a_crowd_gets_the_tokens_of_generate(
     make_engine: MakeEngine, tmp_path: Path, model_type: str, capture: Capture
@@ -170,15 +170,15 @@ def test_every_architecture_passes_the_self_check(tmp_path: Path, model_type: st
     model = save_random(model_type, BATCHED[model_type], tmp_path)
     runner = slot_runner(model)
     check = SelfCheck.of(model, VOCABULARY, 256)
-    assert use_graphs(runner, plain, VOCABULARY, check, TOLERANCE) is None
+    assert use_graphs(runner, no_capture, VOCABULARY, check, TOLERANCE) is None
     assert runner._static is not None
 
 
 def test_the_self_check_replays_both_kinds_of_step(tiny_qwen2: PreTrainedModel) -> None:
-    runner = WatchedRunner(copy.deepcopy(tiny_qwen2), 4, 256, plain)
+    runner = WatchedRunner(copy.deepcopy(tiny_qwen2), 4, 256, no_capture)
     assert SelfCheck.of(tiny_qwen2, VOCABULARY, 256).deviation(runner) < TOLERANCE
-    assert Shape(4, 128, gathers=False) in runner.shapes
-    assert Shape(1, 128, gathers=True) in runner.shapes
+    assert StepShape(4, 128, gathers=False) in runner.shapes
+    assert StepShape(1, 128, gathers=True) in runner.shapes
 
 
 # --- in a crowd ---------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_rows_between_running_ones_are_left_alone(
     ]
     for prompt, sink in zip(prompts, sinks, strict=True):
         assert sink.wait().ids == generate(tiny_qwen2, prompt, len(sink.tokens))
-    assert Shape(8, 256, gathers=False) in runner.shapes
+    assert StepShape(8, 256, gathers=False) in runner.shapes
     before = engine.describe()["reused_tokens"]
     for prompt in (prompts[slot] for slot in (0, 2, 3, 5, 7)):
         assert run(engine, prompt) == generate(tiny_qwen2, prompt)
@@ -303,31 +303,31 @@ def test_a_step_that_fails_fails_its_own_request(make_engine: MakeEngine) -> Non
     ],
 )
 def test_sizes_are_doubled_up_to_the_last(least: int, most: int, expected: list[int]) -> None:
-    assert sizes(least, most) == expected
+    assert doubled_sizes(least, most) == expected
 
 
 @pytest.fixture
 def static_decode(tiny_qwen2: PreTrainedModel) -> StaticDecode:
     cache = SlotCache(layer_shapes(tiny_qwen2), 16, 1000, torch.device("cpu"), scratch=SCRATCH)
-    return StaticDecode(tiny_qwen2, cache, 16, VOCABULARY, plain)
+    return StaticDecode(tiny_qwen2, cache, 16, VOCABULARY, no_capture)
 
 
 @pytest.mark.parametrize(
     ("slots", "end", "expected"),
     [
-        ([0], 1, Shape(1, 128, gathers=False)),
-        ([0], 129, Shape(1, 256, gathers=False)),
-        ([1], 1000, Shape(2, 1000, gathers=False)),
-        ([2], 128, Shape(1, 128, gathers=True)),
-        ([15], 128, Shape(1, 128, gathers=True)),
-        ([0, 7], 128, Shape(2, 128, gathers=True)),
-        ([2, 4, 7], 128, Shape(8, 128, gathers=False)),
-        ([0, 1, 15], 513, Shape(4, 1000, gathers=True)),
-        ([0, 1, 2, 3, 15], 300, Shape(16, 512, gathers=False)),
+        ([0], 1, StepShape(1, 128, gathers=False)),
+        ([0], 129, StepShape(1, 256, gathers=False)),
+        ([1], 1000, StepShape(2, 1000, gathers=False)),
+        ([2], 128, StepShape(1, 128, gathers=True)),
+        ([15], 128, StepShape(1, 128, gathers=True)),
+        ([0, 7], 128, StepShape(2, 128, gathers=True)),
+        ([2, 4, 7], 128, StepShape(8, 128, gathers=False)),
+        ([0, 1, 15], 513, StepShape(4, 1000, gathers=True)),
+        ([0, 1, 2, 3, 15], 300, StepShape(16, 512, gathers=False)),
     ],
 )
 def test_keys_are_gathered_where_that_moves_less(
-    static_decode: StaticDecode, slots: list[int], end: int, expected: Shape
+    static_decode: StaticDecode, slots: list[int], end: int, expected: StepShape
 ) -> None:
     segments = [Segment(slot, 0, 1) for slot in slots[:-1]] + [Segment(slots[-1], end - 1, 1)]
     assert static_decode.shape(segments) == expected
@@ -448,7 +448,7 @@ def test_a_model_that_cannot_be_captured_is_decoded_without_graphs() -> None:
     model = dynamic_rope()
     runner = slot_runner(model)
     check = SelfCheck.of(model, VOCABULARY, 256)
-    assert use_graphs(runner, plain, VOCABULARY, check, TOLERANCE) is None
+    assert use_graphs(runner, no_capture, VOCABULARY, check, TOLERANCE) is None
     reason = use_graphs(runner, traced, VOCABULARY, check, TOLERANCE)
     assert reason is not None
     assert "get value out of a tracing tensor" in reason
