@@ -28,9 +28,9 @@ def folder(tiny_qwen2: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def attributor(folder: Path) -> Iterator[Attributor]:
-    made = Attributor(str(folder), torch.device("cpu"))
-    yield made
-    made.close()
+    attributor = Attributor(str(folder), torch.device("cpu"))
+    yield attributor
+    attributor.close()
 
 
 def ask(

@@ -92,13 +92,13 @@ class WatchedRunner(SlotRunner):
         self.shapes.append(self._static.shape(segments) if replays and self._static else None)
         logits = super().compute(segments, ids, last)
         assert logits.isfinite().all()
-        for buffer, held in zip(buffers, before, strict=True):
+        for buffer, kept in zip(buffers, before, strict=True):
             for segment in segments:
                 own = slice(segment.start, segment.end)
                 assert buffer[segment.slot, :, own].isfinite().all()
-                held[segment.slot, :, own] = buffer[segment.slot, :, own]
+                kept[segment.slot, :, own] = buffer[segment.slot, :, own]
             context = self._cache.context
-            assert torch.equal(buffer[:, :, :context], held[:, :, :context]), "not the step's own"
+            assert torch.equal(buffer[:, :, :context], kept[:, :, :context]), "not the step's own"
         return logits
 
 
@@ -146,7 +146,7 @@ def slot_runner(model: PreTrainedModel, slots: int = 4, context: int = 256) -> S
     ("model_type", "capture"),
     [(name, no_capture) for name in NAMED] + [(name, traced) for name in TRACED],
 )
-def test_a_crowd_gets_the_tokens_of_generate(
+def test_concurrent_requests_get_the_tokens_of_generate(
     make_engine: MakeEngine, tmp_path: Path, model_type: str, capture: Capture
 ) -> None:
     """Alone; six at once; and when all but the one in the highest slot have left."""
@@ -181,10 +181,10 @@ def test_the_self_check_replays_both_kinds_of_step(tiny_qwen2: PreTrainedModel) 
     assert StepShape(1, 128, gathers=True) in runner.shapes
 
 
-# --- in a crowd ---------------------------------------------------------------------------------
+# --- concurrent requests ------------------------------------------------------------------------
 
 
-def test_a_crowd_that_joins_leaves_and_cancels_at_random(
+def test_requests_that_join_leave_and_are_cancelled_at_random(
     make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
 ) -> None:
     """Every answer is what it is alone, in steps of every size."""
@@ -203,8 +203,8 @@ def test_a_crowd_that_joins_leaves_and_cancels_at_random(
         prompt = chance.choice(roots)[: chance.randint(1, 60)]
         prompt = prompt + random_prompt(chance.randrange(99), chance.randint(1, 160))
         wishes.append((prompt, chance.choice((3, 10, 40, 120))))
-        crowd = (1, 3, 24)[number // 8 % 3]
-        while len(live) >= crowd:
+        concurrent = (1, 3, 24)[number // 8 % 3]
+        while len(live) >= concurrent:
             collect()
             time.sleep(0.001)
             if live and chance.random() < 0.002:
@@ -277,7 +277,7 @@ def test_sampling_and_prompt_logprobs_are_those_of_packed_steps(make_engine: Mak
 
 
 def test_a_step_that_fails_fails_its_own_request(make_engine: MakeEngine) -> None:
-    """GPT-2 has no position 64: an engine that is told of a longer context gets there."""
+    """GPT-2 has no position 64: an engine with a longer context reaches it."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(**GPT | {"n_positions": 64})).eval()
     engine, _ = make_engine(model, slots=4, context=128)
@@ -292,7 +292,7 @@ def test_a_step_that_fails_fails_its_own_request(make_engine: MakeEngine) -> Non
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "expected"),
+    ("minimum", "maximum", "expected"),
     [
         (1, 1, [1]),
         (1, 6, [1, 2, 4, 6]),
@@ -302,8 +302,8 @@ def test_a_step_that_fails_fails_its_own_request(make_engine: MakeEngine) -> Non
         (128, 1000, [128, 256, 512, 1000]),
     ],
 )
-def test_sizes_are_doubled_up_to_the_last(least: int, most: int, expected: list[int]) -> None:
-    assert doubled_sizes(least, most) == expected
+def test_sizes_are_doubled_up_to_the_last(minimum: int, maximum: int, expected: list[int]) -> None:
+    assert doubled_sizes(minimum, maximum) == expected
 
 
 @pytest.fixture
@@ -405,19 +405,19 @@ def test_captures_end_when_their_time_is_over(
     """Shapes that are left are computed as they are without graphs: those with the most keys."""
     runner = slot_runner(tiny_qwen2, context=1000)
     model, cache = runner._model, runner._cache
-    made = 0
+    captured = 0
 
     def slow(function: Function) -> Function:
-        nonlocal made
-        made += 1
+        nonlocal captured
+        captured += 1
         time.sleep(0.02)
         return function
 
     static = StaticDecode(model, cache, 4, VOCABULARY, slow)
     with caplog.at_level(logging.INFO, "backends.pytorch.static_decode"):
         static.prepare(0.1)
-    assert 4 <= made < len(static.shapes)
-    assert f"{made} of {len(static.shapes)} CUDA graphs captured" in caplog.text
+    assert 4 <= captured < len(static.shapes)
+    assert f"{captured} of {len(static.shapes)} CUDA graphs captured" in caplog.text
     assert static.compute([Segment(0, 5, 1)], [[1]]) is not None
     assert static.compute([Segment(0, 990, 1)], [[1]]) is None
 
