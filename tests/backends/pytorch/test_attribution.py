@@ -107,7 +107,7 @@ def test_the_queue_is_bounded_and_closing_answers_what_is_left(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attribution, "MAX_WAITING", 3)
-    monkeypatch.setattr(attribution, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(attribution, "MAX_BATCH_TOKENS", 1)
     attributor = Attributor(str(folder), torch.device("cpu"))
     answers: queue.Queue[Attribution | EngineError] = queue.Queue()
     refused = 0
