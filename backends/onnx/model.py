@@ -31,7 +31,10 @@ from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
+    """The model class that Triton loads."""
+
     def create_engine(self, options: ModelOptions) -> Engine:
+        """Load the decoder. Raises ValueError, which names the parameter."""
         # Imported late: Triton also imports this module just to complete a configuration.
         from backends.onnx.engine import LoadedDecoder, OnnxEngine
 
@@ -42,6 +45,6 @@ class TritonPythonModel(ServedModel):
             prefill_chunk_tokens=int(
                 parameters.get(keys.PREFILL_CHUNK_TOKENS, keys.DEFAULT_PREFILL_CHUNK_TOKENS)
             ),
-            num_threads=1,  # for sampling alone: the cores are the decoder's
+            num_threads=1,  # for sampling alone: the decoder needs the cores
             tokenizer_json=self.tokenizer.to_json,
         )

@@ -38,7 +38,10 @@ from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
+    """The model class that Triton loads."""
+
     def create_engine(self, options: ModelOptions) -> Engine:
+        """Load the model. Raises ValueError, which names the parameter, or OSError."""
         # Imported late: Triton also imports this module just to complete a configuration.
         from transformers.utils.logging import disable_progress_bar
 

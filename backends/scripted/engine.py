@@ -32,7 +32,7 @@ from backends.contract import names
 from backends.contract.chat import ChatOptions, Message, Tool
 from backends.contract.errors import EngineError, InvalidField, ShuttingDown
 from backends.contract.responses import FinishReason
-from backends.engine import EngineRequest, GenerationOnly, Token
+from backends.engine import Engine, EngineRequest, Token
 from backends.scripted.understudy import answer
 from backends.text.chat_format import ChatFormat
 from backends.tokenizer import RenderedChat
@@ -182,7 +182,7 @@ class _Script:
         return Token(id_, -0.5, 1, ((id_, -0.5),))
 
 
-class ScriptedEngine(GenerationOnly):
+class ScriptedEngine(Engine):
     """Implements `backends.engine.Engine`."""
 
     context_length = 1 << 20
