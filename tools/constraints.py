@@ -1,8 +1,8 @@
 """Write the pinned versions and their hashes: `python -m tools.constraints`, or `make constraints`.
 
 `constraints.txt` has what every supported Python needs for the extras in `EXTRAS`; the list of
-vLLM's environment, which is installed without resolving, gets hashes only. Versions stay as they are
-where they still fit; `--upgrade` takes the newest. uv resolves, because it can do so for other
+vLLM's environment, which is installed without resolving, gets hashes only. Versions stay as they
+are where they still fit; `--upgrade` takes the newest. uv resolves, because it can do so for other
 Pythons than its own and knows the hashes of all files of a version.
 """
 
