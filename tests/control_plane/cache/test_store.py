@@ -22,10 +22,8 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield running
 
 
-@pytest.fixture(params=["memory", "disk", "redis"])
-async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, redis: RedisServer
-) -> AsyncIterator[Store]:
+@pytest.fixture(params=["memory", "disk", pytest.param("redis", marks=pytest.mark.process)])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """Keeps things for 0.5 s."""
     made: Store
     if request.param == "memory":
@@ -33,6 +31,7 @@ async def store(
     elif request.param == "disk":
         made = DiskStore(tmp_path / "new", SIZE, 0.5)
     else:
+        redis: RedisServer = request.getfixturevalue("redis")
         made = RedisStore(redis.url, 0.5)
     yield made
     await made.close()
@@ -108,6 +107,7 @@ async def test_a_file_that_breaks_while_it_is_used(tmp_path: Path) -> None:
     await made.close()
 
 
+@pytest.mark.process
 async def test_a_redis_that_is_not_there_any_more(tmp_path: Path) -> None:
     with redis_server(tmp_path / "log") as redis:
         made = RedisStore(redis.url, 60)

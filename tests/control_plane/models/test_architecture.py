@@ -49,6 +49,7 @@ def test_of_a_folder(config: object, modules: bool, kind: WeightsKind, tmp_path:
     assert weights_kind(str(write(tmp_path, config, modules=modules))) == kind
 
 
+@pytest.mark.process
 def test_of_a_hub(tmp_path: Path) -> None:
     code = (
         "from control_plane.models.architecture import weights_kind as kind\n"
@@ -78,6 +79,7 @@ def test_an_encoder_gets_the_entry_of_one(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.process
 def test_an_encoder_is_converted_as_one(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     repository = Repository(tmp_path / "fixed", tmp_path / "made")

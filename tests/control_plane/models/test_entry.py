@@ -201,6 +201,7 @@ def test_the_default_model_is_not_served_by_another_engine_than_was_asked_for(
         assert repository.resolve(folder, settings).name == "answers"
 
 
+@pytest.mark.process
 def test_weights_are_converted_for_the_onnx_backend(repository: Repository, tmp_path: Path) -> None:
     weights_folder = DEFAULT_REPOSITORY / "demo" / "1" / "weights"
     (tmp_path / "My model").symlink_to(weights_folder)
@@ -214,6 +215,7 @@ def test_weights_are_converted_for_the_onnx_backend(repository: Repository, tmp_
     assert (repository.folders[1] / "My--model_decoder" / "1" / "model.onnx").is_file()
 
 
+@pytest.mark.process
 def test_weights_that_cannot_be_converted(repository: Repository, tmp_path: Path) -> None:
     onnx = ServingSettings(backend_type="onnx")
     with pytest.raises(ModelError, match="empty cannot be converted"):
