@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from control_plane.auth.keys import KeyStore
 from tests.support import vllm
-from tests.support.parallel import Scheduling, rank
+from tests.support.parallel import Scheduling, path_of, rank
+from tests.support.selection import ProcessGuard, mark
 from tests.support.server import (
     SCRIPTED,
     SCRIPTED_CHAT,
     WEIGHTS,
     TriadServer,
+    lives,
     triad_server,
     wait_for_ends,
     wait_until,
@@ -31,8 +34,24 @@ ServerFactory = Callable[..., TriadServer]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_PROCESS_GUARD = pytest.StashKey[ProcessGuard]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_PROCESS_GUARD] = ProcessGuard()
+
+
+@pytest.hookimpl(tryfirst=True)  # before ``-m`` selects by the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark(item, path_of(item))
     items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with item.config.stash[_PROCESS_GUARD].watching(item):
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,13 +80,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def server_processes(server: TriadServer) -> list[psutil.Process]:
+    """Return Triton and its models' processes, as last seen with all models loaded."""
+    wait_until(lambda: server.has_loaded(SHARED_MODELS), timeout=120)
+    return server.descendants("triton")
+
+
 @pytest.fixture(autouse=True)
 def server_is_ready(request: pytest.FixtureRequest) -> None:
-    """On a machine that stands still for seconds, Triton takes its models for dead and crashes.
-    What runs then fails, and is tried again when the supervisor has brought everything back."""
-    if "server" in request.fixturenames:
+    """Wait for the shared server if one of its processes has ended.
+
+    On a machine that stands still for seconds, Triton takes its models for dead and crashes. The
+    test that meets this fails; those after it wait until the supervisor has brought all back.
+    """
+    if "server" not in request.fixturenames:
+        return
+    processes: list[psutil.Process] = request.getfixturevalue("server_processes")
+    if not all(map(lives, processes)):
         shared: TriadServer = request.getfixturevalue("server")
         wait_until(lambda: shared.has_loaded(SHARED_MODELS), timeout=120)
+        processes[:] = shared.descendants("triton")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Write the pinned versions and their hashes: `python -m docs.tools.constraints`, or `make constraints`.
+"""Write the pinned versions and their hashes: `make constraints`.
 
 `constraints.txt` has what every supported Python needs for the extras in `EXTRAS`; the list of
 vLLM's environment, which is installed without resolving, gets hashes only. Versions stay as they

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,24 +11,15 @@ from backends.text.control_tokens import literal_text
 from backends.text.detokenizer import Detokenizer
 from backends.text.stop_strings import StopMatcher
 from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
+from tests.support import timing
+from tests.support.timing import cpu_seconds
 from tests.support.tokenizers import KINDS, save_tokenizer
 
 SIZE = 3000
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """The least of some: another process may have disturbed one."""
-    times = []
-    for _ in range(3):
-        began = time.thread_time()
-        work()
-        times.append(time.thread_time() - began)
-    return min(times)
-
-
 def assert_linear(work: Callable[[int], object], size: int = SIZE) -> None:
-    once, thrice = cpu_seconds(lambda: work(size)), cpu_seconds(lambda: work(3 * size))
-    assert thrice < 5 * once + 0.01, (once, thrice)  # 9 times would be quadratic
+    timing.assert_linear(work, size, times=3)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +73,8 @@ def test_the_length_of_a_stop_string_hardly_counts() -> None:
         StopMatcher(["a" * length]).push("ab" * SIZE)
 
     push(1000)  # its automaton is kept
-    assert cpu_seconds(lambda: push(1000)) < 5 * cpu_seconds(lambda: push(100)) + 0.02
+    short = min(cpu_seconds(lambda: push(100)) for _ in range(3))
+    assert min(cpu_seconds(lambda: push(1000)) for _ in range(3)) < 5 * short + 0.02
 
 
 def test_looking_for_control_tokens(tmp_path: Path) -> None:

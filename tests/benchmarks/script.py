@@ -12,7 +12,7 @@ MODEL = "scripted"
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The tokens of one stream: see `backends.scripted.engine`."""
+    """The tokens of one stream: see `tests.support.scripted.engine`."""
 
     tokens: int
     interval_ms: float = 0.0

@@ -5,9 +5,13 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ServerFactory
 from tests.support.hub import hub
 from tests.support.server import ROOT, WEIGHTS, TriadServer, triad, wait_until
+
+pytestmark = pytest.mark.process
 
 CONFIG = ROOT / "docker" / "config"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -94,15 +96,34 @@ def test_among_16_mixed_requests(
     assert len(done) == 4 * len(PROMPTS)
 
 
+OPTIONS = {"temperature": 0.9, "top_k": 50, "top_p": 0.9}
+
+
+@pytest.fixture(scope="module")
+def sampled(reference: Reference) -> Callable[[str, int, float], list[int]]:
+    """Return what `generate` samples for a prompt with a seed and a repetition penalty."""
+
+    @cache
+    def generate(prompt: str, seed: int, penalty: float) -> list[int]:
+        torch.manual_seed(seed)
+        options = OPTIONS | {"repetition_penalty": penalty}
+        return reference.generate(prompt, do_sample=True, **options)
+
+    return generate
+
+
 @pytest.mark.parametrize("model", ["demo", "demo_onnx"], indirect=True)  # vLLM draws otherwise
 @pytest.mark.parametrize("penalty", [1.0, 1.1])
 def test_seeds_and_penalties_give_what_generate_gives(
-    running: TriadServer, model: str, reference: Reference, penalty: float
+    running: TriadServer,
+    model: str,
+    reference: Reference,
+    sampled: Callable[[str, int, float], list[int]],
+    penalty: float,
 ) -> None:
-    options = {"temperature": 0.9, "top_k": 50, "top_p": 0.9, "repetition_penalty": penalty}
+    options = OPTIONS | {"repetition_penalty": penalty}
     for seed, prompt in enumerate(PROMPTS[:6]):
-        torch.manual_seed(seed)
-        ids = reference.generate(prompt, do_sample=True, **options)
+        ids = sampled(prompt, seed, penalty)
         body = {"model": model, "prompt": prompt, "max_tokens": MAX_TOKENS, "seed": seed, **options}
         assert running.post("/generate", body).json()["text"] == reference.text(ids)
 

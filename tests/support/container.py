@@ -25,8 +25,8 @@ from tests.support.server import ROOT, free_port
 DOCKERFILE = ROOT / "docker" / "Dockerfile.triton"
 PROGRAMS = (
     *((ROOT / "docker" / "triton").glob("*.py")),
-    ROOT / "control_plane" / "triton" / "become.py",
-    ROOT / "control_plane" / "triton" / "private_process.py",
+    ROOT / "control_plane" / "embedded" / "become.py",
+    ROOT / "control_plane" / "embedded" / "private_process.py",
 )
 BUILT_ELSEWHERE = frozenset({"triton"})
 """Not needed where PyTorch computes on a CPU, and missing from its build for that."""

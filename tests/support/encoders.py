@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -115,7 +118,7 @@ def embed(
 ) -> torch.Tensor:
     """Pooling as sentence-transformers documents it for transformers, a text at a time, so that
     there is no padding. ``method``: ``mean`` or ``cls``."""
-    model, tokens = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokens = _load(folder)
     rows = []
     with torch.no_grad():
         for text in texts:
@@ -124,3 +127,8 @@ def embed(
             rows.append(hidden.mean(1) if method == "mean" else hidden[:, 0])
     vectors = torch.cat(rows)
     return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+
+@cache
+def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)

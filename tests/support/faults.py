@@ -1,4 +1,4 @@
-"""Model folders whose engines fail on request: see `backends.scripted.faults`."""
+"""Model folders whose engines fail on request: see `tests.support.scripted.faults`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from tests.support.server import ROOT, SCRIPTED, WEIGHTS
 REPOSITORY = ROOT / "model_repository"
 
 _MODEL = """
-from backends.scripted.{mixin_module} import {mixin}
+import sys
+
+sys.path.insert(0, {root!r})
+
+from tests.support.scripted.{mixin_module} import {mixin}
 from {engine} import TritonPythonModel as EngineModel
 
 
@@ -26,7 +30,7 @@ _SCRIPTED = """
 def write_model(entry: Path, engine: str, *, encoder: bool = False) -> Path:
     """Write the ``model.py`` of an entry. ``engine``: the module of the engine's own class."""
     mixin = ("faulty_encoder", "FaultyEncoder") if encoder else ("faults", "FaultyModel")
-    text = _MODEL.format(mixin_module=mixin[0], mixin=mixin[1], engine=engine)
+    text = _MODEL.format(root=str(ROOT), mixin_module=mixin[0], mixin=mixin[1], engine=engine)
     (entry / "1" / "model.py").write_text(text)
     return entry
 
@@ -57,7 +61,7 @@ def vllm(folder: Path, name: str) -> Path:
 def scripted(folder: Path, name: str) -> Path:
     entry = folder / name
     shutil.copytree(SCRIPTED, entry)
-    write_model(entry, "backends.scripted.model")
+    write_model(entry, "tests.support.scripted.model")
     with (entry / "1" / "model.py").open("a") as model:
         model.write(_SCRIPTED)
     return entry

@@ -40,8 +40,14 @@ def group(path: str) -> str:
     return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
 
 
+def path_of(item: pytest.Item) -> str:
+    """Return the path of the item's file in `tests`."""
+    return item.path.relative_to(TESTS).as_posix()
+
+
 def rank(item: pytest.Item) -> int:
-    name = group(item.path.relative_to(TESTS).as_posix())
+    """Return the place of the item's group among the groups."""
+    name = group(path_of(item))
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 

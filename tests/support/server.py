@@ -33,6 +33,15 @@ def triad(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+def scripted_entry(folder: Path, more: str = "") -> Path:
+    """Write an entry of the scripted model to ``folder``, with ``more`` in its configuration, and
+    return the folder. Its program is a link: it finds its modules by its place."""
+    folder.mkdir()
+    (folder / "1").symlink_to(SCRIPTED / "1")
+    (folder / "config.pbtxt").write_text((SCRIPTED / "config.pbtxt").read_text() + more)
+    return folder
+
+
 def free_port() -> int:
     """Below the ports that the system gives to outgoing connections: of these, a crowd of clients
     could take one before its server does."""
@@ -49,6 +58,14 @@ def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.02)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Return whether a process has not ended: one that nobody has waited for yet has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclass

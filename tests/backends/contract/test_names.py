@@ -33,7 +33,6 @@ OTHER_MEANINGS = {
     "backends/onnx": {"input_ids"},  # an input of graphs, which transformers named
     "backends/onnxruntime_shim": {"input_ids"},
     "backends/pytorch/encoder.py": {"input_ids"},
-    "backends/scripted": {"messages", "tools", "input_ids"},  # keys of its own scripts; of a row
     "backends/serving/attribution.py": {"target"},  # a key of the JSON that answers
     "backends/serving/reading.py": {"token_ids", "text_offsets"},
     "backends/text/chat_format.py": {"tools"},  # a variable of chat templates

@@ -77,14 +77,17 @@ def test_a_crowd_gets_what_each_would_get_alone_and_shares_executions(
     client: Client, sources: Sources
 ) -> None:
     requests = [some_texts(seed, 1 + seed % 3) for seed in range(1, 49)]
-    calls, executions = calls_and_executions(client)
-    with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(lambda texts: embeddings(client, texts), requests))
-    for texts, rows in zip(requests, made, strict=True):
-        np.testing.assert_allclose(rows, embed(sources.embedder, texts), atol=1e-5)
-    calls_after, executions_after = calls_and_executions(client)
-    assert calls_after - calls >= len(requests)
-    assert executions_after - executions < calls_after - calls
+    for _ in range(5):  # on a busy machine it may be that no two of them meet
+        calls, executions = calls_and_executions(client)
+        with ThreadPoolExecutor(16) as pool:
+            made = list(pool.map(lambda texts: embeddings(client, texts), requests))
+        for texts, rows in zip(requests, made, strict=True):
+            np.testing.assert_allclose(rows, embed(sources.embedder, texts), atol=1e-5)
+        calls_after, executions_after = calls_and_executions(client)
+        assert calls_after - calls >= len(requests)
+        if executions_after - executions < calls_after - calls:
+            return
+    raise AssertionError("each call was an execution of its own, in five rounds")
 
 
 def test_a_text_over_the_context_is_named_or_cut(client: Client, sources: Sources) -> None:

@@ -19,6 +19,8 @@ from tests.conftest import ServerFactory
 from tests.support.server import SCRIPTED, TriadServer, triad, triad_server
 from tests.support.token_server import AUTHORIZATION, TokenServer, token_server
 
+pytestmark = pytest.mark.process
+
 SCOPE = "llm:generate"
 BODY = {"prompt": json.dumps({"tokens": 3})}
 PUBLIC = {"/health", "/health/live", "/health/ready", "/metrics"}

@@ -20,6 +20,8 @@ from tests.conftest import ServerFactory
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.server import SCRIPTED, TriadServer, triad, triad_server, wait_until
 
+pytestmark = pytest.mark.process
+
 GREEDY: dict[str, Any] = {"temperature": 0}
 
 

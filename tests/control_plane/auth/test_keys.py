@@ -100,6 +100,7 @@ def keys(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return triad("keys", *arguments, TRIAD_SERVING__AUTH__KEY_STORE=str(file), COLUMNS="120")
 
 
+@pytest.mark.process
 def test_the_command(file: Path) -> None:
     created = keys(file, "create", "Ann", "--days", "30")
     assert re.fullmatch(r"triad_[\w-]{43}\n", created.stdout)
@@ -122,6 +123,7 @@ def test_the_command(file: Path) -> None:
     store.close()
 
 
+@pytest.mark.process
 def test_a_file_in_the_home_folder(tmp_path: Path) -> None:
     settings = {"HOME": str(tmp_path), "TRIAD_SERVING__AUTH__KEY_STORE": "~/own.db"}
     assert triad("keys", "create", "Ann", **settings).returncode == 0
@@ -131,6 +133,7 @@ def test_a_file_in_the_home_folder(tmp_path: Path) -> None:
     assert (tmp_path / ".local" / "share" / "triad" / "keys.db").is_file()
 
 
+@pytest.mark.process
 def test_a_scope_is_a_word(file: Path) -> None:
     refused = keys(file, "create", "Ann", "--scope", "a b")
     assert refused.returncode == 1

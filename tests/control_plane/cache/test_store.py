@@ -30,14 +30,18 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 CACHE_TYPES = typing.get_args(CachingSettings.model_fields["cache_type"].annotation)
 
 
-@pytest.fixture(params=CACHE_TYPES)
-async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, redis: RedisServer
-) -> AsyncIterator[Store]:
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.process] if name == "redis" else [])
+        for name in CACHE_TYPES
+    ]
+)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """Open each store that the settings know. It keeps values for 1 s."""
-    settings = CachingSettings.model_validate(
-        {"cache_type": request.param, "cache_size": SIZE, "ttl_seconds": 1, "redis_url": redis.url}
-    )
+    values = {"cache_type": request.param, "cache_size": SIZE, "ttl_seconds": 1}
+    if request.param == "redis":
+        values["redis_url"] = request.getfixturevalue("redis").url
+    settings = CachingSettings.model_validate(values)
     settings.folder = tmp_path / "new"
     check_store(settings)
     opened = open_store(settings)
@@ -122,6 +126,7 @@ async def test_a_file_that_breaks_while_it_is_used(tmp_path: Path) -> None:
     await made.close()
 
 
+@pytest.mark.process
 async def test_a_redis_that_is_not_there_any_more(tmp_path: Path) -> None:
     with redis_server(tmp_path / "log") as redis:
         made = RedisStore(redis.url, 60)

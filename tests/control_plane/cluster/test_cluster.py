@@ -20,6 +20,8 @@ from tests.conftest import ServerFactory
 from tests.support.server import ROOT, SCRIPTED, TriadServer, wait_until
 from tests.support.triton import Triton, triton_server
 
+pytestmark = pytest.mark.process
+
 COUNT = {"prompt": json.dumps({"tokens": 3}), "model": "scripted"}
 
 

@@ -90,6 +90,7 @@ echo "Python 3.9.2"
         (TOO_OLD, "Python 3.11 to 3.13 is needed, not Python 3.9.2"),
     ],
 )
+@pytest.mark.process
 def test_make_says_what_is_missing(tmp_path: Path, script: str | None, says: str) -> None:
     python = tmp_path / "python"
     if script is not None:

@@ -114,6 +114,7 @@ def test_the_secret_is_the_one_that_opens(server: TriadServer) -> None:
     assert "demo" in {model["name"] for model in found.json()}
 
 
+@pytest.mark.process
 def test_a_hidden_argument_is_seen_at_no_time() -> None:
     """From before the process is started until it has the argument."""
     seen: set[bytes] = set()
@@ -146,6 +147,7 @@ def test_a_hidden_argument_is_seen_at_no_time() -> None:
     assert not [text for text in seen if b"secret" in text]
 
 
+@pytest.mark.process
 def test_regions_and_files_of_what_is_started_are_private(tmp_path: Path) -> None:
     """As boost makes a region, which sets its mode whatever the umask is; other modes are kept."""
     script = """if True:
@@ -174,6 +176,7 @@ def owner() -> Iterator[tuple[subprocess.Popen[str], Path]]:
         process.kill()
 
 
+@pytest.mark.process
 def test_what_a_killed_server_left_is_removed_by_the_next() -> None:
     with owner() as (_, alive):
         with owner() as (_, dead):

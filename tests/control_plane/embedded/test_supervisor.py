@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,40 @@ from tests.support.server import (
     wait_until,
 )
 
+pytestmark = pytest.mark.process
+
 LONG = json.dumps({"tokens": 2000, "interval_ms": 20})
 STUB, TRITON = "triton_python_backend_stub", "tritonserver"
 
 
+# Loading lasts as long as there is a file `wait` beside the program.
+SLOW_TO_LOAD = f"""
+import runpy
+import time
+from pathlib import Path
+
+while Path(__file__).with_name("wait").exists():
+    time.sleep(0.02)
+TritonPythonModel = runpy.run_path({str(SCRIPTED / "1" / "model.py")!r})["TritonPythonModel"]
+"""
+
+
 @pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
+def entry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the scripted model that `mortal` serves."""
+    folder = tmp_path_factory.mktemp("models") / "scripted"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(SLOW_TO_LOAD)
+    shutil.copy(SCRIPTED / "config.pbtxt", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mortal(entry: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
     """A server whose processes tests may kill, and have to see healed before they end."""
     log = tmp_path_factory.mktemp("mortal") / "log"
     environment = {"TRIAD_SERVING__TRITON__HEALTH_CHECK_TIMEOUT": "2"}
-    with triad_server(log, "--model", str(SCRIPTED), environment=environment) as running:
+    with triad_server(log, "--model", str(entry), environment=environment) as running:
         yield running
 
 
@@ -85,21 +109,23 @@ def test_death_under_load_fails_what_runs_and_heals(mortal: TriadServer, victim:
     assert server.gauge("triad_requests_running") == 0
 
 
-def test_death_of_the_model_is_noticed(mortal: TriadServer) -> None:
-    """Triton's own health stays at 200; ours does not."""
-    server = mortal
-    for _ in range(3):  # it may be loaded again sooner than anybody looks
+def test_death_of_the_model_is_noticed(mortal: TriadServer, entry: Path) -> None:
+    """Triton's own health stays at 200; ours does not. The model is loaded again only when all of
+    this has been seen."""
+    server, wait = mortal, entry / "1" / "wait"
+    wait_until(server.is_ready, timeout=30)
+    wait.touch()
+    try:
         kill(server, STUB)
-        with suppress(AssertionError):
-            wait_until(lambda: server.get("/health/ready").status_code == 503, timeout=3)
-            break
-        wait_until(server.is_ready)
-    triton = requests.get(f"http://127.0.0.1:{server.http_port}/v2/health/ready", timeout=5)
-    assert triton.status_code == 200
-    body = server.get("/health").json()
-    assert (body["status"], body["is_ready"]) == ("unhealthy", False)
-    refused = server.post("/generate", {"prompt": '{"tokens": 3}'})
-    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "model_not_ready")
+        wait_until(lambda: server.get("/health/ready").status_code == 503)
+        triton = requests.get(f"http://127.0.0.1:{server.http_port}/v2/health/ready", timeout=5)
+        assert triton.status_code == 200
+        body = server.get("/health").json()
+        assert (body["status"], body["is_ready"]) == ("unhealthy", False)
+        refused = server.post("/generate", {"prompt": '{"tokens": 3}'})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "model_not_ready")
+    finally:
+        wait.unlink()
     wait_until(server.is_ready, timeout=30)
 
 

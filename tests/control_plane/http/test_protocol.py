@@ -15,6 +15,8 @@ from tests.support.contract import describe
 from tests.support.raw_http import Answer, connect, exchange, parse, post, read_all
 from tests.support.server import SCRIPTED, TriadServer, triad_server, wait_until
 
+pytestmark = pytest.mark.process
+
 HEAD, BODY, WRITE, KEEP_ALIVE = 1.0, 1.5, 2.0, 1.0
 """Seconds."""
 MOST = 40

@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from control_plane.models.catalog import Catalog, Model
 from control_plane.triton.http2.client import Http2Client
 from tests.support.server import SCRIPTED
 from tests.support.triton import triton_server
+
+pytestmark = pytest.mark.process
 
 
 async def test_a_check_without_an_answer_is_no_death(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_an_encoder_is_for_pytorch_where_another_engine_takes_none(tmp_path: Pat
     assert entry.config["parameters"]["backend_type"]["string_value"] == "pytorch"
 
 
+@pytest.mark.process
 def test_an_encoder_is_converted_as_one(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     repository = Repository(tmp_path / "fixed", tmp_path / "made")

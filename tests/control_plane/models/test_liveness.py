@@ -116,6 +116,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     started.wait()
 
 
+@pytest.mark.process
 def test_what_a_models_process_does_is_seen(
     process: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:

@@ -220,6 +220,7 @@ def test_the_weights_of_a_model_on_another_engine_are_taken_for_the_one_that_was
     assert entry.config["instance_group"] == [{"count": 1, "kind": "KIND_MODEL"}]
 
 
+@pytest.mark.process
 def test_weights_are_converted_for_the_onnx_backend(repository: Repository, tmp_path: Path) -> None:
     weights_folder = DEFAULT_REPOSITORY / "demo" / "1" / "weights"
     (tmp_path / "My model").symlink_to(weights_folder)
@@ -233,6 +234,7 @@ def test_weights_are_converted_for_the_onnx_backend(repository: Repository, tmp_
     assert (repository.folders[1] / "My--model_decoder" / "1" / "model.onnx").is_file()
 
 
+@pytest.mark.process
 def test_weights_that_cannot_be_converted(repository: Repository, tmp_path: Path) -> None:
     onnx = ServingSettings(backend_type="onnx")
     with pytest.raises(ModelError, match="empty cannot be converted"):

@@ -25,6 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_decoder("qwen2", folder, max_position_embeddings=512)
 
 
+@pytest.mark.process
 def test_the_example_of_the_specification(model: Path, tmp_path: Path) -> None:
     config = ConfigManager()
     config.serving.model = str(model)
@@ -46,6 +47,7 @@ def test_the_example_of_the_specification(model: Path, tmp_path: Path) -> None:
     assert logits.shape[:2] == (2, 7)
 
 
+@pytest.mark.process
 def test_the_converters_words_become_one_exception(model: Path, tmp_path: Path) -> None:
     manager = ModelManager(ConfigManager())
     manager.load_model(str(model))
@@ -67,6 +69,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
         manager.load_model("nothing")
 
 
+@pytest.mark.process
 def test_the_command_line_passes_everything_on(tmp_path: Path) -> None:
     done = subprocess.run(
         [
@@ -91,6 +94,7 @@ def test_the_command_line_passes_everything_on(tmp_path: Path) -> None:
     assert "--dynamic-axes" in usage.stdout
 
 
+@pytest.mark.process
 def test_the_control_plane_does_without_pytorch() -> None:
     code = "import sys, control_plane, control_plane.cli; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

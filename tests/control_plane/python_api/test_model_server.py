@@ -20,6 +20,8 @@ from control_plane.settings import SettingsError
 from tests.conftest import ServerFactory
 from tests.support.server import SCRIPTED, TriadServer
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def model_server() -> Iterator[ModelServer]:

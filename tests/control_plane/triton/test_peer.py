@@ -28,9 +28,11 @@ from tests.support.clients import connected, read, send
 from tests.support.h2_peer import Behaviour, ServedCall, answer, h2_peer, hang, response
 
 REQUEST = ModelInferRequest(model_name="model", id="1")
+PATIENT = 60
+"""Seconds, for what is over at once on a quiet machine."""
 
 
-async def ask(behave: Behaviour, timeout: float = 5) -> list[str]:
+async def ask(behave: Behaviour, timeout: float = PATIENT) -> list[str]:
     async def listen_first(call: ServedCall) -> None:
         await call.whole
         await behave(call)
@@ -60,12 +62,12 @@ async def test_a_server_at_a_socket_of_the_file_system(tmp_path: Path) -> None:
     """Which goes, and comes back under the same name."""
     socket = tmp_path / "grpc:1"
     async with h2_peer(answer, socket=socket) as peer, connected(peer.endpoint) as client:
-        assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
         assert peer.calls[0].headers[":authority"] == "localhost"
     socket.unlink(missing_ok=True)
     async with connected(peer.endpoint) as client:
         with pytest.raises(Unavailable):
-            await read(send(client, REQUEST, 5))
+            await read(send(client, REQUEST, PATIENT))
         async with h2_peer(answer, socket=socket):
             await _until_answered(client)
 
@@ -81,7 +83,7 @@ async def test_calls_with_one_answer_and_metadata() -> None:
         call.end()
 
     async with h2_peer(index) as peer, connected(peer.endpoint) as client:
-        assert await client.repository_index(timeout=5) == {"one": True, "two": False}
+        assert await client.repository_index(timeout=PATIENT) == {"one": True, "two": False}
     assert peer.calls[0].headers["triton-grpc-protocol-key"] == "value"
 
 
@@ -108,15 +110,15 @@ async def test_padding() -> None:
 
 
 async def test_padding_counts_in_flow_control() -> None:
-    """40 MB of it, to few bytes of text: more than all windows."""
+    """22 MB of it, to few bytes of text: more than all windows."""
 
     async def behave(call: ServedCall) -> None:
         call.begin()
-        for _ in range(160_000):
+        for _ in range(85_000):
             await call.data(response("x"), padding=255)
         call.end()
 
-    assert len(await ask(behave, timeout=60)) == 160_000
+    assert len(await ask(behave, timeout=PATIENT)) == 85_000
 
 
 async def test_a_header_block_in_several_frames() -> None:
@@ -163,7 +165,7 @@ async def test_what_came_before_an_error_is_given_first() -> None:
         call.end(13, "it broke")
 
     async with h2_peer(behave) as peer, connected(peer.endpoint) as client:
-        stream = send(client, REQUEST, 5)
+        stream = send(client, REQUEST, PATIENT)
         await asyncio.sleep(0.2)
         assert await anext(stream) == ["a"]
         with pytest.raises(EngineFailed, match="it broke"):
@@ -230,9 +232,9 @@ async def test_a_message_that_is_none() -> None:
 
 async def test_a_large_request_through_small_windows() -> None:
     settings = {SettingCodes.INITIAL_WINDOW_SIZE: 1_000, SettingCodes.MAX_FRAME_SIZE: 20_000}
-    request = ModelInferRequest(model_name="model", raw_input_contents=[b"x" * 3_000_000])
+    request = ModelInferRequest(model_name="model", raw_input_contents=[b"x" * 1_000_000])
     async with h2_peer(answer, settings) as peer, connected(peer.endpoint) as client:
-        streams = [send(client, request, 20) for _ in range(3)]
+        streams = [send(client, request, PATIENT) for _ in range(3)]
         assert await asyncio.gather(*map(read, streams)) == [["a", "b"]] * 3
     assert all(ModelInferRequest.FromString(call.message) == request for call in peer.calls)
 
@@ -249,7 +251,7 @@ async def test_the_window_changes_while_a_request_waits_for_it() -> None:
     settings = {SettingCodes.INITIAL_WINDOW_SIZE: 10}
     request = ModelInferRequest(raw_input_contents=[b"x" * 300_000])
     async with h2_peer(behave, settings) as peer, connected(peer.endpoint) as client:
-        assert await read(send(client, request, 20)) == ["a", "b"]
+        assert await read(send(client, request, PATIENT)) == ["a", "b"]
 
 
 async def test_an_answer_before_the_request_is_all_there() -> None:
@@ -261,22 +263,22 @@ async def test_an_answer_before_the_request_is_all_there() -> None:
     async with h2_peer(refuse, settings) as peer, connected(peer.endpoint) as client:
         for _ in range(3):
             with pytest.raises(PayloadTooLarge):
-                await read(send(client, request, 5))
+                await read(send(client, request, PATIENT))
         peer.behave = answer
-        assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
     assert len(peer.connections) == 1
 
 
 async def test_a_large_answer() -> None:
     """More than all windows, in one message and in many."""
-    texts = ["x" * 30_000_000, *map(str, range(100_000))]
+    texts = ["x" * 20_000_000, *map(str, range(50_000))]
 
     async def behave(call: ServedCall) -> None:
         call.begin()
         await call.say(*texts)
         call.end()
 
-    assert await ask(behave, timeout=60) == texts
+    assert await ask(behave, timeout=PATIENT) == texts
 
 
 async def test_no_more_calls_at_once_than_the_server_takes() -> None:
@@ -292,7 +294,7 @@ async def test_no_more_calls_at_once_than_the_server_takes() -> None:
 
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 3}
     async with h2_peer(behave, settings) as peer, connected(peer.endpoint) as client:
-        streams = [send(client, REQUEST, 20) for _ in range(20)]
+        streams = [send(client, REQUEST, PATIENT) for _ in range(20)]
         assert await asyncio.gather(*map(read, streams)) == [["a", "b"]] * 20
     assert most <= 3 and len(peer.connections) == 1
 
@@ -307,7 +309,7 @@ async def test_a_call_that_waits_for_its_turn_has_a_deadline() -> None:
         with pytest.raises(DeadlineExceeded):
             await read(first)
         peer.behave = answer
-        assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
 
 
 async def test_a_deadline_ends_the_call_at_the_server_too() -> None:
@@ -315,8 +317,8 @@ async def test_a_deadline_ends_the_call_at_the_server_too() -> None:
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await read(send(client, REQUEST, 0.3))
-        assert 0.2 < time.monotonic() - began < 2
-        assert await asyncio.wait_for(peer.calls[0].reset_by_client, 5) == 8
+        assert 0.2 < time.monotonic() - began < PATIENT / 4
+        assert await asyncio.wait_for(peer.calls[0].reset_by_client, PATIENT) == 8
 
 
 async def test_pings_are_answered() -> None:
@@ -343,12 +345,12 @@ async def test_going_away() -> None:
         call.end()
 
     async with h2_peer(behave) as peer, connected(peer.endpoint) as client:
-        old = send(client, REQUEST, 10)
+        old = send(client, REQUEST, PATIENT)
         await anext(old)
         peer.connections[0].go_away(last=2**31 - 1)
         peer.connections[0].go_away(last=1)
         await asyncio.sleep(0.1)
-        new = send(client, REQUEST, 10)
+        new = send(client, REQUEST, PATIENT)
         await anext(new)
         go_on.set()
         assert await read(old) == await read(new) == []
@@ -358,29 +360,29 @@ async def test_going_away() -> None:
 
 async def test_a_server_that_dies_and_comes_back() -> None:
     async with h2_peer(hang) as peer, connected(peer.endpoint) as client:
-        streams = [send(client, REQUEST, 30) for _ in range(5)]
+        streams = [send(client, REQUEST, 2 * PATIENT) for _ in range(5)]
         await peer.until_called(5)
         peer.connections[0].close()
         for stream in streams:
             with pytest.raises(Unavailable):
-                await asyncio.wait_for(read(stream), 5)
+                await asyncio.wait_for(read(stream), PATIENT)
     async with connected(peer.endpoint) as client:
         began = time.monotonic()
         for _ in range(10):
             with pytest.raises(Unavailable, match="Triton cannot be reached; it may be starting"):
-                await read(send(client, REQUEST, 30))
+                await read(send(client, REQUEST, 2 * PATIENT))
             with pytest.raises(Unavailable):
-                await client.repository_index(timeout=30)
-        assert time.monotonic() - began < 5
+                await client.repository_index(timeout=2 * PATIENT)
+        assert time.monotonic() - began < PATIENT / 2  # and not until their deadlines
         async with h2_peer(answer, port=peer.port):
             await _until_answered(client)
 
 
 async def _until_answered(client: Http2Client) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT):
         while True:
             with suppress(Unavailable):
-                assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+                assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
                 return
             await asyncio.sleep(0.02)
 
@@ -388,10 +390,10 @@ async def _until_answered(client: Http2Client) -> None:
 async def test_what_is_closed_ends_its_calls() -> None:
     async with h2_peer(hang) as peer:
         async with connected(peer.endpoint) as client:
-            stream = send(client, REQUEST, 30)
+            stream = send(client, REQUEST, 2 * PATIENT)
             await peer.until_called()
         with suppress(TriadError):
-            await asyncio.wait_for(read(stream), 5)
+            await asyncio.wait_for(read(stream), PATIENT)
 
 
 @pytest.mark.parametrize("heeds", [True, False])
@@ -415,16 +417,16 @@ async def test_cancelling_asks_the_model_and_cuts_only_what_does_not_end(heeds: 
             await asyncio.sleep(0)
 
     async with h2_peer(behave) as peer, connected(peer.endpoint) as client:
-        stream = send(client, REQUEST, 60)
+        stream = send(client, REQUEST, PATIENT)
         await anext(stream)
         await asyncio.sleep(0.3)
         stream.cancel()
         assert await read(stream) == []
         request = peer.calls[0]
         if heeds:
-            await asyncio.wait_for(asked.wait(), 5)
+            await asyncio.wait_for(asked.wait(), PATIENT)
             await asyncio.sleep(0.3)
             assert not request.reset_by_client.done()
         else:
-            assert await asyncio.wait_for(request.reset_by_client, 10) == 8
+            assert await asyncio.wait_for(request.reset_by_client, PATIENT) == 8
             assert len(peer.calls) == 4

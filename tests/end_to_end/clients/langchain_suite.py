@@ -16,7 +16,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 
 class TestChatOpenAI(ChatModelIntegrationTests):  # type: ignore[misc]
-    """The scripted model's understudy calls tools and fills schemas."""
+    """The scripted model's replies call tools and fill schemas."""
 
     @property
     def chat_model_class(self) -> Any:  # noqa: ANN401

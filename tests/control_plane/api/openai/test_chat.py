@@ -184,7 +184,9 @@ def test_several_answers_share_their_prompt_in_the_usage(client: OpenAI) -> None
 
 def test_an_answer_fills_the_context_unless_told_otherwise(client: OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="demo", messages=FRANCE, extra_body={"ignore_eos": True}
+        model="demo",
+        messages=[{"role": "user", "content": "a word " * 900}],  # which leaves few tokens
+        extra_body={"ignore_eos": True},
     )
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
@@ -240,7 +242,11 @@ def test_sampling_extras_reach_the_engine(client: OpenAI) -> None:
     assert ask() != PARIS
     assert ask(top_k=1) == ask(min_p=1.0) == PARIS[: len(ask(top_k=1) or "")]
     repeated = client.chat.completions.create(
-        model="demo", messages=FRANCE, temperature=0, extra_body={"repetition_penalty": 50}
+        model="demo",
+        messages=FRANCE,
+        temperature=0,
+        max_tokens=64,
+        extra_body={"repetition_penalty": 50},
     )
     assert repeated.choices[0].message.content != PARIS
 

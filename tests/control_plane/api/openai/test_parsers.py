@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,6 +23,7 @@ from control_plane.api.openai.tools.parsers import (
     Llama3Parser,
     MistralParser,
 )
+from tests.support.timing import assert_linear
 
 NAMES = ("weather", "clock")
 WEATHER = '{"name": "weather", "arguments": {"city": "Paris", "days": [1, {"a": "}]\\"{"}]}}'
@@ -299,15 +299,8 @@ def test_the_time_is_linear_in_the_text(
 ) -> None:
     """Of twice the text it is twice as long, and not four times."""
 
-    def seconds(characters: int) -> float:
+    def parse(characters: int) -> None:
         text = begin + unit * (characters // len(unit))
-        pieces = list(text) if by == "character" else [text]
-        times = []
-        for _ in range(2):
-            began = time.process_time()
-            run(parser(), pieces)
-            times.append(time.process_time() - began)
-        return min(times)
+        run(parser(), list(text) if by == "character" else [text])
 
-    size = 10_000 if by == "character" else 40_000
-    assert seconds(2 * size) < 3 * seconds(size) + 0.01
+    assert_linear(parse, 10_000 if by == "character" else 40_000)

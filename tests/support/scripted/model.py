@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from backends.engine import Engine
-from backends.scripted.engine import ScriptedEngine, ScriptTokenizer, Vocabulary
 from backends.serving.model import ModelOptions, ServedModel
 from backends.text.chat_format import ChatFormat
+from tests.support.scripted.engine import ScriptedEngine, ScriptTokenizer, Vocabulary
 
 
 class TritonPythonModel(ServedModel):

@@ -10,7 +10,7 @@ hang_at                 give nothing from this token on, until cancelled
 exit_at                 end the whole process instead of giving this token
 clock                   true: a token's text is the time of its birth, `time.monotonic_ns`
 text                    say this, in place of numbers: structure that is asked for is its matter
-conversation            say what `backends.scripted.understudy` has to say to it
+conversation            reply to it by the rules of `tests.support.scripted.replies`
 thinks                  true: the prompt of a chat ends inside of a block of reasoning
 piece                   characters of ``text`` in a token (4); ``<|…|>`` is a special token
 ======================  =====================================================================
@@ -33,9 +33,9 @@ from backends.contract.chat import ChatOptions, Message, Tool
 from backends.contract.errors import EngineError, InvalidField, ShuttingDown
 from backends.contract.responses import FinishReason
 from backends.engine import Engine, EngineRequest, Token
-from backends.scripted.understudy import answer
 from backends.text.chat_format import ChatFormat
 from backends.tokenizer import RenderedChat
+from tests.support.scripted.replies import answer
 
 
 class Vocabulary:

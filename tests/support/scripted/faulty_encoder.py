@@ -1,4 +1,4 @@
-"""Injected faults of encoders: see `backends.scripted.faults`."""
+"""Injected faults of encoders: see `tests.support.scripted.faults`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from backends.encoder.runner import LoadedEncoder, RowRunner
 from backends.encoder.served import ServedEncoder
 from backends.encoder.tokens import Check, Row, nothing
-from backends.scripted.faults import CLASSES, fault
 from backends.serving.model import ModelOptions
+from tests.support.scripted.faults import CLASSES, fault
 
 MARK = 77
 """The ids ``[MARK, MARK, n]`` fail with the class of number n in `CLASSES`."""

@@ -1,4 +1,4 @@
-"""Says what a conversation asks for, by rule: calls a tool, fills a schema, or else greets.
+"""Rules by which the scripted engine replies to a conversation: call a tool, fill a schema, greet.
 
 Values come from what the last message has: its first number, its first quoted text. That is enough
 for clients' own test suites, which ask for a call of ``magic_function(3)`` and expect to get it.
