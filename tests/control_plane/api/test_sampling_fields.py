@@ -183,6 +183,7 @@ def test_the_table_has_a_row_for_each() -> None:
     assert rows["top_n_sigma"].description.endswith("(onnx, pytorch only).")
 
 
+@pytest.mark.process
 def test_the_gateway_needs_no_pytorch() -> None:
     program = "import control_plane.app, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

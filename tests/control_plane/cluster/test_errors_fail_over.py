@@ -17,6 +17,8 @@ from tests.support import faults
 from tests.support.server import SCRIPTED, TriadServer, triad_server
 from tests.support.triton import triton_server
 
+pytestmark = pytest.mark.process
+
 ELSEWHERE = {"Overloaded", "EngineDead", "GraphFailed", "ShuttingDown"}
 CLASSES = [
     value

@@ -46,6 +46,7 @@ def test_of_a_folder(config: object, modules: bool, kind: WeightsKind, tmp_path:
     assert weights_kind(str(write(tmp_path, config, modules=modules))) == kind
 
 
+@pytest.mark.process
 def test_of_a_hub(tmp_path: Path) -> None:
     code = (
         "from control_plane.engines.architecture import weights_kind as kind\n"
