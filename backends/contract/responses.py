@@ -45,13 +45,13 @@ def _bytes(text: str) -> NDArray[Any]:
     return np.array([text.encode()], dtype=np.object_)
 
 
-LOWEST_LOGPROB = -9999.0
+MIN_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have; vLLM's API server does the same."""
 
 
 def _logprob(p: Logprob) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "logprob": max(p.logprob, LOWEST_LOGPROB),
+        "logprob": max(p.logprob, MIN_LOGPROB),
         "rank": p.rank,
         "decoded_token": p.decoded_token,
     }

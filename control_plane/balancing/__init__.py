@@ -1,4 +1,9 @@
-"""Load-balancing strategies: which server takes a request. Each is a module of this package."""
+"""Load-balancing strategies: which server takes a request.
+
+A strategy is one module of this package, named as `load_balancing.strategy` names it, with the
+function ``create``. Its name in `LoadBalancingSettings.strategy` makes it known; nothing else lists
+the strategies.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,9 @@ from typing import cast
 
 from control_plane.balancing.strategy import Server, Strategy
 
-__all__ = ["STRATEGIES", "Server", "Strategy", "create_strategy"]
-
-STRATEGIES = {
-    "round_robin": "RoundRobin",
-    "least_connections": "LeastConnections",
-    "weighted": "Weighted",
-}
-"""The values of `load_balancing.strategy`: a module's name, and that of its strategy's class."""
+__all__ = ["Server", "Strategy", "create_strategy"]
 
 
 def create_strategy(name: str) -> Strategy:
-    """Return a new strategy. Raises KeyError for a name that `STRATEGIES` does not have."""
-    module = import_module(f"{__name__}.{name}")
-    return cast(Strategy, getattr(module, STRATEGIES[name])())
+    """Return a new strategy of this name."""
+    return cast(Strategy, import_module(f"{__name__}.{name}").create())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from control_plane.balancing.strategy import S
+from control_plane.balancing.strategy import S, Strategy
 from control_plane.inference.requests import InferenceRequest
 
 
@@ -29,3 +29,8 @@ class LeastConnections:
         )
         self._last[server.endpoint] = next(self._turns)
         return server
+
+
+def create() -> Strategy:
+    """Return a new strategy."""
+    return LeastConnections()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from control_plane.balancing.strategy import S
+from control_plane.balancing.strategy import S, Strategy
 from control_plane.inference.requests import InferenceRequest
 
 
@@ -22,3 +22,8 @@ class RoundRobin:
         server = min(servers, key=lambda server: self._last.get(server.endpoint, 0))
         self._last[server.endpoint] = next(self._turns)
         return server
+
+
+def create() -> Strategy:
+    """Return a new strategy."""
+    return RoundRobin()

@@ -13,15 +13,15 @@ class Server(Protocol):
 
     @property
     def endpoint(self) -> str:
-        """The address, which names the server for good."""
+        """Return the address, which names the server for good."""
 
     @property
     def weight(self) -> int:
-        """The share of the requests that the settings give it, at least 1."""
+        """Return the share of requests that the settings give it, at least 1."""
 
     @property
     def running(self) -> int:
-        """The number of requests that it has from this gateway now."""
+        """Return the number of requests that it has from this gateway now."""
 
 
 S = TypeVar("S", bound=Server)

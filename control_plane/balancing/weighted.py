@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from control_plane.balancing.strategy import S
+from control_plane.balancing.strategy import S, Strategy
 from control_plane.inference.requests import InferenceRequest
 
 
@@ -23,3 +23,8 @@ class Weighted:
         server = max(servers, key=lambda server: self._credit[server.endpoint])
         self._credit[server.endpoint] -= sum(server.weight for server in servers)
         return server
+
+
+def create() -> Strategy:
+    """Return a new strategy."""
+    return Weighted()

@@ -95,7 +95,7 @@ def connect(
             timeout=checks.timeout,
             failures=checks.failures,
             processes=processes,
-            on_death=on_unhealthy,
+            on_unhealthy=on_unhealthy,
         )
 
     if len(named) <= 1:  # none are named where the client is not a server's

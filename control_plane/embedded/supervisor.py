@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0  # seconds between restarts; doubled each time
 STABLE_AFTER = 60.0  # a server that ran this long starts again at the first backoff
 START_ATTEMPTS = 3  # for a first start, of a server that crashes
-IMPAIRED_STOP_TIMEOUT = 2.0  # seconds; a server with a dead model waits for it to its very end
+DEGRADED_STOP_TIMEOUT = (
+    2.0  # seconds; a server with a model whose process is gone waits for it to the very end
+)
 
 _GPU_DRIVER = Path("/dev/nvidiactl")
 _WITHOUT_GPU = ("--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false")  # else it warns
@@ -68,7 +70,7 @@ class Supervisor:
             self.endpoint, control_metadata(settings.model_control_header, self.control_value)
         )
         self._process: TritonProcess | None = None
-        self._impaired = False  # a model's process has died in this server
+        self._degraded = False  # a model's process has died in this server
         self._stopping = threading.Event()
         self._started: Future[None] = Future()
         self._starts = 0
@@ -127,7 +129,7 @@ class Supervisor:
 
     def _run_once(self) -> None:
         """Run the server once, from its start until it ends or is stopped."""
-        self._impaired = False
+        self._degraded = False
         self._starts += 1
         failure: StartFailed | None = None
         self._process = TritonProcess(
@@ -147,7 +149,7 @@ class Supervisor:
             failure = StartFailed(str(error))
         finally:
             timeout = self._settings.stop_timeout
-            self._process.stop(min(timeout, IMPAIRED_STOP_TIMEOUT) if self._impaired else timeout)
+            self._process.stop(min(timeout, DEGRADED_STOP_TIMEOUT) if self._degraded else timeout)
         if failure is None or self._started.done():
             return
         if self._process.crashed and self._starts < START_ATTEMPTS:
@@ -200,7 +202,7 @@ class Supervisor:
         except TriadError as error:
             computes = self.processes.computes(name, before)
             state = self._liveness[name].failed(error, computes=computes)
-            if state is not State.DEAD or self._stopping.is_set() or self._process is None:
+            if state is not State.UNHEALTHY or self._stopping.is_set() or self._process is None:
                 return
             if self._process.exit_code is None:
                 logger.error("model %s has died and is loaded again: %s", name, error)
@@ -209,7 +211,7 @@ class Supervisor:
             self._liveness[name].answered()
 
     def _reload(self, name: str) -> None:
-        self._impaired = True
+        self._degraded = True
         self.processes.kill(name)
         # Triton does nothing for a model whose files and configuration are as they were.
         restart = {keys.RESTARTED_AT: {"string_value": str(time.time())}}

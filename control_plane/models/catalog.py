@@ -177,7 +177,7 @@ class Catalog(Models):
         timeout: float,
         failures: int = 1,
         processes: ModelProcesses | None = None,
-        on_death: Callable[[Model], None],
+        on_unhealthy: Callable[[Model], None],
     ) -> None:
         """``timeout``, ``failures``: of checks, as `Liveness` takes them. ``processes``: the
         models', where they run on this machine."""
@@ -189,7 +189,7 @@ class Catalog(Models):
         self._expected = self._names | {Path(name).name for name in self._names}
         self._client = client
         self._timeout = timeout
-        self._on_death = on_death
+        self._on_unhealthy = on_unhealthy
         self._models: dict[str, Model] = {}  # by Triton's name
         self._liveness: dict[str, Liveness] = {}
         self._refresh_requested = asyncio.Event()
@@ -241,7 +241,7 @@ class Catalog(Models):
             model.loaded = loaded
             model.expected = not self._expected.isdisjoint({name, model.served_name})
             if not loaded:
-                return self._mark_dead(model, "is not loaded")
+                return self._mark_unhealthy(model, "is not loaded")
             if self._processes is not None:
                 before = self._processes.look(name)
             if before is not None:
@@ -256,7 +256,9 @@ class Catalog(Models):
 
     def _answered(self, model: Model, facts: ModelFacts) -> None:
         if model.alive and facts.restarted_at != model.facts.restarted_at:
-            self._mark_dead(model, "was started again")  # what runs there waits for the former one
+            self._mark_unhealthy(
+                model, "was started again"
+            )  # what runs there waits for the former one
         model.facts = facts
         model.ready, model.alive, model.problem = True, True, ""
         self._life(model).answered()
@@ -269,15 +271,15 @@ class Catalog(Models):
     ) -> None:
         heard = self._client.last_heard(model.name)
         state = self._life(model).failed(error, heard=heard, computes=computes)
-        if state is State.DEAD:
-            self._mark_dead(model, problem)
+        if state is State.UNHEALTHY:
+            self._mark_unhealthy(model, problem)
         elif state is State.BUSY and model.ready:
             logger.warning("model %s %s; what it has goes on", model.served_name, problem)
             model.ready, model.problem = False, problem
 
-    def _mark_dead(self, model: Model, problem: str) -> None:
+    def _mark_unhealthy(self, model: Model, problem: str) -> None:
         model.ready, model.problem = False, problem
         if model.alive:
             logger.warning("model %s %s", model.served_name, problem)
             model.alive = False
-            self._on_death(model)
+            self._on_unhealthy(model)

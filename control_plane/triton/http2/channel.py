@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 UNIX = "unix:"
 """What the address of a socket in the file system begins with, as in gRPC."""
 _CONNECT_TIMEOUT = 5.0  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts that fail
+_FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0  # seconds between attempts that fail
 
 
 class Channel:
@@ -89,7 +89,7 @@ class Channel:
             self._advance()
             return
         self._not_before = loop.time() + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, _MAX_PAUSE)
         self._fail(why)
 
     async def _open(self) -> Connection:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import typing
 from collections import Counter
 from dataclasses import dataclass
 
 import pytest
 
-from control_plane.balancing import STRATEGIES, Strategy, create_strategy
+from control_plane.balancing import Strategy, create_strategy
 from control_plane.inference.requests import Generate
+from control_plane.settings.features import LoadBalancingSettings
 
+STRATEGIES = typing.get_args(LoadBalancingSettings.model_fields["strategy"].annotation)
 REQUEST = Generate("model", "id", "prompt", {})
 
 

@@ -38,8 +38,8 @@ async def cluster(
     for number, fake in enumerate(fakes):
         fake.add_model("demo")
         instance = Instance(f"server-{number}", 1, fake)
-        on_death = partial(client.on_model_unhealthy, instance)
-        instance.catalog = Catalog(fake, "demo", timeout=1, on_death=on_death)
+        on_unhealthy = partial(client.on_model_unhealthy, instance)
+        instance.catalog = Catalog(fake, "demo", timeout=1, on_unhealthy=on_unhealthy)
         await instance.catalog.refresh()
         instances.append(instance)
     return client, fakes

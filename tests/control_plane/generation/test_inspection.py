@@ -27,7 +27,7 @@ TOKENS = Tokens([1, 2], ["a", "b"], ["a", "b"])
 async def opened(
     client: FakeModelClient,
 ) -> tuple[Model, InspectionService, EmbeddingService]:
-    catalog = Catalog(client, "demo", timeout=1, on_death=lambda _: None)
+    catalog = Catalog(client, "demo", timeout=1, on_unhealthy=lambda _: None)
     await catalog.refresh()
     services = InspectionService(client, timeout=5), EmbeddingService(client, timeout=5)
     return catalog.ready(None), *services
