@@ -5,9 +5,9 @@ has to come as often in a row as the settings say.
 
 A check that is not answered in time says little: the process may be busy. So several must be missed
 in a row, with no sign of life meanwhile: no response to another request, and, where its process can
-be seen, no use of the CPU. A model that answers other requests but no checks is busy: it gets no new
-requests, and those that it has continue. Since a process may also compute for ever, a model may be
-busy for a limited time.
+be seen, no use of the CPU. A model that answers other requests but no checks is busy: it gets no
+new requests, and those that it has continue. Since a process may also compute for ever, a model may
+be busy for a limited time.
 """
 
 from __future__ import annotations
@@ -75,6 +75,5 @@ class Liveness:
         if self._missed < self._missed_threshold:
             return State.ALIVE
         silent = now - self._last_sign >= self._patience
-        return (
-            State.UNHEALTHY if silent or now - self._last_answer >= MAX_BUSY_SECONDS else State.BUSY
-        )
+        busy_too_long = now - self._last_answer >= MAX_BUSY_SECONDS
+        return State.UNHEALTHY if silent or busy_too_long else State.BUSY
