@@ -20,7 +20,7 @@ async def models(services: ServicesDep) -> ModelsResponse:
         default = catalog.find(None).served_name
     except ModelNotReady:
         default = catalog.default_model
-    return ModelsResponse(models=[_info(model) for model in catalog], default_model=default)
+    return ModelsResponse(models=[_info(m) for m in catalog if m.is_served], default_model=default)
 
 
 def _info(model: Model) -> ModelInfo:

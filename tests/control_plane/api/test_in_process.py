@@ -332,6 +332,15 @@ async def test_models_stats_and_metrics() -> None:
         assert 'triad_model_ready{model="demo"} 1.0' in metrics
 
 
+async def test_models_that_no_request_can_name_are_not_listed() -> None:
+    client = fake_client("demo", "other", "graph")
+    client.models["graph"].parameters = None  # a plain graph, which a model calls
+    client.models["other"].ready = False  # in the repository, and not loaded
+    async with gateway(client) as http:
+        listed = (await http.get("/models")).json()["models"]
+        assert [model["name"] for model in listed] == ["demo"]
+
+
 async def test_engines_that_do_not_answer_are_left_out_of_the_metrics() -> None:
     client = fake_client(metrics=True)
     client.on(ReadMetrics, lambda _: [DeadlineExceeded()])
