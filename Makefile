@@ -98,6 +98,7 @@ fuzz: $(FUZZ_READY)
 docs: $(DOCS_READY)
 	@$(BIN)/python -m docs.tools.reference
 	@$(BIN)/zensical build --strict
+	@rm -rf build/site/tools
 
 constraints: $(LOCK_READY)
 	@$(BIN)/python -m docs.tools.constraints $(UPGRADE)
