@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from control_plane.cli import app
+from control_plane.engines.converter import COMMAND
 from control_plane.version import VERSION
 from tests.support.server import ROOT
 
@@ -84,3 +86,15 @@ def test_a_port_that_is_taken_is_refused() -> None:
         done = triad("serve", "--port", str(port))
     assert done.exit_code == 1
     assert f"port {port} on 127.0.0.1 is taken; choose another with --port" in done.stderr
+
+
+def test_all_arguments_of_convert_are_the_converter_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+
+    def call(command: list[str], **_: object) -> int:
+        called.append(command)
+        return 3
+
+    monkeypatch.setattr(subprocess, "call", call)
+    assert triad("convert", "--help", "a model").exit_code == 3
+    assert called == [[*COMMAND, "--help", "a model"]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+from fastapi import FastAPI
 
 from control_plane.app import create_app
 from control_plane.http.server import HttpServer, server_config
@@ -55,10 +56,20 @@ async def gateway(
             yield http
 
 
+async def until(condition: Callable[[], object], timeout: float = 10) -> None:
+    """Wait until the condition holds. Raises TimeoutError after ``timeout`` seconds."""
+    async with asyncio.timeout(timeout):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.002)
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A gateway that listens on a port of the loopback interface, in the test's event loop."""
 
+    app: FastAPI
     server: HttpServer
     port: int
     ended: asyncio.Future[None]
@@ -76,10 +87,9 @@ async def served(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         ended = asyncio.ensure_future(server.serve([listener]))
-        while not (server.started or ended.done()):
-            await asyncio.sleep(0.001)
+        await until(lambda: server.started or ended.done())
         try:
-            yield Served(server, port, ended)
+            yield Served(app, server, port, ended)
         finally:
             server.should_exit = True
             await ended

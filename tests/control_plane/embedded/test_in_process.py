@@ -228,9 +228,7 @@ def test_a_model_that_does_not_exist_leaves_nothing(programs: Programs, tmp_path
     assert not programs.started
 
 
-def test_a_machine_without_triton_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_machine_without_triton_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TritonMissing, match="install the `embedded` extra"):

@@ -13,8 +13,8 @@ from control_plane.http import server as http_server
 from control_plane.inference.fake import FakeModelClient
 from control_plane.inference.requests import Generate
 from control_plane.inference.responses import Delta
-from tests.support.gateway import Served, fake_client, served, steps
-from tests.support.raw_http import connect, parse, post, receive, split, talk
+from tests.support.gateway import Served, served, steps, until
+from tests.support.raw_http import connect, post, receive, split, talk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -60,9 +60,9 @@ class Generating(FakeModelClient):
         deltas = [Delta(text, 1, prompt_tokens=1) for text in texts]
         self.on(Generate, lambda _: steps(*deltas, self.end, Delta("", 0, "stop")))
 
-    async def begins(self, count: int = 1) -> None:
-        while sum(isinstance(request, Generate) for request in self.requests) < count:
-            await asyncio.sleep(0.001)
+    async def begins(self) -> None:
+        """Wait until the request has come."""
+        await until(lambda: any(isinstance(request, Generate) for request in self.requests))
 
 
 async def test_requests_on_one_connection_are_answered_in_order(patient: Served) -> None:
@@ -118,7 +118,7 @@ async def test_headers_over_the_limit_are_refused(patient: Served, request_: byt
 
 
 @pytest.mark.parametrize("request_", [b"hello\r\n\r\n", GET + b"no header\r\n\r\n"])
-async def test_what_is_no_http_is_refused(patient: Served, request_: bytes) -> None:
+async def test_what_is_not_http_is_refused(patient: Served, request_: bytes) -> None:
     answer = await talk(patient.port, request_)
     assert answer.status == 400
     assert answer.headers["x-request-id"] == json.loads(answer.body)["request_id"]
@@ -216,8 +216,7 @@ async def test_a_client_that_does_not_read_is_given_up(
         with caplog.at_level("INFO"), connect(server.port, receive_buffer=2048) as connection:
             connection.sendall(post("/generate", STREAM))
             await client.begins()
-            while not client.streams[-1].cancelled:
-                await asyncio.sleep(0.01)
+            await until(lambda: client.streams[-1].cancelled)
     assert "a client has not read its answer" in caplog.text
 
 
@@ -248,8 +247,8 @@ async def test_a_running_stream_may_end_while_the_server_stops() -> None:
         )
         await client.begins()
         server.server.should_exit = True
-        while (ready := await talk(server.port, _ready())).status == 200:
-            await asyncio.sleep(0.01)
+        await until(lambda: server.app.state.services.generation.draining)
+        ready = await talk(server.port, GET.replace(b"live", b"ready") + CLOSE)
         client.end.set()
         answer = await stream
         await server.ended
@@ -268,7 +267,3 @@ async def test_a_stream_that_does_not_end_is_told_that_the_server_stops() -> Non
         answer = await stream
         await server.ended
     assert b'"type":"shutting_down"' in answer.body
-
-
-def _ready() -> bytes:
-    return GET.replace(b"live", b"ready") + CLOSE
