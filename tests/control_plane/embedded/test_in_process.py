@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 
 from backends.contract import parameters as keys
+from control_plane.embedded import private_process
 from control_plane.embedded import supervisor as supervision
 from control_plane.embedded.control import ControlClient
 from control_plane.embedded.installation import TritonMissing
 from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.embedded.ports import Ports
+from control_plane.embedded.runtime import SHARED_MEMORY, Runtime
 from control_plane.embedded.supervisor import StartFailed
 from control_plane.engines.entry import ModelError
 from control_plane.errors import EngineFailed, ModelNotReady, Unavailable
@@ -210,6 +213,23 @@ def test_a_secret_that_cannot_be_hidden_is_given_with_a_warning(
     assert any(secret in argument for argument in shown.arguments)
     assert "tritonserver's arguments cannot be hidden" in caplog.text
     assert programs.triton.metadata[0]["triton-grpc-protocol-triton-model-control"] == secret
+
+
+def test_a_program_without_the_placeholders_is_left_as_it_is() -> None:
+    """This process is such a program: nothing of its memory may be changed."""
+    with pytest.raises(ValueError, match="arguments were not found in the process's memory"):
+        private_process._point_at_values(os.getpid(), ["TRIAD_ARGUMENT_0"])
+
+
+def test_what_a_killed_server_left_is_removed_by_the_next() -> None:
+    abandoned, alive = Runtime(), Runtime()
+    region = SHARED_MEMORY / f"{abandoned.new_regions()}left"
+    region.touch()
+    os.close(abandoned.lock)  # as the end of its process does
+    Runtime().close()
+    assert not abandoned.folder.exists() and not region.exists()
+    assert alive.folder.is_dir()
+    alive.close()
 
 
 def test_lines_of_the_server_s_log_keep_their_severity(
