@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -39,20 +41,21 @@ def create(
     config: ConfigOption = None,
 ) -> None:
     """Make a key, and print it: it is kept as a hash alone, and cannot be shown again."""
-    store, required = _open(config)
-    scopes = scope or required
-    for one in scopes:
-        if not one or any(character.isspace() for character in one):
-            _fail(f"--scope: `{one}` is not one word")
-    typer.echo(store.create(name, scopes, None if days is None else days * _DAY))
+    with _store(config) as (store, required):
+        scopes = scope or required
+        for one in scopes:
+            if not one or any(character.isspace() for character in one):
+                _fail(f"--scope: `{one}` is not one word")
+        typer.echo(store.create(name, scopes, None if days is None else days * _DAY))
 
 
 @app.command("list")
 def list_(config: ConfigOption = None) -> None:
     """Show all keys: not themselves, but what they are for."""
-    store, _ = _open(config)
     table = Table("id", "name", "scopes", "created", "expires", "state")
-    for key in store.all():
+    with _store(config) as (store, _):
+        keys = store.all()
+    for key in keys:
         expires = "never" if key.expires is None else _date(key.expires)
         row = (key.id, key.name, " ".join(key.scopes), _date(key.created), expires, key.state)
         table.add_row(*row)
@@ -65,19 +68,23 @@ def revoke(
     config: ConfigOption = None,
 ) -> None:
     """End a key at once, for all servers that use the same file."""
-    store, _ = _open(config)
-    if not store.revoke(id_):
+    with _store(config) as (store, _):
+        revoked = store.revoke(id_)
+    if not revoked:
         _fail(f"there is no key `{id_}` that could be revoked")
     console.print(f"{id_} is revoked")
 
 
-def _open(config: Path | None) -> tuple[KeyStore, list[str]]:
-    """Return the store, and the scopes that requests need."""
+@contextmanager
+def _store(config: Path | None) -> Iterator[tuple[KeyStore, list[str]]]:
+    """Open the store, and yield it with the scopes that requests need."""
     try:
         auth = load_settings(config, os.environ).serving.auth
-        return KeyStore(key_file(auth)), auth.required_scopes
+        store = KeyStore(key_file(auth))
     except (SettingsError, KeyStoreError) as error:
         _fail(str(error))
+    with closing(store):
+        yield store, auth.required_scopes
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+from fastapi import FastAPI
 
 from control_plane.app import create_app
+from control_plane.http.server import HttpServer, server_config
 from control_plane.inference.fake import FakeModelClient, Step
 from control_plane.inference.requests import Describe, Generate, InferenceRequest
 from control_plane.inference.responses import Delta
@@ -49,6 +54,45 @@ async def gateway(
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as http:
             yield http
+
+
+async def until(condition: Callable[[], object], timeout: float = 10) -> None:
+    """Wait until the condition holds. Raises TimeoutError after ``timeout`` seconds."""
+    async with asyncio.timeout(timeout):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.002)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A gateway that listens on a port of the loopback interface, in the test's event loop."""
+
+    app: FastAPI
+    server: HttpServer
+    port: int
+    ended: asyncio.Future[None]
+
+
+@asynccontextmanager
+async def served(
+    client: FakeModelClient | None = None,
+    **values: Any,  # noqa: ANN401
+) -> AsyncIterator[Served]:
+    """Serve as `triad serve` does: with uvicorn and our protocol. ``values``: of the settings."""
+    checked = settings(**values)
+    app = create_app(checked, client=client or fake_client())
+    server = HttpServer(server_config(app, checked), checked.shutdown_timeout)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        ended = asyncio.ensure_future(server.serve([listener]))
+        await until(lambda: server.started or ended.done())
+        try:
+            yield Served(app, server, port, ended)
+        finally:
+            server.should_exit = True
+            await ended
 
 
 def events(response: httpx2.Response) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -53,6 +54,34 @@ def exchange(port: int, *pieces: bytes, every: float = 0.0) -> Answer:
                 time.sleep(every)
         received = read_all(connection)
     return parse(received, time.monotonic() - began)
+
+
+async def talk(port: int, *pieces: bytes) -> Answer:
+    """Return what `exchange` does, for a server in the event loop that this runs in."""
+    return parse(await receive(port, *pieces))
+
+
+async def receive(port: int, *pieces: bytes) -> bytes:
+    """Send the pieces, and return what comes until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    received = bytearray()
+    with suppress(ConnectionError):  # the server may answer before it has read all
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            received += data
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    return bytes(received)
+
+
+def split(received: bytes) -> list[Answer]:
+    """Return the answers to several requests on one connection."""
+    _, *answers = received.split(b"HTTP/1.1 ")
+    return [parse(b"HTTP/1.1 " + answer) for answer in answers]
 
 
 def read_all(connection: socket.socket) -> bytes:

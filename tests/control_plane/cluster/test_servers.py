@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from control_plane.cluster.servers import HealthChecks, control_value, endpoints
+from control_plane.cluster.client import ClusterClient
+from control_plane.cluster.metrics import InstanceMetrics
+from control_plane.cluster.servers import HealthChecks, connect, control_value, endpoints
+from control_plane.inference.fake import FakeModelClient
+from control_plane.models.catalog import Model
 from control_plane.settings import ServingSettings, TritonSettings
 
 INSTANCES = [{"host": "a", "weight": 3}, {"host": "::1", "port": 9001}]
@@ -67,3 +71,52 @@ def test_the_secret_of_servers_and_the_file_with_it(tmp_path: Path) -> None:
 )
 def test_checks(values: dict[str, Any], expected: HealthChecks) -> None:
     assert HealthChecks.of(settings(**values)) == expected
+
+
+def clients(*endpoints: str) -> dict[str, FakeModelClient]:
+    found = {endpoint: FakeModelClient() for endpoint in endpoints}
+    for client in found.values():
+        client.add_model("demo")
+    return found
+
+
+def ignore(model: Model) -> None: ...
+
+
+async def test_one_server_is_spoken_to_directly() -> None:
+    found = clients("a:1")
+    connection = connect(settings(triton={"endpoints": ["a:1"]}), found.__getitem__, ignore)
+    assert connection.client is found["a:1"]
+    assert not connection.instances
+    await connection.catalog.refresh()
+    assert [model.name for model in connection.catalog] == ["demo"]
+
+
+async def test_several_servers_are_one_cluster_with_their_weights() -> None:
+    balancing = {"enabled": True, "strategy": "weighted", "instances": INSTANCES}
+    found = clients("a:8001", "[::1]:9001")
+    connection = connect(settings(load_balancing=balancing), found.__getitem__, ignore)
+    assert isinstance(connection.client, ClusterClient)
+    assert [(i.endpoint, i.weight) for i in connection.instances] == [
+        ("a:8001", 3),
+        ("[::1]:9001", 1),
+    ]
+    await connection.catalog.refresh()
+    assert all(instance.has_ready("demo") for instance in connection.instances)
+
+
+def test_each_server_has_its_metrics() -> None:
+    named = settings(triton={"endpoints": ["a:1", "b:2"]})
+    instances = connect(named, clients("a:1", "b:2").__getitem__, ignore).instances
+    instances[1].running, instances[1].sent, instances[1].failed = 1, 3, 2
+    found = {
+        sample.name: sample.value
+        for metric in InstanceMetrics(instances).collect()
+        for sample in metric.samples
+        if sample.labels == {"instance": "b:2"}
+    }
+    assert found == {
+        "triad_instance_running": 1,
+        "triad_instance_requests_total": 3,
+        "triad_instance_failures_total": 2,
+    }

@@ -1,0 +1,91 @@
+"""`triad keys …`, in this process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from control_plane.auth.keys import PREFIX, KeyStore
+from control_plane.cli import app
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of the key file that the commands use."""
+    monkeypatch.setenv("TRIAD_SERVING__AUTH__KEY_STORE", str(tmp_path / "keys.db"))
+    monkeypatch.setenv("TRIAD_SERVING__AUTH__REQUIRED_SCOPES", "[generate]")
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path / "keys.db"
+
+
+def keys(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["keys", *arguments])
+
+
+def test_a_key_is_printed_once_and_has_the_required_scopes(file: Path) -> None:
+    created = keys("create", "alice")
+    assert created.exit_code == 0
+    secret = created.stdout.strip()
+    assert secret.startswith(PREFIX)
+    store = KeyStore(file)
+    caller = store.caller(secret)
+    store.close()
+    assert caller is not None and caller.scopes == {"generate"}
+    assert secret.encode() not in file.read_bytes()
+
+
+def test_a_key_has_the_scopes_and_the_lifetime_that_are_asked_for(file: Path) -> None:
+    options = ("--scope", "models", "--scope", "stats", "--days", "0")
+    assert keys("create", "bob", *options).exit_code == 0
+    store = KeyStore(file)
+    (key,) = store.all()
+    store.close()
+    assert (list(key.scopes), key.state) == (["models", "stats"], "expired")
+
+
+@pytest.mark.parametrize("scope", ["two words", ""])
+def test_a_scope_is_one_word(file: Path, scope: str) -> None:
+    refused = keys("create", "carol", "--scope", scope)
+    assert refused.exit_code == 1
+    assert f"`{scope}` is not one word" in refused.stderr
+
+
+def test_the_list_says_what_keys_are_for(file: Path) -> None:
+    keys("create", "alice")
+    keys("create", "bob", "--scope", "models", "--days", "3")
+    listed = keys("list").stdout
+    assert re.search(r"alice +│ generate +│ [-0-9: ]+│ never +│ valid", listed)
+    assert re.search(r"bob +│ models +│ [-0-9: ]+│ \d{4}-[-0-9: ]+│ valid", listed)
+    assert PREFIX not in listed
+
+
+def test_a_key_is_revoked_once(file: Path) -> None:
+    keys("create", "alice")
+    store = KeyStore(file)
+    (key,) = store.all()
+    store.close()
+    revoked = keys("revoke", key.id)
+    assert revoked.exit_code == 0
+    assert f"{key.id} is revoked" in revoked.stderr
+    again = keys("revoke", key.id)
+    assert again.exit_code == 1
+    assert f"no key `{key.id}`" in again.stderr
+    assert "revoked" in keys("list").stdout
+
+
+def test_a_file_that_is_no_key_store_is_named(file: Path) -> None:
+    file.write_text("no database " * 20)
+    refused = keys("list")
+    assert refused.exit_code == 1
+    assert str(file) in refused.stderr
+
+
+def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    config = tmp_path / "triad.yaml"
+    config.write_text("serving:\n  prot: 9000\n")
+    refused = keys("list", "--config", str(config))
+    assert refused.exit_code == 1
+    assert "serving.prot" in refused.stderr
