@@ -13,6 +13,7 @@ from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
 from control_plane.generation.requests import GenerationRequest
+from control_plane.inference.client import ModelClient
 from control_plane.python_api.options import DEFAULTS, require_offered
 from control_plane.services import Services, open_services
 from control_plane.settings import ServingSettings, Settings, require_supported
@@ -24,10 +25,13 @@ class ModelHost:
     """The models of a Python program. It belongs to the event loop that calls it.
 
     The first `load` starts an embedded Triton, or joins the server that
-    ``serving.triton.endpoints`` names.
+    ``serving.triton.endpoints`` names, or uses a client that the program has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, client: ModelClient | None = None) -> None:
+        """Create a host without models. ``client``: asks the models, in place of a server; it is
+        closed with the host."""
+        self._client = client
         self._triton: EmbeddedTriton | None = None
         self._services: Services | None = None
         self._stack = AsyncExitStack()
@@ -60,7 +64,7 @@ class ModelHost:
 
     async def _start(self, settings: ServingSettings) -> str:
         processes = None
-        if not endpoints(settings):
+        if self._client is None and not endpoints(settings):
             triton = await asyncio.to_thread(EmbeddedTriton, settings)
             try:
                 await asyncio.to_thread(triton.start)
@@ -69,7 +73,8 @@ class ModelHost:
                 raise
             self._triton = triton
             settings, processes = triton.connected(), triton.supervisor.processes
-        self._services = await self._stack.enter_async_context(open_services(settings, processes))
+        opening = open_services(settings, processes, self._client)
+        self._services = await self._stack.enter_async_context(opening)
         return settings.model
 
     async def begin(

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult, collect
+from control_plane.inference.client import ModelClient
 from control_plane.inference.responses import Delta
 from control_plane.python_api.model_host import ModelHost, Prompt
 from control_plane.python_api.options import with_options
@@ -26,9 +27,11 @@ class ModelServer:
     ``serving.triton.endpoints`` names. `close`, or the end of the program, stops what was started.
     """
 
-    def __init__(self, config: ConfigManager) -> None:
+    def __init__(self, config: ConfigManager, *, client: ModelClient | None = None) -> None:
+        """Create a server without models. ``client``: asks the models, in place of a Triton
+        server; such as a `FakeModelClient` in a program's tests."""
         self._config = config
-        self._host = ModelHost()
+        self._host = ModelHost(client)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="model-server", daemon=True

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from control_plane.engines.vllm import ENGINE
+from control_plane.inference.client import ModelClient
 from control_plane.python_api.model_host import ModelHost, Prompt
 from control_plane.python_api.options import OPTIONS, with_option_fields
 from control_plane.settings import ConfigManager, ServingSettings, SettingsError
@@ -58,9 +59,11 @@ class VLLMServer:
     ``serving.triton.endpoints`` names. `close` stops what was started.
     """
 
-    def __init__(self, config: ConfigManager) -> None:
+    def __init__(self, config: ConfigManager, *, client: ModelClient | None = None) -> None:
+        """Create a server without models. ``client``: asks the models, in place of a Triton
+        server; such as a `FakeModelClient` in a program's tests."""
         self._config = config
-        self._host = ModelHost()
+        self._host = ModelHost(client)
 
     async def load_model(self, model_path: str, **engine_arguments: Any) -> None:  # noqa: ANN401
         """Load a model, which becomes the default one.
