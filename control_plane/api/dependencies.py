@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
 from control_plane.admission.rate_limits import Account
 from control_plane.api.disconnect import until_disconnect
-from control_plane.generation.requests import CacheUse
+from control_plane.auth.caller import caller_id
+from control_plane.generation.requests import CacheUse, GenerationRequest
+from control_plane.inference.prompts import Prompt
 from control_plane.services import Services
+from control_plane.validation import check_request
 
 T = TypeVar("T")
 
@@ -63,6 +66,31 @@ def cache_control(request: Request) -> CacheUse:
     if "no-store" in words:
         return "none"
     return "write" if "no-cache" in words else "read and write"
+
+
+def generation_request(
+    request: Request,
+    services: Services,
+    prompt: Prompt,
+    sampling: Mapping[str, Any],
+    **fields: Any,  # noqa: ANN401
+) -> GenerationRequest:
+    """Return a request to the generation service that is checked against the operator's limits,
+    charged to its caller, and cached for this caller as its headers allow.
+
+    ``sampling`` has ``max_tokens``. ``fields``: further ones of `GenerationRequest`. Raises
+    `InvalidRequest`.
+    """
+    check_request(services.settings.validation, prompt, sampling["max_tokens"])
+    return GenerationRequest(
+        prompt=prompt,
+        sampling=sampling,
+        request_id=request.state.request_id,
+        caller=caller_id(request.scope),
+        record_usage=usage_recorder(request),
+        cache=cache_control(request),
+        **fields,
+    )
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -1,15 +1,18 @@
-"""Every error leaves in one shape, whoever raised it."""
+"""Every error leaves in one shape, whoever raised it: ours, or that of the API under its path."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from control_plane.api.schemas import ErrorBody
 from control_plane.errors import EngineFailed, InvalidRequest, TriadError, field_path
@@ -19,13 +22,24 @@ logger = logging.getLogger(__name__)
 _HTTP_TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def error_response(error: TriadError, request_id: str) -> Response:
+ErrorWriter: TypeAlias = Callable[[TriadError, str], Mapping[str, Any]]
+"""Returns the body of an error, from the error and the request's id."""
+
+
+def error_response(error: TriadError, scope: Scope) -> Response:
+    """Return the response of an error, in the shape of the API that the request is for."""
+    writers: Mapping[str, ErrorWriter] = scope["app"].state.error_writers
+    write = next((w for prefix, w in writers.items() if scope["path"].startswith(prefix)), _own)
     return Response(
-        orjson.dumps(error.body(request_id)),
+        orjson.dumps(write(error, scope["state"]["request_id"])),
         status_code=error.status,
         headers=error.headers,
         media_type="application/json",
     )
+
+
+def _own(error: TriadError, request_id: str) -> Mapping[str, Any]:
+    return error.body(request_id)
 
 
 def log_failure(request_id: str, error: Exception) -> None:
@@ -39,27 +53,34 @@ def log_detail(request_id: str, error: TriadError) -> None:
         logger.error("request %s failed in the engine: %.1000s", request_id, error.detail)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, writers: Mapping[str, ErrorWriter] = MappingProxyType({})) -> None:
+    """Answer every error. ``writers``: of APIs with a shape of their own, by the path's prefix."""
+    app.state.error_writers = writers
+
     @app.exception_handler(TriadError)
     async def triad_error(request: Request, error: TriadError) -> Response:
         log_detail(request.state.request_id, error)
-        return error_response(error, request.state.request_id)
+        return error_response(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return error_response(_invalid_request(error), request.state.request_id)
+        return error_response(_invalid_request(error), request.scope)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         # FastAPI wraps what goes wrong while it reads the body.
         if isinstance(error.__cause__, TriadError):
-            return error_response(error.__cause__, request.state.request_id)
-        body = TriadError(str(error.detail)).body(request.state.request_id)
-        kind = _HTTP_TYPES.get(error.status_code, InvalidRequest.type)
-        body["error"] |= {"type": kind, "code": error.status_code}
-        return Response(
-            orjson.dumps(body), error.status_code, error.headers, media_type="application/json"
-        )
+            return error_response(error.__cause__, request.scope)
+        response = error_response(_of_status(error), request.scope)
+        response.headers.update(error.headers or {})
+        return response
+
+
+def _of_status(error: HTTPException) -> TriadError:
+    kind = _HTTP_TYPES.get(error.status_code, InvalidRequest.type)
+    names = {"type": kind, "status": error.status_code}
+    status_error: TriadError = type("StatusError", (TriadError,), names)(str(error.detail))
+    return status_error
 
 
 def _invalid_request(error: RequestValidationError) -> InvalidRequest:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from control_plane.api.body import settle_unknown_fields
-from control_plane.api.dependencies import ServicesDep, cache_control, usage_recorder
+from control_plane.api.dependencies import ServicesDep, generation_request
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
@@ -23,11 +23,8 @@ from control_plane.api.schemas import (
     Sampling,
 )
 from control_plane.api.sse import EventEncoder, EventStream
-from control_plane.auth.caller import caller_id
-from control_plane.generation.requests import GenerationRequest
 from control_plane.generation.result import GenerationResult, collect
 from control_plane.services import Services
-from control_plane.validation import check_request
 
 router = APIRouter(tags=["generation"], route_class=JsonRoute)
 
@@ -53,17 +50,14 @@ async def _respond(
     view: Callable[[GenerationResult], BaseModel],
 ) -> Response:
     settle_unknown_fields(body, request)
-    check_request(services.settings.validation, prompt, body.max_tokens)
-    asked = GenerationRequest(
-        prompt=prompt,
-        sampling=body.sampling_parameters(),
-        request_id=request.state.request_id,
+    asked = generation_request(
+        request,
+        services,
+        prompt,
+        {"max_tokens": body.max_tokens, **body.sampling_parameters()},
         model=body.model,
         stream=body.stream,
         metadata=body.metadata,
-        record_usage=usage_recorder(request),
-        cache=cache_control(request),
-        caller=caller_id(request.scope),
     )
     generation = await until_disconnect(request.receive, services.generation.start(asked))
     if body.stream:

@@ -31,6 +31,7 @@ class GenerationRequest:
     prompt: Prompt
     sampling: Mapping[str, Any]
     request_id: str
+    caller: str
     model: str | None = None
     stream: bool = False
     returns: Sequence[str] = ()
@@ -38,7 +39,6 @@ class GenerationRequest:
     record_usage: Callable[[int], None] | None = None
     counts_prompt: bool = True
     cache: CacheUse = "read and write"
-    caller: str = ""
 
     @property
     def outputs(self) -> Sequence[str]:

@@ -30,6 +30,6 @@ class AuthenticationMiddleware:
         try:
             scope["state"]["caller"] = await authenticator.authenticate(Headers(scope=scope), host)
         except TriadError as error:
-            response = error_response(error, scope["state"]["request_id"])
+            response = error_response(error, scope)
             return await response(scope, receive, send)
         await self._app(scope, receive, send)

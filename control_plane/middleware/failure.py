@@ -24,5 +24,5 @@ class FailureMiddleware:
             state = scope["state"]
             log_failure(state["request_id"], error)
             if "status" not in state:  # else the server closes the connection
-                response = error_response(TriadError("internal error"), state["request_id"])
+                response = error_response(TriadError("internal error"), scope)
                 await response(scope, receive, send)

@@ -36,6 +36,6 @@ class RateLimitMiddleware:
         try:
             account.admit()
         except RateLimited as error:
-            response = error_response(error, state["request_id"])
+            response = error_response(error, scope)
             return await response(scope, receive, send_with_limits)
         await self._app(scope, receive, send_with_limits)

@@ -89,6 +89,7 @@ class ModelHost:
             prompt=prompt,
             sampling={**DEFAULTS, **sampling},
             request_id=f"req_{secrets.token_hex(8)}",
+            caller="",  # the program itself
             model=model,
             stream=stream,
         )

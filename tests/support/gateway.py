@@ -50,6 +50,13 @@ async def gateway(
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """``values``: of the settings. The application's own state is at ``.app`` of the transport."""
     app = create_app(settings(**values), client=client or fake_client())
+    async with in_process(app) as http:
+        yield http
+
+
+@asynccontextmanager
+async def in_process(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """Run an application over ASGI: without a socket."""
     async with app.router.lifespan_context(app):
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as http:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -13,14 +14,13 @@ from fastapi import Request, Response
 from backends.contract.facts import ChatFacts
 from backends.contract.names import NUM_INPUT_TOKENS
 from control_plane.api.body import settle_unknown_fields
-from control_plane.api.dependencies import cache_control, count_requests, usage_recorder
+from control_plane.api.dependencies import count_requests, generation_request
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
 from control_plane.api.openai.streams import ChunkFrame, Head
 from control_plane.api.openai.usage import Usage
 from control_plane.api.sse import Events, EventStream
-from control_plane.auth.caller import caller_id
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
 from control_plane.generation.requests import GenerationRequest
@@ -28,7 +28,6 @@ from control_plane.generation.result import GenerationResult
 from control_plane.inference.prompts import Prompt
 from control_plane.models.catalog import Model
 from control_plane.services import Services
-from control_plane.validation import check_request
 
 _RENAMED = {"stop_sequences": "stop"}
 
@@ -44,9 +43,6 @@ class RequestHandler:
         self.model: Model = services.generation.model(body.model)
         self._request = request
         self._receive = request.receive
-        self._record_usage = usage_recorder(request)
-        self._cache_control = cache_control(request)
-        self._caller = caller_id(request.scope)
         self._services = services
         self.answers = body.n or 1  # to each prompt
 
@@ -75,27 +71,29 @@ class RequestHandler:
             raise InvalidRequest(
                 f"n: must ask for at most {choices.MAX_ANSWERS} answers", param="n"
             )
-        for prompt in prompts:
-            check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
         if not self.body.streams or self.body.usage_in_stream:
             returns = [*returns, NUM_INPUT_TOKENS]
-        count_requests(self._request, count - 1)
-        seeds = self.body.seeds(count)
-        return [
-            GenerationRequest(
-                prompt=prompts[number // self.answers],
-                sampling=sampling if seed is None else {**sampling, "seed": seed},
-                request_id=self.request_id,
+        first_answers = [
+            generation_request(
+                self._request,
+                self._services,
+                prompt,
+                sampling,
                 model=self.model.served_name,
                 stream=self.body.streams,
                 returns=returns,
                 metadata=self.body.metadata or {},
-                record_usage=self._record_usage,
-                counts_prompt=number % self.answers == 0,
-                cache=self._cache_control,
-                caller=self._caller,
             )
-            for number, seed in enumerate(seeds)
+            for prompt in prompts
+        ]
+        count_requests(self._request, count - 1)
+        return [
+            replace(
+                first_answers[number // self.answers],
+                sampling=sampling if seed is None else {**sampling, "seed": seed},
+                counts_prompt=number % self.answers == 0,
+            )
+            for number, seed in enumerate(self.body.seeds(count))
         ]
 
     async def stream(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from control_plane.api import errors
+from control_plane.app import create_app
 from control_plane.auth.keys import KeyStore
 from control_plane.errors import (
     ContextLengthExceeded,
@@ -32,7 +34,7 @@ from control_plane.inference.requests import (
     Tokenize,
 )
 from control_plane.inference.responses import Delta, Embeddings, Tokens
-from tests.support.gateway import events, fake_client, gateway, sent
+from tests.support.gateway import events, fake_client, gateway, in_process, sent, settings
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -152,6 +154,31 @@ async def test_a_defect_is_answered_without_its_details() -> None:
         assert response.status_code == 500
         assert "secret" not in response.text
         assert response.headers["x-request-id"]
+
+
+async def test_an_api_with_errors_of_its_own_shape() -> None:
+    """Whoever raises them: a route, the router, or a middleware."""
+    app = create_app(settings(), client=fake_client())
+    errors.install(app, {"/other/": lambda error, id_: {"kind": error.type, "id": id_}})
+
+    @app.get("/other/route")
+    async def fails() -> None:
+        raise Overloaded("full")
+
+    @app.get("/other/defect")
+    async def breaks() -> None:
+        raise RuntimeError("secret")
+
+    async with in_process(app) as http:
+        for path, status, kind in (
+            ("/other/route", 503, "overloaded"),
+            ("/other/defect", 500, "internal_error"),
+            ("/other/none", 404, "not_found"),
+        ):
+            response = await http.get(path)
+            assert response.status_code == status
+            assert response.json() == {"kind": kind, "id": response.headers["x-request-id"]}
+        assert "error" in (await http.get("/none")).json()
 
 
 async def test_routes_and_methods_that_are_not_there() -> None:

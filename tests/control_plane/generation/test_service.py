@@ -39,7 +39,12 @@ async def services(client: FakeModelClient, **values: Any) -> AsyncIterator[Serv
 
 
 def request(**values: Any) -> GenerationRequest:  # noqa: ANN401
-    defaults = {"prompt": "Hi", "sampling": {"max_tokens": 5}, "request_id": "req_1"}
+    defaults = {
+        "prompt": "Hi",
+        "sampling": {"max_tokens": 5},
+        "request_id": "req_1",
+        "caller": "ann",
+    }
     return GenerationRequest(**{**defaults, **values})
 
 
