@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from control_plane.cluster.servers import CLIENTS
 from control_plane.triton.client import InferStream, TritonClient
 
-__all__ = ["CLIENTS", "connected", "read"]
+__all__ = ["CLIENTS", "PATIENT", "connected", "read"]
+
+PATIENT = 60.0
+"""Seconds, for what is over at once on a quiet machine."""
 
 
 @asynccontextmanager

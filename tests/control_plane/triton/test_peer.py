@@ -24,12 +24,10 @@ from control_plane.errors import (
     Unavailable,
 )
 from control_plane.triton.client import TritonClient
-from tests.support.clients import CLIENTS, connected, read
+from tests.support.clients import CLIENTS, PATIENT, connected, read
 from tests.support.h2_peer import Behaviour, ServedCall, answer, h2_peer, hang, response
 
 REQUEST = ModelInferRequest(model_name="model", id="1")
-PATIENT = 60
-"""Seconds, for what is over at once on a quiet machine."""
 
 # grpc.aio's poller stays with the event loop that was first.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
