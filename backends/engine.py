@@ -1,16 +1,18 @@
-"""The interface between `serving` and an engine: token ids in, token ids out.
+"""The interface between `backends.serving` and an engine: token ids in, token ids out.
 
-Text is not an engine's business: templates, detokenisation and stop strings are in `text`, once
-for all engines.
+An engine knows nothing of text: chat templates, detokenisation and stop strings are in
+`backends.text`, once for all engines.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backends.contract.errors import EngineError, InvalidField
+from backends.contract.kinds import RequestKind
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
 
@@ -20,34 +22,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token, with its log probability and alternatives where they were asked for."""
+    """One generated token, with its log probability and alternatives where they were requested."""
 
     id: int
-    logprob: float | None = None
-    rank: int = 0
+    logprob: float | None = None  # natural logarithm
+    rank: int = 0  # 1: the most probable token; 0: not requested
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most probable first
-    prompt: tuple[Token, ...] = ()  # with the first one: the prompt's second token and on
+    prompt: tuple[Token, ...] = ()  # with the first token: the prompt's tokens but for its first
 
 
 class Sink(Protocol):
-    """Where an engine puts what it makes for one request. Called from one thread at a time."""
+    """The receiver of the tokens of one request. It is called from one thread at a time."""
 
-    def put(self, token: Token, finish_reason: FinishReason | None) -> None: ...
+    def put(self, token: Token, finish_reason: FinishReason | None) -> None:
+        """Take the next token; ``finish_reason`` is None until the last one."""
 
-    def fail(self, error: EngineError) -> None: ...
+    def fail(self, error: EngineError) -> None:
+        """Take the error that ends the request. Nothing follows it."""
 
 
 @dataclass(slots=True, eq=False)
 class EngineRequest:
-    """One sequence to generate: the prompt's ids, then ids of an answer that is being resumed."""
+    """One sequence to generate: the prompt's ids, then the ids of an answer that is resumed."""
 
     prompt_ids: Sequence[int]
     sampling: SamplingParameters
     sink: Sink
     output_ids: list[int] = field(default_factory=list)
-    cancelled: bool = False  # set by anyone, at any time; the engine drops the request
+    cancelled: bool = False  # may be set by any thread at any time; the engine drops the request
     started: bool = False  # set by the engine when it begins to compute the prompt
-    guide: Guide | None = None  # set by the engine, where the sampling is guided
+    guide: Guide | None = None  # set by the engine if the sampling is guided
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +64,23 @@ class Attribution:
 
 
 class Engine(Protocol):
-    """A loaded model. ``submit`` returns at once; tokens reach the request's sink."""
+    """A loaded model. Engines derive from this class.
+
+    `attribute`, `trace` and `metrics` are optional: an engine that has no gradients, no profiler or
+    no metrics inherits the refusal, or the empty text, from here.
+    """
 
     context_length: int  # tokens, prompt and answer together
     vocab_size: int
-    attribution_length: int  # tokens, prompt and target together; 0: no gradients
-    adapters: tuple[str, ...]  # names of LoRA adapters; a request may have one of them
+    attribution_length: int = 0  # tokens, prompt and target together; 0: no gradients
+    adapters: tuple[str, ...] = ()  # names of LoRA adapters; a request may have one of them
 
+    @abstractmethod
     def submit(self, request: EngineRequest) -> None:
-        """Queue a request. Raises `InvalidField` or `Overloaded`."""
+        """Queue a request and return at once. Tokens are passed to the request's sink.
+
+        Raises `InvalidField`, `Overloaded`, `ShuttingDown`.
+        """
 
     def attribute(
         self,
@@ -76,8 +88,13 @@ class Engine(Protocol):
         target_ids: Sequence[int],
         done: Callable[[Attribution | EngineError], None],
     ) -> None:
-        """Queue an attribution; ``done`` is called once, from a thread of the engine's. Raises
-        `Overloaded`, `ShuttingDown`."""
+        """Queue an attribution; ``done`` is called once, from a thread of the engine.
+
+        Raises `InvalidField` if the engine has no gradients, `Overloaded`, `ShuttingDown`.
+        """
+        raise InvalidField(
+            RequestKind.ATTRIBUTIONS, "are not possible: this engine has no gradients"
+        )
 
     def trace(
         self,
@@ -85,40 +102,21 @@ class Engine(Protocol):
         sampling: SamplingParameters,
         done: Callable[[bytes | EngineError], None],
     ) -> None:
-        """Serve a request under a profiler; ``done`` is called once, with the gzipped trace. Raises
-        `InvalidField` where the engine has none, `Overloaded` while another is being traced."""
+        """Serve a request under a profiler; ``done`` is called once, with the gzipped trace.
 
+        Raises `InvalidField` if the engine has no profiler, `Overloaded` while another request is
+        being traced, `ShuttingDown`.
+        """
+        raise InvalidField(RequestKind.PROFILE, "is not possible: this engine has no profiler")
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Static facts and gauges, as `serving` documents them. Raises `EngineError` if dead."""
+        """Return the engine's part of `ModelFacts`, by name. Raises `EngineDead`."""
 
     def metrics(self) -> str:
-        """The engine's own metrics in Prometheus' text format; "" where it has none."""
-
-    def close(self) -> None:
-        """Fail what is left with `ShuttingDown` and stop."""
-
-
-class GenerationOnly:
-    """The rest of `Engine` for one that generates and no more: what it has not, it refuses."""
-
-    attribution_length = 0
-    adapters: tuple[str, ...] = ()
-
-    def attribute(
-        self,
-        prompt_ids: Sequence[int],
-        target_ids: Sequence[int],
-        done: Callable[[Attribution | EngineError], None],
-    ) -> None:
-        raise InvalidField("attributions", "are not possible: this engine has no gradients")
-
-    def trace(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParameters,
-        done: Callable[[bytes | EngineError], None],
-    ) -> None:
-        raise InvalidField("profile", "is not possible: this engine has no profiler")
-
-    def metrics(self) -> str:
+        """Return the engine's own metrics in Prometheus' text format; "" if it has none."""
         return ""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Fail all unfinished requests with `ShuttingDown`, and stop."""

@@ -1,4 +1,4 @@
-"""The GPUs' memory, as ``describe`` reports it."""
+"""The memory of the GPUs, as ``describe`` reports it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def gpu_memory() -> list[dict[str, int]]:
-    """Bytes of every visible GPU: ``total``, ``used`` (by all processes), ``free``."""
+    """Return bytes for every visible GPU: ``total``, ``used`` (by all processes), ``free``."""
     if not torch.cuda.is_available():
         return []
     memory = [torch.cuda.mem_get_info(i) for i in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""Logs of the control plane and of models' processes: what is bounded, whatever was logged."""
+"""The log format of the control plane and of models' processes: every record is bounded."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import TypeAlias
 
 MAX_BYTES = 4096
-"""Of one record."""
+"""The longest record, in UTF-8."""
 _HEAD_BYTES = 1024
-_FRAMES = 6
-_CAUSES = 3
-_MESSAGE_CHARACTERS = 200
+_MAX_FRAMES = 6
+_MAX_ERRORS = 3  # an error and its causes
+_MAX_MESSAGE_CHARACTERS = 200
 _QUOTED = re.compile(r"""(['"`])(.{16}).+?\1""", re.DOTALL)
 
 ErrorInfo: TypeAlias = (
@@ -22,18 +22,23 @@ ErrorInfo: TypeAlias = (
 
 
 class BoundedFormatter(logging.Formatter):
-    """Records of at most `MAX_BYTES`; of errors, where they were raised and what they say, without
-    long quotations: those would be of requests, which are nobody's business."""
+    """A formatter whose records have at most `MAX_BYTES`.
+
+    Of an error it writes where it was raised and its message, without long quotations: they would
+    be parts of requests, which are private.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return bounded(super().format(record))
+        """Return the formatted record, cut to `MAX_BYTES`."""
+        return truncate_middle(super().format(record))
 
     def formatException(self, ei: ErrorInfo) -> str:
-        return "" if ei[1] is None else describe(ei[1])
+        """Return a short description of the error and its causes."""
+        return "" if ei[1] is None else describe_error(ei[1])
 
 
-def bounded(text: str) -> str:
-    """Its beginning and its end."""
+def truncate_middle(text: str) -> str:
+    """Return ``text``; if it has more than `MAX_BYTES`, its beginning and its end."""
     data = text.encode(errors="backslashreplace")
     if len(data) <= MAX_BYTES:
         return text
@@ -42,16 +47,20 @@ def bounded(text: str) -> str:
     return (data[:_HEAD_BYTES] + mark + tail).decode(errors="ignore")
 
 
-def describe(error: BaseException) -> str:
-    """An error and its causes, the first of them first."""
+def describe_error(error: BaseException) -> str:
+    """Return an error and its nearest causes as text, the earliest cause first."""
     parts: list[str] = []
-    now: BaseException | None = error
-    while now is not None and len(parts) < _CAUSES:
-        frames = traceback.format_tb(now.__traceback__, limit=-_FRAMES)
-        parts.append(f"{''.join(frames)}{type(now).__qualname__}: {_message(now)}")
-        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
+    current: BaseException | None = error
+    while current is not None and len(parts) < _MAX_ERRORS:
+        frames = traceback.format_tb(current.__traceback__, limit=-_MAX_FRAMES)
+        parts.append(f"{''.join(frames)}{type(current).__qualname__}: {_message(current)}")
+        current = current.__cause__ or (
+            None if current.__suppress_context__ else current.__context__
+        )
     return "\nwhich led to\n".join(reversed(parts))
 
 
 def _message(error: BaseException) -> str:
-    return _QUOTED.sub(r"\1\2...\1", str(error)[: 2 * _MESSAGE_CHARACTERS])[:_MESSAGE_CHARACTERS]
+    """Return the message of an error with its quotations shortened to 16 characters."""
+    message = str(error)[: 2 * _MAX_MESSAGE_CHARACTERS]
+    return _QUOTED.sub(r"\1\2...\1", message)[:_MAX_MESSAGE_CHARACTERS]

@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""The memory that this process may still allocate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ GIB = 1 << 30
 
 
 def available_memory() -> int:
-    """Bytes: what the machine has available, or the container has left, whichever is less."""
-    return min(_available_on_machine(), _left_in_container())
+    """Return bytes: what the machine or the container has left, whichever is less."""
+    return min(_available_on_machine(), _available_in_container())
 
 
 def _available_on_machine() -> int:
@@ -19,8 +19,8 @@ def _available_on_machine() -> int:
     raise RuntimeError("/proc/meminfo has no MemAvailable")
 
 
-def _left_in_container() -> int:
-    """What the control group of a container has left; without a limit, very much."""
+def _available_in_container() -> int:
+    """Return the bytes left in the container's control group; 2^62 if it has no limit."""
     root = Path("/sys/fs/cgroup")
     for limit, used in (
         (root / "memory.max", root / "memory.current"),

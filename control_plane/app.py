@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi_offline import FastAPIOffline
 
 from control_plane.admission.rate_limits import RateLimits
 from control_plane.api import (
@@ -26,6 +27,7 @@ from control_plane.api.metrics import metrics_router
 from control_plane.api.openai import routers as openai_routers
 from control_plane.auth.authenticator import open_authenticator
 from control_plane.background import running
+from control_plane.inference.client import ModelClient
 from control_plane.middleware.authentication import AuthenticationMiddleware
 from control_plane.middleware.body_limit import BodyLimitMiddleware
 from control_plane.middleware.client_address import ClientAddressMiddleware
@@ -46,7 +48,11 @@ _SECURITY: Mapping[str, Callable[..., Any]] = {
 }
 # `*` would not count with credentials.
 _EXPOSED = [
-    *("X-Request-Id", "WWW-Authenticate", "Retry-After", "retry-after-ms", body.HEADER),
+    "X-Request-Id",
+    "WWW-Authenticate",
+    "Retry-After",
+    "retry-after-ms",
+    body.HEADER,
     *(
         f"x-ratelimit-{what}-{of}"
         for what in ("limit", "remaining", "reset")
@@ -55,14 +61,21 @@ _EXPOSED = [
 ]
 
 
-def create_app(settings: ServingSettings, processes: ModelProcesses | None = None) -> FastAPI:
-    """An application for the Triton server at ``triton.endpoints[0]``. ``processes``: those of its
-    models, where it is embedded."""
+def create_app(
+    settings: ServingSettings,
+    processes: ModelProcesses | None = None,
+    client: ModelClient | None = None,
+) -> FastAPI:
+    """Return an application in front of the Triton servers that the settings name.
+
+    ``processes``: those of the embedded server's models. ``client``: whom to ask in place of the
+    servers, such as a `FakeModelClient`.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            services = await stack.enter_async_context(open_services(settings, processes))
+            services = await stack.enter_async_context(open_services(settings, processes, client))
             app.state.services = services
             if settings.auth.enabled:
                 authenticator = open_authenticator(settings.auth)
@@ -75,7 +88,8 @@ def create_app(settings: ServingSettings, processes: ModelProcesses | None = Non
 
     # For the documentation: the middleware has asked already.
     security = [Depends(_SECURITY[settings.auth.auth_type])] if settings.auth.enabled else []
-    app = FastAPI(
+    # The pages /docs and /redoc with scripts of their own: they work without the internet.
+    app = FastAPIOffline(
         title="Triad",
         version=VERSION,
         lifespan=lifespan,
@@ -124,5 +138,6 @@ def _public_paths(settings: ServingSettings) -> list[str]:
 
 
 def app_from_environment() -> FastAPI:
-    """For uvicorn's reloader, which builds the application anew in a process of its own."""
+    """Create the application for uvicorn's reloader, which builds it anew in a process of its
+    own."""
     return create_app(ConfigManager().serving)

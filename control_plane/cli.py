@@ -11,15 +11,23 @@ import typer
 from rich.console import Console
 
 from control_plane.auth import commands as keys
-from control_plane.models.converter import COMMAND
+from control_plane.engines import ENGINE_NAMES
+from control_plane.engines.converter import COMMAND
 from control_plane.serve import ServeError, serve
-from control_plane.settings import Settings, SettingsError, load_settings, require_supported
-from control_plane.settings.manager import PATH_VARIABLE
+from control_plane.settings import (
+    PATH_VARIABLE,
+    Settings,
+    SettingsError,
+    load_settings,
+    require_supported,
+)
 from control_plane.version import VERSION
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 app.add_typer(keys.app, name="keys")
 console = Console(stderr=True, highlight=False)
+
+_ENGINES = f"{', '.join(ENGINE_NAMES[:-1])} or {ENGINE_NAMES[-1]}"
 
 ConfigOption = Annotated[
     Path | None,
@@ -35,7 +43,7 @@ def serve_command(
         typer.Option(help="A name in the model repository, a folder, or a hub id."),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="The engine for that model: pytorch, onnx or vllm.")
+        str | None, typer.Option(help=f"The engine for that model: {_ENGINES}.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
@@ -88,6 +96,7 @@ def version() -> None:
 
 
 def _load(config: Path | None) -> Settings:
+    """Return the settings; where they cannot be used, print why and exit with code 2."""
     try:
         settings = load_settings(config, os.environ)
         require_supported(settings)

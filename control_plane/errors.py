@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Self
 
 
 class TriadError(Exception):
-    """Something of ours went wrong."""
+    """The base of all errors: something of ours went wrong."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
@@ -63,7 +63,7 @@ def encodable(text: str) -> str:
 
 
 def field_path(path: Sequence[str | int]) -> str:
-    """``("messages", 0, "role")`` to ``messages[0].role``, of at most 100 characters."""
+    """Return ``("messages", 0, "role")`` as ``messages[0].role``, in at most 100 characters."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part[:100]}" if text else part[:100]
@@ -77,13 +77,13 @@ class InvalidRequest(TriadError):
     type = "invalid_request_error"
 
     def renamed(self, field: str) -> Self:
-        """The same, of what the client calls that field."""
+        """Return the same error with the name that the client has for that field."""
         problem = self.message.removeprefix(f"{self.param}: ")
         return type(self)(f"{field}: {problem}", param=field)
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """More tokens than the model's context holds."""
+    """The error of more tokens than the model's context holds."""
 
     code = "context_length_exceeded"
 
@@ -94,7 +94,8 @@ class RequestTimeout(TriadError):
 
 
 class Unauthorized(TriadError):
-    """``code``: of https://www.rfc-editor.org/rfc/rfc6750#section-3.1, where a token was sent."""
+    """The error of a request without a valid token. ``code``: of
+    https://www.rfc-editor.org/rfc/rfc6750#section-3.1, where a token was sent."""
 
     status = 401
     type = "authentication_error"
@@ -124,7 +125,7 @@ class Forbidden(TriadError):
 
 
 class RateLimited(TriadError):
-    """``retry_after``: seconds."""
+    """The error of a caller at its limit. ``retry_after``: seconds."""
 
     status = 429
     type = "rate_limit_exceeded"
@@ -166,7 +167,7 @@ class HeadersTooLarge(TriadError):
 
 
 class EngineFailed(TriadError):
-    """``detail``: for the log."""
+    """The error of an engine that failed. ``detail``: for the log."""
 
     type = "engine_error"
 

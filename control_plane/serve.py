@@ -25,14 +25,14 @@ from backends.logs import BoundedFormatter
 from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
-from control_plane.cache.store import StoreError, connect, folder
+from control_plane.cache.store import StoreError, check_store
 from control_plane.cluster.servers import control_value, endpoints
 from control_plane.embedded.installation import TritonMissing
 from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.embedded.supervisor import StartFailed
+from control_plane.engines.entry import ModelError
 from control_plane.http.server import HttpServer, server_config
 from control_plane.models.processes import ModelProcesses
-from control_plane.models.repository import ModelError
 from control_plane.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ DEMO_PROMPT = "What is machine learning?"
 
 
 class ServeError(RuntimeError):
-    """The server cannot start; the message says in a sentence why."""
+    """The error of a server that cannot start; the message says in a sentence why."""
 
 
 def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
@@ -78,7 +78,7 @@ def _set_up_logging(settings: ServingSettings, console: Console) -> None:
 
 
 def _warnings(settings: ServingSettings) -> Iterator[str]:
-    """What an operator may not know that he asks for."""
+    """Yield what an operator may not know that the settings ask for."""
     if not settings.auth.enabled and not _is_loopback(settings.host):
         yield (
             f"everybody who can reach {settings.host} may use this server: set "
@@ -97,7 +97,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _allow_connections(settings: ServingSettings) -> None:
-    """Each is an open file, of which systems allow 1024 until asked for more."""
+    """Allow as many open files as there may be connections: systems allow 1024 until asked for
+    more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.http.max_connections + _OTHER_FILES
     if soft < wanted:
@@ -106,12 +107,13 @@ def _allow_connections(settings: ServingSettings) -> None:
         if allowed < wanted:
             logger.warning(
                 "the system allows %d open files, too few for serving.http.max_connections: %d",
-                *(allowed, settings.http.max_connections),
+                allowed,
+                settings.http.max_connections,
             )
 
 
 def _check_port(settings: ServingSettings) -> None:
-    """Before Triton is started for nothing."""
+    """Check that the port is free, before Triton is started for nothing."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -125,7 +127,7 @@ def _check_port(settings: ServingSettings) -> None:
 
 
 def _check_files(settings: ServingSettings) -> None:
-    """Those that the application opens when it starts."""
+    """Check the files that the application opens when it starts."""
     try:
         control_value(settings.triton)
     except OSError as error:
@@ -135,11 +137,11 @@ def _check_files(settings: ServingSettings) -> None:
             KeyStore(key_file(settings.auth)).close()
         except KeyStoreError as error:
             raise ServeError(f"serving.auth.key_store: {error}") from None
-    if settings.caching.enabled and settings.caching.cache_type == "disk":
+    if settings.caching.enabled:
         try:
-            connect(folder(settings.caching)).close()
+            check_store(settings.caching)
         except StoreError as error:
-            raise ServeError(f"serving.caching.folder: {error}") from None
+            raise ServeError(f"serving.caching.{error}") from None
 
 
 @contextmanager

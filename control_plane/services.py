@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from control_plane.background import running
 from control_plane.cache.response_cache import open_cache
 from control_plane.cluster.instance import Instance
-from control_plane.cluster.servers import HealthChecks, connect
-from control_plane.embedding.service import EmbeddingService
+from control_plane.cluster.metrics import InstanceMetrics
+from control_plane.cluster.servers import HealthChecks, connect, control_value
+from control_plane.generation.embedding import EmbeddingService
+from control_plane.generation.inspection import InspectionService
 from control_plane.generation.service import GenerationService
+from control_plane.inference.client import ModelClient
 from control_plane.models.catalog import Model, Models
 from control_plane.models.processes import ModelProcesses
-from control_plane.observability.metrics import EngineGauges, InstanceMetrics, Metrics
+from control_plane.observability.metrics import EngineGauges, Metrics
 from control_plane.observability.stats import Stats
-from control_plane.settings import ServingSettings
-from control_plane.triton.client import TritonClient
+from control_plane.settings import ServingSettings, TritonSettings
+from control_plane.triton.base import control_metadata
+from control_plane.triton.http2.client import Http2Client
 
 
 @dataclass(slots=True)
 class Services:
-    """One control plane's parts. ``instances``: of several Triton servers; else none."""
+    """The parts of one control plane. ``instances``: of several Triton servers; else none."""
 
     settings: ServingSettings
-    client: TritonClient
+    client: ModelClient
     catalog: Models
     generation: GenerationService
+    inspection: InspectionService
     embedding: EmbeddingService
     metrics: Metrics
     stats: Stats
@@ -36,29 +41,48 @@ class Services:
 
 @asynccontextmanager
 async def open_services(
-    settings: ServingSettings, processes: ModelProcesses | None = None
+    settings: ServingSettings,
+    processes: ModelProcesses | None = None,
+    client: ModelClient | None = None,
 ) -> AsyncIterator[Services]:
-    """Connects to the servers that the settings name, and watches their models. ``processes``:
-    those of the embedded server's."""
+    """Connect to the servers that the settings name, and watch their models.
 
-    def on_death(model: Model) -> None:
+    ``processes``: those of the embedded server's models. ``client``: one that is taken in place
+    of the servers.
+    """
+
+    def on_unhealthy(model: Model) -> None:
         generation.abort_model(model)
 
-    client, catalog, instances = connect(settings, on_death, processes)
+    create_client = client_factory(settings.triton) if client is None else lambda _: client
+    connection = connect(settings, create_client, on_unhealthy, processes)
+    client, catalog, instances = connection.client, connection.catalog, connection.instances
     metrics, stats = Metrics(), Stats()
     metrics.registry.register(EngineGauges(catalog))
     if instances:
         metrics.registry.register(InstanceMetrics(instances))
+    inspection = InspectionService(client, timeout=settings.request_timeout)
     embedding = EmbeddingService(client, timeout=settings.request_timeout)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
         generation = GenerationService(
-            *(client, catalog, metrics, stats),
+            client,
+            catalog,
+            metrics,
+            stats,
             timeout=settings.request_timeout,
             cache=await stack.enter_async_context(open_cache(settings.caching, metrics)),
         )
         await catalog.refresh()
         await stack.enter_async_context(running(catalog.watch(HealthChecks.of(settings).interval)))
         yield Services(
-            *(settings, client, catalog, generation, embedding, metrics, stats, instances)
+            settings, client, catalog, generation, inspection, embedding, metrics, stats, instances
         )
+
+
+def client_factory(triton: TritonSettings) -> Callable[[str], ModelClient]:
+    """Return what makes the client of a Triton server from its gRPC address. Raises OSError for a
+    file with the server's secret that cannot be read."""
+    secret = control_value(triton)
+    metadata = control_metadata(triton.model_control_header, secret) if secret else ()
+    return lambda endpoint: Http2Client(endpoint, metadata)

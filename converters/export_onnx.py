@@ -1,4 +1,5 @@
-"""Exports a Hugging Face model to ONNX, verifies it, and writes what Triton needs to serve it::
+"""The command that exports a Hugging Face model to ONNX, verifies the graph, and writes what Triton
+needs to serve it::
 
 python -m converters.export_onnx Qwen/Qwen2.5-0.5B-Instruct --output model_repository
 """
@@ -19,16 +20,16 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from converters.errors import ConversionError, OptionError
+from converters.common.errors import ConversionError, OptionError
+from converters.common.options import Exporter, ExportOptions, Kind, OrtCompat, Pooling, Precision
+from converters.common.report import Progress, Report
 from converters.kinds import EXPORTS
-from converters.options import Exporter, ExportOptions, Kind, OrtCompat, Pooling, Precision
-from converters.report import Progress
-from converters.shapes import read_axes, read_shape
+from converters.plain.shapes import parse_axes, parse_shape
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(stderr=True, highlight=False)
 
-MOST_SEQUENCES = 1024
+MAX_SEQUENCES = 1024
 
 
 @app.command()
@@ -38,15 +39,16 @@ def export(
         Path, typer.Option(help="A model repository's folder, or a path that ends in .onnx.")
     ],
     name: Annotated[
-        str | None, typer.Option(help="The Triton model's name; from MODEL without it.")
+        str | None,
+        typer.Option(help="The Triton model's name; without it, one derived from MODEL."),
     ] = None,
-    kind: Annotated[Kind, typer.Option(help="What the model is exported as.")] = "decoder",
-    precision: Annotated[Precision, typer.Option(help="Of the weights.")] = "fp32",
+    kind: Annotated[Kind, typer.Option(help="The kind of graph to export.")] = "decoder",
+    precision: Annotated[Precision, typer.Option(help="The precision of the weights.")] = "fp32",
     max_context: Annotated[
         int | None,
-        typer.Option(help="Tokens of a sequence; 4096 or the model's own, if that is less."),
+        typer.Option(help="The tokens of a sequence; without it, at most 4096."),
     ] = None,
-    max_num_seqs: Annotated[int, typer.Option(help="Sequences that run at once.")] = 8,
+    max_num_seqs: Annotated[int, typer.Option(help="The sequences that run at once.")] = 8,
     exporter: Annotated[
         Exporter,
         typer.Option(help="onnxruntime-genai's model builder, PyTorch's exporter, or what fits."),
@@ -55,14 +57,16 @@ def export(
         OrtCompat, typer.Option(help="The oldest ONNX Runtime that has to run the graph.")
     ] = "latest",
     text: Annotated[
-        Path | None, typer.Option(help="What quality is measured on; without it, a demo corpus.")
+        Path | None,
+        typer.Option(help="The text to measure quality on; without it, the demo corpus."),
     ] = None,
     pooling: Annotated[
-        Pooling, typer.Option(help="encoder: of tokens to a vector; auto: the model's own.")
+        Pooling,
+        typer.Option(help="encoder: how tokens become a vector; auto: as the model has it."),
     ] = "auto",
     normalize: Annotated[
         bool | None,
-        typer.Option(help="encoder: vectors of length 1; as the model has it without either."),
+        typer.Option(help="encoder: vectors of length 1; without it, as the model has it."),
     ] = None,
     input_shape: Annotated[
         str, typer.Option(help="plain: the shape of the inputs, batch and tokens.")
@@ -80,7 +84,9 @@ def export(
             help="Read weights that are pickles (pytorch_model.bin): they can run code.",
         ),
     ] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A file to write the figures to, as JSON.")
+    ] = None,
 ) -> None:
     """Export MODEL to ONNX. An export that does not compute what MODEL computes is refused."""
     try:
@@ -98,39 +104,44 @@ def export(
             text=text,
             pooling=pooling,
             normalize=normalize,
-            input_shape=read_shape(input_shape),
-            dynamic_axes=read_axes(dynamic_axes),
+            input_shape=parse_shape(input_shape),
+            dynamic_axes=parse_axes(dynamic_axes),
         )
-        _check(options)
-        if report is not None and not report.absolute().parent.is_dir():
-            raise OptionError("report", f"{report.parent} is no folder")
+        _check(options, report)
         with _progress() as progress:
-            made = EXPORTS[kind](options, progress)
+            result = EXPORTS[kind](options, progress)
     except ConversionError as error:
         console.print("[red]error:[/]", end=" ")
         console.print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
-    console.print(made.table())
-    for path in made.written:
-        console.print(f"written: {path}", markup=False, soft_wrap=True)
+    _show(result)
     if report is not None:
-        report.write_text(json.dumps(made.to_json(), indent=2) + "\n")
+        report.write_text(json.dumps(result.to_json(), indent=2) + "\n")
 
 
-def _check(options: ExportOptions) -> None:
-    if options.kind not in EXPORTS:
-        raise OptionError("kind", f"must be one of {', '.join(EXPORTS)}")
-    if not 1 <= options.max_num_seqs <= MOST_SEQUENCES:
+def _check(options: ExportOptions, report: Path | None) -> None:
+    """Raise `OptionError` for values that are wrong whatever the kind of export."""
+    if not 1 <= options.max_num_seqs <= MAX_SEQUENCES:
         raise OptionError(
-            "max-num-seqs", f"must be from 1 to {MOST_SEQUENCES}, not {options.max_num_seqs}"
+            "max-num-seqs", f"must be from 1 to {MAX_SEQUENCES}, not {options.max_num_seqs}"
         )
     if options.name is not None and not re.fullmatch(r"\w[\w.-]*", options.name):
-        raise OptionError("name", "must have letters, digits, dots, dashes and underscores alone")
+        raise OptionError(
+            "name", "must have letters, digits, dots, dashes and underscores, and nothing else"
+        )
+    if report is not None and not report.absolute().parent.is_dir():
+        raise OptionError("report", f"{report.parent} is not a folder")
+
+
+def _show(report: Report) -> None:
+    console.print(report.table())
+    for path in report.written:
+        console.print(f"written: {path}", markup=False, soft_wrap=True)
 
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A line for each stage, with the time that it took."""
+    """Yield a function that shows a line for each stage, with the time that it took."""
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),

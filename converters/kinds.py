@@ -1,19 +1,20 @@
-"""The kinds of export there are."""
+"""The kinds of export, and the function behind each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from converters.options import ExportOptions, Kind
-from converters.report import Progress, Report
+from converters.common.options import ExportOptions, Kind
+from converters.common.report import Progress, Report
 
 Export: TypeAlias = Callable[[ExportOptions, Progress], Report]
-"""Exports, verifies, and puts the result in place. Raises `ConversionError`."""
+"""Exports a model, verifies the graph, and puts the result in place. Raises `ConversionError`."""
 
 
 def _decoder(options: ExportOptions, progress: Progress) -> Report:
-    from converters.decoder.export import export_decoder  # takes seconds: it imports PyTorch
+    # Each kind is imported when it is asked for: it imports PyTorch, which takes seconds.
+    from converters.decoder.export import export_decoder
 
     return export_decoder(options, progress)
 
@@ -25,7 +26,7 @@ def _encoder(options: ExportOptions, progress: Progress) -> Report:
 
 
 def _plain(options: ExportOptions, progress: Progress) -> Report:
-    from converters.plain import export_plain
+    from converters.plain.export import export_plain
 
     return export_plain(options, progress)
 

@@ -23,7 +23,7 @@ def test_containers_do_not_run_as_root(file: Path) -> None:
 
 
 def test_examples_publish_to_this_machine_alone() -> None:
-    texts = [*DOCKERFILES, ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = [*DOCKERFILES, ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     published = [p for file in texts for p in PUBLISHES.findall(file.read_text())]
     services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
     published += [port for service in services.values() for port in service.get("ports", [])]

@@ -1,4 +1,4 @@
-"""What computes the steps of the batcher: one forward pass over tokens of many sequences."""
+"""The interface of what computes a step: one forward pass over tokens of several sequences."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ class Segment:
 
     @property
     def end(self) -> int:
+        """Return the position behind the last token."""
         return self.start + self.length
 
 
 class Runner(Protocol):
-    """Owned by one thread."""
+    """A model with a KV cache of a fixed number of slots. One thread owns it."""
 
     name: str
     slots: int
     device: torch.device
-    max_segments: int  # a step has no more
-    shares_prefixes: bool  # whether `copy` works, and a segment may start within what a slot holds
+    max_segments: int  # in one step
+    shares_prefixes: bool  # whether `copy` works, and a segment may start within a slot's content
     splits_prompts: bool  # whether a prompt may be computed in several segments
     gives_all_logits: bool  # whether ``last`` may be above 1
 
@@ -41,17 +42,20 @@ class Runner(Protocol):
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
     ) -> Logits:
-        """The logits FP32 [sum of last, vocabulary] after the ``last`` tokens of each segment; of
-        one token each if that is not given.
+        """Return the logits FP32 [sum of last, vocabulary] of the ``last`` tokens of each segment.
 
-        ``segments``: at most one a slot; those of one token first, by slot. ``ids``: of each
-        segment. What a slot holds from the segment's start on is replaced. The logits may be
-        overwritten by the next step.
+        ``segments``: at most one a slot; those of one token come first, in the order of their
+        slots. ``ids``: the token ids of each segment. ``last``: one for each segment if None.
+
+        The segment replaces the slot's content from its start on. The next step may overwrite the
+        returned logits.
         """
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first ``length`` positions of a slot to another."""
+        """Copy the first ``length`` positions of one slot to another."""
 
     def release(self, slot: int) -> None:
-        """The slot's sequence has ended. What it holds may still be continued or copied, where
-        prefixes are shared."""
+        """Take note that the slot's sequence has ended.
+
+        Where prefixes are shared, the slot's content may still be continued or copied.
+        """

@@ -5,7 +5,8 @@ top_k, top_p, min_p). A draw is ``torch.multinomial``'s race of exponentials, an
 exponentials come from the request's own generator: such a request gets the tokens that ``generate``
 gives after ``torch.manual_seed``, whatever runs beside it. Presence and frequency penalties and
 ``logit_bias`` are OpenAI's. What a guide or ``allowed_token_ids`` does not allow, and the ends of
-an answer before ``min_tokens``, are taken away before any of the filters.
+an answer before ``min_tokens``, are taken away before any of the filters. Further parameters are
+files in `backends.sampling_parameters`: their effects come between these steps.
 
 The work is done for all rows at once, and only where it is asked for: sorting a vocabulary of
 150,000 takes ten times as long as a small model's whole step.
@@ -13,7 +14,6 @@ The work is done for all rows at once, and only where it is asked for: sorting a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
@@ -22,6 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from backends.batching.effects import apply_effects, used_effects
+from backends.batching.filters import MINUS_INFINITY, is_filtered, keep
+from backends.batching.penalties import SeenTokens, uses_penalties
 from backends.contract.errors import InvalidField
 from backends.contract.sampling import SamplingParameters
 from backends.engine import Token
@@ -29,8 +32,6 @@ from backends.guidance.guide import Guide, restrict
 
 Logits: TypeAlias = Tensor | NDArray[np.float32]
 """FP32 [rows, vocabulary]."""
-
-MINUS_INFINITY = float("-inf")
 
 CANDIDATES = 1024
 """Filters look at this many of the most probable tokens, and at the whole vocabulary only where
@@ -50,7 +51,7 @@ class Sampler:
         guide: Guide | None = None,
         ends: Collection[int] = (),
     ) -> None:
-        """``ends``: the tokens that end an answer, beside ``stop_token_ids``."""
+        """Begin behind ``output_ids``. ``ends``: what ends an answer beside ``stop_token_ids``."""
         for id_ in (*prompt_ids, *output_ids, *(id_ for id_, _ in parameters.logit_bias)):
             if not 0 <= id_ < vocab_size:
                 raise IndexError(f"token {id_} is outside the model's vocabulary of {vocab_size}")
@@ -64,11 +65,7 @@ class Sampler:
             for _ in output_ids:  # what drawing them consumed
                 self.exponentials(vocab_size)
         p = parameters
-        self._seen = (
-            _Seen(prompt_ids, output_ids, device)
-            if p.repetition_penalty != 1 or p.presence_penalty or p.frequency_penalty
-            else None
-        )
+        self._seen = SeenTokens(prompt_ids, output_ids, device) if uses_penalties(p) else None
         self._bias = (
             (
                 torch.tensor([id_ for id_, _ in p.logit_bias], device=device),
@@ -82,15 +79,25 @@ class Sampler:
         self._made = len(output_ids)
         ends = [id_ for id_ in {*ends, *p.stop_token_ids} if id_ < vocab_size]
         self._ends = torch.tensor(ends, dtype=torch.int64, device=device)
-        self.takes_the_best = p.greedy and p.logprobs is None and guide is None and not self.adjusts
+        self.logits_effects = used_effects(p, "logits")
+        self.filter_effects = used_effects(p, "filter")
+        self.takes_the_best = (
+            p.greedy
+            and p.logprobs is None
+            and guide is None
+            and not self.adjusts
+            and not self.logits_effects
+        )
         """The next token is the one with the highest logit, and nothing more is asked."""
 
     @property
     def seeded(self) -> bool:
+        """Return whether draws come from the request's own generator."""
         return self._generator is not None
 
     @property
     def adjusts(self) -> bool:
+        """Return whether `adjust` or `hold_back_ends` has anything to do."""
         return (
             self._seen is not None
             or self._bias is not None
@@ -100,42 +107,32 @@ class Sampler:
 
     @property
     def must_go_on(self) -> bool:
-        """Whether the answer has fewer tokens than it must have."""
+        """Return whether the answer has fewer tokens than it must have."""
         return self._made < self.parameters.min_tokens
 
     def exponentials(self, count: int) -> Tensor:
+        """Return draws of the exponential distribution, FP32 [count]."""
         return torch.empty(count, device=self._device).exponential_(generator=self._generator)
 
     def adjust(self, scores: Tensor) -> None:
-        """Bias and penalties, in place. ``scores``: FP32 [vocabulary]."""
+        """Apply bias and penalties, in place. ``scores``: FP32 [vocabulary]."""
         if self._bias is not None:
             scores.index_add_(0, *self._bias)
         if self._seen is not None:
-            self._penalise(self._seen, scores)
+            self._seen.penalise(self.parameters, scores)
         if self._forbidden is not None:
             scores += self._forbidden
 
     def hold_back_ends(self, scores: Tensor) -> None:
-        """In place, what would end the answer before it has `min_tokens`, unless nothing else is
+        """Forbid, in place, what ends the answer before it has `min_tokens`, unless nothing else is
         left: a grammar may be at its end. ``scores``: FP32 [vocabulary]."""
         before = scores[self._ends]
         scores[self._ends] = MINUS_INFINITY
         if scores.max() == MINUS_INFINITY:
             scores[self._ends] = before
 
-    def _penalise(self, seen: _Seen, scores: Tensor) -> None:
-        p, ids = self.parameters, seen.ids
-        values = scores[ids]
-        if p.repetition_penalty != 1:
-            factor = p.repetition_penalty
-            values = torch.where(values < 0, values * factor, values / factor)
-        if p.presence_penalty or p.frequency_penalty:
-            counts = seen.counts
-            values = values - (p.presence_penalty * (counts > 0) + p.frequency_penalty * counts)
-        scores[ids] = values
-
     def take(self, token_id: int) -> None:
-        """The token that was chosen."""
+        """Note the token that was chosen."""
         self._made += 1
         if self._seen is not None:
             self._seen.add(token_id)
@@ -144,16 +141,16 @@ class Sampler:
 
     @property
     def ended(self) -> bool:
-        """Whether the guide has nothing to go on with."""
+        """Return whether the guide is at its end."""
         return self.guide is not None and self.guide.ended
 
     def sample(self, logits: Tensor) -> Token:
-        """``logits``: FP32 [vocabulary]."""
+        """Return the next token. ``logits``: FP32 [vocabulary]."""
         return sample([self], logits[None])[0]
 
 
 def _others(allowed: Sequence[int] | None, vocab_size: int, device: torch.device) -> Tensor | None:
-    """Minus infinity for what is not allowed and 0 for the rest, FP32 [vocabulary]."""
+    """Return minus infinity for what is not allowed and 0 for the rest, FP32 [vocabulary]."""
     if allowed is None:
         return None
     scores = torch.full((vocab_size,), MINUS_INFINITY, device=device)
@@ -161,38 +158,8 @@ def _others(allowed: Sequence[int] | None, vocab_size: int, device: torch.device
     return scores
 
 
-class _Seen:
-    """The tokens of a request, and how often each is in the output."""
-
-    def __init__(
-        self, prompt_ids: Sequence[int], output_ids: Sequence[int], device: torch.device
-    ) -> None:
-        self._places = {id_: place for place, id_ in enumerate(dict.fromkeys(prompt_ids))}
-        self._ids = torch.tensor(list(self._places), dtype=torch.int64, device=device)
-        self._counts = torch.zeros(len(self._places), device=device)
-        for id_ in output_ids:
-            self.add(id_)
-
-    def add(self, id_: int) -> None:
-        place = self._places.setdefault(id_, len(self._places))
-        if place == len(self._ids):  # grow by doubling
-            size = max(64, len(self._ids))
-            self._ids = torch.cat([self._ids, self._ids.new_zeros(size)])
-            self._counts = torch.cat([self._counts, self._counts.new_zeros(size)])
-        self._ids[place] = id_
-        self._counts[place] += 1
-
-    @property
-    def ids(self) -> Tensor:
-        return self._ids[: len(self._places)]
-
-    @property
-    def counts(self) -> Tensor:
-        return self._counts[: len(self._places)]
-
-
 def sample(samplers: Sequence[Sampler], logits: Logits) -> list[Token]:
-    """The next token of each request. ``logits``: FP32 [requests, vocabulary], left as they are.
+    """Return each request's next token. ``logits``: FP32 [requests, vocabulary], left as they are.
 
     An array stays one for those that take the best: PyTorch's first operation after a step, with
     none of its code left in the caches, takes longer than finding the highest logit.
@@ -213,6 +180,7 @@ def sample(samplers: Sequence[Sampler], logits: Logits) -> list[Token]:
             _require_one(scores[row])
         if sampler.must_go_on:
             sampler.hold_back_ends(scores[row])
+    scores = apply_effects([s.logits_effects for s in samplers], scores)
     token_ids = _choose(samplers, scores)
     for sampler, token_id in zip(samplers, token_ids, strict=True):
         sampler.take(token_id)
@@ -243,7 +211,7 @@ def _choose(samplers: Sequence[Sampler], scores: Tensor) -> list[int]:
         rows = [
             i
             for i, s in enumerate(samplers)
-            if not s.parameters.greedy and _filters(s.parameters) is filtered
+            if not s.parameters.greedy and is_filtered(s.parameters) is filtered
         ]
         if rows:
             picked = [samplers[i] for i in rows]
@@ -253,21 +221,18 @@ def _choose(samplers: Sequence[Sampler], scores: Tensor) -> list[int]:
     return chosen
 
 
-def _filters(p: SamplingParameters) -> bool:
-    return p.top_k > 0 or p.top_p < 1 or p.min_p > 0
-
-
 def _draw(samplers: Sequence[Sampler], scores: Tensor, *, filtered: bool) -> list[int]:
     unscaled = scores
     temperatures = [s.parameters.temperature for s in samplers]
     if any(t != 1 for t in temperatures):
         scores = scores / scores.new_tensor(temperatures)[:, None]
+    scores = apply_effects([s.filter_effects for s in samplers], scores)
     if not filtered:
         return _race(samplers, scores, None, scores.shape[-1]).tolist()
     vocabulary = scores.shape[-1]
     width = CANDIDATES if vocabulary > 4 * CANDIDATES else vocabulary
     values, ids = scores.topk(width, dim=-1)
-    kept, complete = _keep([s.parameters for s in samplers], scores, values)
+    kept, complete = keep([s.parameters for s in samplers], scores, values)
     if all(complete):
         return _race(samplers, values.masked_fill(~kept, MINUS_INFINITY), ids, vocabulary).tolist()
     if len(samplers) > 1:
@@ -276,49 +241,14 @@ def _draw(samplers: Sequence[Sampler], scores: Tensor, *, filtered: bool) -> lis
             for s, row in zip(samplers, unscaled, strict=True)
         ]
     values, ids = scores.sort(dim=-1, descending=True)
-    kept, _ = _keep([samplers[0].parameters], scores, values)
+    kept, _ = keep([samplers[0].parameters], scores, values)
     return _race(samplers, values.masked_fill(~kept, MINUS_INFINITY), ids, vocabulary).tolist()
-
-
-def _keep(
-    parameters: Sequence[SamplingParameters], scores: Tensor, values: Tensor
-) -> tuple[Tensor, list[bool]]:
-    """Which candidates pass the filters, BOOL [rows, candidates], and whether none is missing.
-
-    ``values``: the candidates' scores, descending.
-    """
-    vocabulary, width = scores.shape[-1], values.shape[-1]
-    top_k = values.new_tensor([min(p.top_k or vocabulary, vocabulary) for p in parameters]).long()
-    top_p = values.new_tensor([p.top_p for p in parameters])
-    # Relative to the most probable token: no need to normalise first.
-    log_min_p = values.new_tensor(
-        [math.log(p.min_p) if p.min_p > 0 else MINUS_INFINITY for p in parameters]
-    )
-    kth = values.gather(1, top_k.clamp(max=width)[:, None] - 1)
-    kept = values >= kth  # ties with the last are kept too, as `generate` does
-    k_inside = (top_k <= width) & (values[:, -1] < kth[:, 0]) | (width == vocabulary)
-    # Mass is measured after top_k where that is on, and else against the whole vocabulary.
-    total = torch.where(
-        (top_k < vocabulary)[:, None],
-        values.masked_fill(~kept, MINUS_INFINITY).logsumexp(-1, keepdim=True),
-        scores.logsumexp(-1, keepdim=True),
-    )
-    mass = (values - total).exp().masked_fill(~kept, 0)
-    before = mass.cumsum(-1) - mass
-    p_reached = (top_k == vocabulary) & (top_p < 1) & (before[:, -1] + mass[:, -1] >= top_p)
-    kept &= (before < top_p[:, None]) | (top_p == 1)[:, None]
-    floor = values[:, :1] + log_min_p[:, None]
-    kept &= values >= floor
-    min_inside = (values[:, -1] < floor[:, 0]) & ((top_k == vocabulary) | (top_p == 1))
-    none_left = values[:, -1] == MINUS_INFINITY  # a guide allows few
-    kept[:, 0] = True
-    return kept, (k_inside | p_reached | min_inside | none_left).tolist()
 
 
 def _race(
     samplers: Sequence[Sampler], scores: Tensor, ids: Tensor | None, vocabulary: int
 ) -> Tensor:
-    """A token for each row, INT64 [rows]; ``ids``: those of the candidates, None: 0, 1, 2, …"""
+    """Return a token a row, INT64 [rows]. ``ids``: those of the candidates, None: 0, 1, 2, …"""
     clocks = torch.empty_like(scores).exponential_(generator=_unseeded(scores.device))
     for row, sampler in enumerate(samplers):
         if sampler.seeded:
@@ -332,7 +262,7 @@ _generators: dict[torch.device, torch.Generator] = {}
 
 
 def _unseeded(device: torch.device) -> torch.Generator:
-    """Requests without a seed share a generator, which is not torch's global one."""
+    """Return the generator of requests without a seed, which is not torch's global one."""
     if device not in _generators:
         _generators[device] = torch.Generator(device)
         _generators[device].seed()
@@ -340,7 +270,7 @@ def _unseeded(device: torch.device) -> torch.Generator:
 
 
 def with_logprobs(token_ids: Sequence[int], logits: Tensor, count: int) -> list[Token]:
-    """Tokens with their log probabilities and ``count`` alternatives each, under the model alone.
+    """Return tokens with log probabilities and ``count`` alternatives each, under the model alone.
 
     ``logits``: FP32 [tokens, vocabulary].
     """

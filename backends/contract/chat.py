@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
+from backends.contract import names
 from backends.contract.errors import InvalidField
 
 Message: TypeAlias = dict[str, Any]
@@ -35,8 +36,8 @@ class ChatOptions:
 
     @classmethod
     def from_json(cls, text: str | None) -> ChatOptions:
-        """Raises `InvalidField`."""
-        name = "chat_template_options"
+        """Return the options that a request gives. Raises `InvalidField`."""
+        name = names.CHAT_TEMPLATE_OPTIONS
         values = {} if text is None else parse_json(name, text)
         if not isinstance(values, dict):
             raise InvalidField(name, "must be a JSON object")
@@ -50,7 +51,7 @@ class ChatOptions:
 
 
 def parse_json(name: str, text: str) -> Any:  # noqa: ANN401
-    """Raises `InvalidField`."""
+    """Return the value of an input that is JSON. Raises `InvalidField`."""
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # not half a surrogate pair
@@ -80,31 +81,31 @@ def _is_deep(value: object) -> bool:
 
 
 def messages_from_json(text: str) -> list[Message]:
-    """Messages as templates take them: text for content, objects for a call's arguments.
+    """Return messages as templates take them: text for content, objects for a call's arguments.
 
     Raises `InvalidField`.
     """
-    messages = parse_json("messages", text)
+    messages = parse_json(names.MESSAGES, text)
     if not isinstance(messages, list) or not messages:
-        raise InvalidField("messages", "must be a non-empty list")
+        raise InvalidField(names.MESSAGES, "must be a non-empty list")
     return [_message(number, message) for number, message in enumerate(messages)]
 
 
 def _message(number: int, message: object) -> Message:
     where = f"message {number}"
     if not isinstance(message, dict):
-        raise InvalidField("messages", f"{where} must be an object")
+        raise InvalidField(names.MESSAGES, f"{where} must be an object")
     if not isinstance(message.get("role"), str):
-        raise InvalidField("messages", f"{where} must have a string `role`")
+        raise InvalidField(names.MESSAGES, f"{where} must have a string `role`")
     # A turn without a word in it is one that was cut off, or did nothing but think.
     if message.get("content") in (None, []) and message["role"] != "assistant":
-        raise InvalidField("messages", f"{where} must have a `content`")
+        raise InvalidField(names.MESSAGES, f"{where} must have a `content`")
     # Templates ask whether a key is there: one without a value is not.
     ready = {key: value for key, value in message.items() if value is not None}
     ready["content"] = _content(where, message.get("content"))
     if calls := message.get("tool_calls"):
         if not isinstance(calls, list):
-            raise InvalidField("messages", f"{where} must have a list of `tool_calls`")
+            raise InvalidField(names.MESSAGES, f"{where} must have a list of `tool_calls`")
         ready["tool_calls"] = [_call(where, call) for call in calls]
     else:
         ready.pop("tool_calls", None)
@@ -117,13 +118,15 @@ def _content(where: str, content: object) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise InvalidField("messages", f"{where} must have text or a list of parts for `content`")
+        raise InvalidField(
+            names.MESSAGES, f"{where} must have text or a list of parts for `content`"
+        )
     texts = []
     for part in content:
         if not isinstance(part, dict) or part.get("type") != "text":
-            raise InvalidField("messages", f"{where} must have parts of type text only")
+            raise InvalidField(names.MESSAGES, f"{where} must have parts of type text only")
         if not isinstance(part.get("text"), str):
-            raise InvalidField("messages", f"{where} must have a string `text` in each part")
+            raise InvalidField(names.MESSAGES, f"{where} must have a string `text` in each part")
         texts.append(part["text"])
     return "\n".join(texts)
 
@@ -131,35 +134,37 @@ def _content(where: str, content: object) -> str:
 def _call(where: str, call: object) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict):
-        raise InvalidField("messages", f"{where} must have a `function` in each of `tool_calls`")
+        raise InvalidField(
+            names.MESSAGES, f"{where} must have a `function` in each of `tool_calls`"
+        )
     if not isinstance(function.get("name"), str):
-        raise InvalidField("messages", f"{where} must have a string `name` in each `function`")
+        raise InvalidField(names.MESSAGES, f"{where} must have a string `name` in each `function`")
     arguments = _arguments(where, function.get("arguments"))
     return call | {"function": function | {"arguments": arguments}}
 
 
 def _arguments(where: str, given: object) -> dict[str, Any] | str:
-    """An object where there is one: templates write it as JSON, so text would be quoted again."""
+    """Return an object if there is one: templates write it as JSON, and quote a text."""
     if given is None or isinstance(given, dict):
         return given or {}
     if not isinstance(given, str):
-        raise InvalidField("messages", f"{where} must have text or an object for `arguments`")
+        raise InvalidField(names.MESSAGES, f"{where} must have text or an object for `arguments`")
     try:
         value = json.loads(given) if given.strip() else {}
         json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise _too_deep("messages") from None
+        raise _too_deep(names.MESSAGES) from None
     except ValueError:
         return given
     if _is_deep(value):
-        raise _too_deep("messages")
+        raise _too_deep(names.MESSAGES)
     if value is None:
         return {}
     return value if isinstance(value, dict) else given
 
 
 def without_texts_for_arguments(messages: list[Message]) -> list[Message]:
-    """The same messages, with ``{"raw_arguments": text}`` for arguments that are no object."""
+    """Return the messages with ``{"raw_arguments": text}`` for arguments that are no object."""
     return [
         message | {"tool_calls": [_with_object(call) for call in message["tool_calls"]]}
         if "tool_calls" in message
@@ -176,14 +181,14 @@ def _with_object(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def tools_from_json(text: str | None) -> list[Tool] | None:
-    """Raises `InvalidField`."""
-    tools = None if text is None else parse_json("tools", text)
+    """Return the tools of a request, None if there are none. Raises `InvalidField`."""
+    tools = None if text is None else parse_json(names.TOOLS, text)
     if tools is None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InvalidField("tools", "must be a list of objects")
+        raise InvalidField(names.TOOLS, "must be a list of objects")
     for number, tool in enumerate(tools):
         function = tool.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidField("tools", f"tool {number} must have a `function` with a `name`")
+            raise InvalidField(names.TOOLS, f"tool {number} must have a `function` with a `name`")
     return tools or None

@@ -1,38 +1,76 @@
-"""Errors that an engine gives a client.
+"""Errors that an engine gives a client, and how they go over the wire.
 
-    EngineError                 INTERNAL
-    ├── InvalidField            INVALID_ARG   a field of the request; the text begins with its name
-    │   └── ContextExceeded     INVALID_ARG   the prompt, or the answer asked for, is too long
-    ├── Overloaded              UNAVAILABLE   the queue is full
-    ├── EngineDead              UNAVAILABLE   a process that the engine needs has died
-    ├── Cancelled               CANCELLED
-    └── ShuttingDown            UNAVAILABLE
+    EngineError                 INTERNAL      engine_failed
+    ├── InvalidField            INVALID_ARG   invalid_field             the text names the field
+    │   └── ContextExceeded     INVALID_ARG   context_length_exceeded   too many tokens
+    ├── Overloaded              UNAVAILABLE   overloaded                the queue is full
+    ├── EngineDead              UNAVAILABLE   engine_dead               a process has died
+    ├── GraphFailed             UNAVAILABLE   graph_failed              an ONNX graph did not answer
+    ├── Cancelled               CANCELLED     cancelled
+    └── ShuttingDown            UNAVAILABLE   shutting_down
 
 ``status`` names a constant of ``triton_python_backend_utils.TritonError``, which Triton turns into
-the gRPC status. Triton's streams carry an error's text and no status: ``code``, where a kind has
-one, stands behind the text as ``[code]``.
+the gRPC status. Triton's streams carry an error's text and no status, so each text ends with the
+error's code: ``max_tokens: must be at least 1 [invalid_field]``. `EngineError.wire_text` writes it
+and `parse` reads it; the words before it are for people alone.
 """
 
 from __future__ import annotations
 
+import re
+from enum import StrEnum
 from typing import ClassVar
+
+from backends.contract import names
+
+
+class ErrorCode(StrEnum):
+    """The kinds of errors, as they are written on the wire."""
+
+    ENGINE_FAILED = "engine_failed"
+    INVALID_FIELD = "invalid_field"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"  # OpenAI's name for it
+    OVERLOADED = "overloaded"
+    ENGINE_DEAD = "engine_dead"
+    GRAPH_FAILED = "graph_failed"
+    CANCELLED = "cancelled"
+    SHUTTING_DOWN = "shutting_down"
+
+
+_SUFFIX = re.compile(r" \[([a-z_]+)\]$")
+_CODES = {str(code): code for code in ErrorCode}
+
+
+def parse(wire_text: str) -> tuple[ErrorCode | None, str]:
+    """Return an error's code and its text without the code.
+
+    The code is None where there is none of ours, as in what Triton itself writes.
+    """
+    found = _SUFFIX.search(wire_text)
+    if found is None or (code := _CODES.get(found[1])) is None:
+        return None, wire_text
+    return code, wire_text[: found.start()]
 
 
 class EngineError(Exception):
     """The engine failed to serve this request."""
 
     status: ClassVar[str] = "INTERNAL"
-    code: ClassVar[str | None] = None
+    code: ClassVar[ErrorCode] = ErrorCode.ENGINE_FAILED
 
     @property
     def wire_text(self) -> str:
-        return str(self) if self.code is None else f"{self} [{self.code}]"
+        """Return the text as it goes over the wire."""
+        # A lone surrogate could not be sent.
+        text = f"{self} [{self.code}]"
+        return text.encode(errors="backslashreplace").decode()
 
 
 class InvalidField(EngineError):
     """A field of the request cannot be served. The message is ``<field>: <what is wrong>``."""
 
     status: ClassVar[str] = "INVALID_ARG"
+    code: ClassVar[ErrorCode] = ErrorCode.INVALID_FIELD
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -47,18 +85,18 @@ class ContextExceeded(InvalidField):
     These are those of OpenAI, and "prompt is too long" of Anthropic.
     """
 
-    code: ClassVar[str | None] = "context_length_exceeded"
+    code: ClassVar[ErrorCode] = ErrorCode.CONTEXT_LENGTH_EXCEEDED
 
     def __init__(self, field: str, context: int, excess: str) -> None:
-        """``excess``: a clause that says what there is too much of."""
+        """Name the context, in tokens; ``excess`` is a clause that says what is too much."""
         super().__init__(
             field, f"This model's maximum context length is {context} tokens. However, {excess}"
         )
 
     @classmethod
     def of_prompt(cls, field: str, context: int, size: str) -> ContextExceeded:
-        """``size``: with its unit."""
-        noun = "messages" if field == "messages" else "prompt"
+        """Return the error of a prompt of this size, which is given with its unit."""
+        noun = names.MESSAGES if field == names.MESSAGES else "prompt"
         return cls(
             field,
             context,
@@ -68,14 +106,17 @@ class ContextExceeded(InvalidField):
 
     @classmethod
     def of_characters(cls, field: str, context: int, given: int, most: int) -> ContextExceeded:
-        """``most``: characters that so many tokens can stand for."""
+        """Return the error of a prompt that is too long for its number of characters alone.
+
+        ``most``: how many characters the context's tokens can stand for.
+        """
         return cls.of_prompt(
             field, context, f"more than {context} tokens ({given} characters; {most} at most fit)"
         )
 
     @classmethod
     def of_text(cls, field: str, context: int, number: int, size: str) -> ContextExceeded:
-        """Of one of several texts, which has no answer."""
+        """Return the error of one of several texts, which get no answer each."""
         return cls(
             field,
             context,
@@ -87,21 +128,42 @@ class Overloaded(EngineError):
     """Too many requests are waiting already."""
 
     status: ClassVar[str] = "UNAVAILABLE"
+    code: ClassVar[ErrorCode] = ErrorCode.OVERLOADED
 
 
 class EngineDead(EngineError):
-    """A process that the engine needs has died; the model has to be loaded again."""
+    """A process or thread that the engine needs has died; the model has to be loaded again."""
 
     status: ClassVar[str] = "UNAVAILABLE"
+    code: ClassVar[ErrorCode] = ErrorCode.ENGINE_DEAD
+
+
+class GraphFailed(EngineError):
+    """An ONNX graph, which is a Triton model of its own, has not computed a step.
+
+    Another server's may: this one's may be down, or be loaded again.
+    """
+
+    status: ClassVar[str] = "UNAVAILABLE"
+    code: ClassVar[ErrorCode] = ErrorCode.GRAPH_FAILED
 
 
 class Cancelled(EngineError):
     """Nobody waits for the answer any more."""
 
     status: ClassVar[str] = "CANCELLED"
+    code: ClassVar[ErrorCode] = ErrorCode.CANCELLED
 
 
 class ShuttingDown(EngineError):
     """The model is being unloaded."""
 
     status: ClassVar[str] = "UNAVAILABLE"
+    code: ClassVar[ErrorCode] = ErrorCode.SHUTTING_DOWN
+
+
+def of_graph(graph: str, wire_text: str) -> EngineError:
+    """Return the error of a request for which a graph's model has given this error."""
+    code, text = parse(wire_text)
+    kind = Overloaded if code is ErrorCode.OVERLOADED else GraphFailed
+    return kind(f"{graph}: {text}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from backends.contract import names
 from backends.contract.chat import ChatOptions, Message, Tool, messages_from_json, tools_from_json
 from backends.contract.errors import InvalidField
 from backends.contract.sampling import SamplingParameters
@@ -29,34 +30,34 @@ class GenerationRequest:
 
     @property
     def prompt_input(self) -> str:
-        """The input that the prompt came in."""
+        """Return the name of the input that the prompt came in."""
         if self.prompt is not None:
-            return "text_input"
-        return "messages" if self.messages is not None else "prompt_token_ids"
+            return names.TEXT_INPUT
+        return names.MESSAGES if self.messages is not None else names.PROMPT_TOKEN_IDS
 
 
 def _prepend_input(inputs: Inputs, stream: bool) -> bool:
-    exclude = flag(inputs, "exclude_input_in_output")
+    exclude = flag(inputs, names.EXCLUDE_INPUT_IN_OUTPUT)
     if stream and exclude is False:
-        raise InvalidField("exclude_input_in_output", "must be true when streaming")
+        raise InvalidField(names.EXCLUDE_INPUT_IN_OUTPUT, "must be true when streaming")
     return not stream if exclude is None else not exclude
 
 
 def decode_request(inputs: Inputs, request_parameters: str = "{}") -> GenerationRequest:
-    """Input tensors to a request. Raises `InvalidField`.
+    """Return the request that input tensors make. Raises `InvalidField`.
 
     ``request_parameters``: the Triton request's parameters as JSON, which hold the sampling
     parameters where ``sampling_parameters`` is not given, as upstream takes them.
     """
-    prompt, chat, ids = text(inputs, "text_input"), text(inputs, "messages"), None
-    if "prompt_token_ids" in inputs:
-        ids = _ids(inputs, "prompt_token_ids")
+    prompt, chat, ids = text(inputs, names.TEXT_INPUT), text(inputs, names.MESSAGES), None
+    if names.PROMPT_TOKEN_IDS in inputs:
+        ids = _ids(inputs, names.PROMPT_TOKEN_IDS)
     if sum(given is not None for given in (prompt, chat, ids)) != 1:
-        raise InvalidField("text_input", "or `messages` must be given, and not both")
+        raise InvalidField(names.TEXT_INPUT, "or `messages` must be given, and not both")
     if prompt == "":
-        raise InvalidField("text_input", "must not be empty")
-    stream = bool(flag(inputs, "stream"))
-    parameters = text(inputs, "sampling_parameters")
+        raise InvalidField(names.TEXT_INPUT, "must not be empty")
+    stream = bool(flag(inputs, names.STREAM))
+    parameters = text(inputs, names.SAMPLING_PARAMETERS)
     return GenerationRequest(
         prompt=prompt,
         messages=None if chat is None else messages_from_json(chat),
@@ -66,13 +67,15 @@ def decode_request(inputs: Inputs, request_parameters: str = "{}") -> Generation
         stream=stream,
         # A chat prompt is made by the template: there is no input text to put before the answer.
         prepend_input=prompt is not None and _prepend_input(inputs, stream),
-        resume_token_ids=_ids(inputs, "resume_token_ids"),
-        returns=frozenset(spec.name for spec in OUTPUTS[1:] if flag(inputs, f"return_{spec.name}")),
+        resume_token_ids=_ids(inputs, names.RESUME_TOKEN_IDS),
+        returns=frozenset(
+            spec.name for spec in OUTPUTS[1:] if flag(inputs, names.return_flag(spec.name))
+        ),
         prompt_token_ids=ids,
-        in_reasoning=bool(flag(inputs, "in_reasoning")),
-        tools=tools_from_json(text(inputs, "tools")),
-        chat_options=ChatOptions.from_json(text(inputs, "chat_template_options")),
-        add_special_tokens=flag(inputs, "add_special_tokens"),
+        in_reasoning=bool(flag(inputs, names.IN_REASONING)),
+        tools=tools_from_json(text(inputs, names.TOOLS)),
+        chat_options=ChatOptions.from_json(text(inputs, names.CHAT_TEMPLATE_OPTIONS)),
+        add_special_tokens=flag(inputs, names.ADD_SPECIAL_TOKENS),
     )
 
 

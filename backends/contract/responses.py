@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.contract import names
+
 FinishReason: TypeAlias = Literal["stop", "length"]
 
 
@@ -43,13 +45,13 @@ def _bytes(text: str) -> NDArray[Any]:
     return np.array([text.encode()], dtype=np.object_)
 
 
-LOWEST_LOGPROB = -9999.0
+MIN_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have; vLLM's API server does the same."""
 
 
 def _logprob(p: Logprob) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "logprob": max(p.logprob, LOWEST_LOGPROB),
+        "logprob": max(p.logprob, MIN_LOGPROB),
         "rank": p.rank,
         "decoded_token": p.decoded_token,
     }
@@ -67,34 +69,37 @@ def _logprobs_json(entries: list[list[Logprob]] | None, *before: str) -> str:
 
 
 def prompt_logprobs_json(entries: list[list[Logprob]]) -> str:
-    """``entries``: of the prompt's second token and on. Nothing comes before the first one that
-    could make it likely or not."""
+    """Return the log probabilities of a prompt as JSON.
+
+    ``entries`` are those of its second token and on: nothing comes before the first one that could
+    make it likely or not.
+    """
     return _logprobs_json(entries, "null")
 
 
 def encode_response(
     chunk: ResponseChunk, returns: frozenset[str]
 ) -> list[tuple[str, NDArray[Any]]]:
-    """A chunk to named output tensors: `text_output`, and the optional ones in ``returns``."""
-    tensors: list[tuple[str, NDArray[Any]]] = [("text_output", _bytes(chunk.text))]
-    if "finish_reason" in returns:
-        tensors.append(("finish_reason", _bytes(str(chunk.finish_reason))))
-    if "num_input_tokens" in returns:
-        tensors.append(("num_input_tokens", np.array([chunk.num_input_tokens], np.uint32)))
-    if "num_output_tokens" in returns:
-        tensors.append(("num_output_tokens", np.array([len(chunk.token_ids)], np.uint32)))
-    if "logprobs" in returns:
-        tensors.append(("logprobs", _bytes(_logprobs_json(chunk.logprobs))))
-    if "prompt_logprobs" in returns:
-        tensors.append(("prompt_logprobs", _bytes(chunk.prompt_logprobs or "null")))
-    if "cumulative_logprob" in returns:
-        tensors.append(("cumulative_logprob", np.array([chunk.cumulative_logprob], np.float32)))
-    if "token_ids" in returns:
-        tensors.append(("token_ids", np.array(chunk.token_ids, np.int32)))
-    if "text_offsets" in returns:
-        tensors.append(("text_offsets", np.array(chunk.text_offsets, np.int32)))
-    if "prompt_token_ids" in returns and chunk.prompt_token_ids is not None:
-        tensors.append(("prompt_token_ids", np.array(chunk.prompt_token_ids, np.int32)))
-    if "in_reasoning" in returns and chunk.in_reasoning is not None:
-        tensors.append(("in_reasoning", np.array([chunk.in_reasoning], np.bool_)))
+    """Return a chunk's output tensors by name: its text, and the optional ones in ``returns``."""
+    tensors: list[tuple[str, NDArray[Any]]] = [(names.TEXT_OUTPUT, _bytes(chunk.text))]
+    if names.FINISH_REASON in returns:
+        tensors.append((names.FINISH_REASON, _bytes(str(chunk.finish_reason))))
+    if names.NUM_INPUT_TOKENS in returns:
+        tensors.append((names.NUM_INPUT_TOKENS, np.array([chunk.num_input_tokens], np.uint32)))
+    if names.NUM_OUTPUT_TOKENS in returns:
+        tensors.append((names.NUM_OUTPUT_TOKENS, np.array([len(chunk.token_ids)], np.uint32)))
+    if names.LOGPROBS in returns:
+        tensors.append((names.LOGPROBS, _bytes(_logprobs_json(chunk.logprobs))))
+    if names.PROMPT_LOGPROBS in returns:
+        tensors.append((names.PROMPT_LOGPROBS, _bytes(chunk.prompt_logprobs or "null")))
+    if names.CUMULATIVE_LOGPROB in returns:
+        tensors.append((names.CUMULATIVE_LOGPROB, np.array([chunk.cumulative_logprob], np.float32)))
+    if names.TOKEN_IDS in returns:
+        tensors.append((names.TOKEN_IDS, np.array(chunk.token_ids, np.int32)))
+    if names.TEXT_OFFSETS in returns:
+        tensors.append((names.TEXT_OFFSETS, np.array(chunk.text_offsets, np.int32)))
+    if names.PROMPT_TOKEN_IDS in returns and chunk.prompt_token_ids is not None:
+        tensors.append((names.PROMPT_TOKEN_IDS, np.array(chunk.prompt_token_ids, np.int32)))
+    if names.IN_REASONING in returns and chunk.in_reasoning is not None:
+        tensors.append((names.IN_REASONING, np.array([chunk.in_reasoning], np.bool_)))
     return tensors

@@ -30,42 +30,46 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from backends.contract.errors import InvalidField
+from backends.sampling_parameters.kinds import Kind
 
-Kind: TypeAlias = Literal[
+Form: TypeAlias = Literal[
     "json", "json_object", "regex", "choice", "grammar", "tool_calls", "any_of"
 ]
 
 MAX_SCHEMA_CHARACTERS = 256 * 1024
-"""Of a schema, or of all tools together, as compact JSON."""
+"""Characters of a schema, or of all tools together, as compact JSON."""
 MAX_GRAMMAR_CHARACTERS = 64 * 1024
 MAX_REGEX_CHARACTERS = 4096
 MAX_CHOICES = 8192
 MAX_CHOICE_CHARACTERS = 128 * 1024
-"""Of all choices together."""
+"""Characters of all choices together."""
 MAX_DEPTH = 64
-"""Lists and objects inside each other; an object in a schema's object takes two."""
+"""Levels of lists and objects inside each other; an object in a schema's object takes two."""
 MAX_TOOLS = 256
 MAX_FORMS = 4
-"""Of ``any_of``."""
+"""Objects in ``any_of``."""
 
 CALL_FORMATS = ("json", "hermes", "llama3_json", "mistral")
 
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
-    """``value``: a JSON schema or an object of ``tool_calls`` as compact JSON, a pattern, choices,
-    a grammar, or the forms of ``any_of``; "" for ``json_object``."""
+    """What a generated text must look like.
 
-    kind: Kind
+    ``value``: a JSON schema or an object of ``tool_calls`` as compact JSON, a pattern, choices,
+    a grammar, or the forms of ``any_of``; "" for ``json_object``.
+    """
+
+    kind: Form
     value: str | tuple[str, ...] | tuple[StructuredOutput, ...] = ""
     given_as: str = field(default="guided", compare=False)  # the field that errors name
 
     @classmethod
     def of(cls, guided: object, given_as: str = "guided") -> StructuredOutput:
-        """Of what ``guided`` is as JSON. Raises `InvalidField`."""
+        """Return what ``guided``, as JSON, asks for. Raises `InvalidField`."""
         if not isinstance(guided, Mapping) or len(guided) != 1:
             raise InvalidField(given_as, f"must be an object with one of {', '.join(_VALUES)}")
         ((kind, value),) = guided.items()
@@ -75,7 +79,7 @@ class StructuredOutput:
 
     @classmethod
     def of_response_format(cls, value: object) -> StructuredOutput | None:
-        """Of what ``response_format`` is as JSON; None for text. Raises `InvalidField`."""
+        """Return what ``response_format`` asks for; None for text. Raises `InvalidField`."""
         name = "response_format"
         type_ = value.get("type") if isinstance(value, Mapping) else None
         if not isinstance(value, Mapping) or str(type_) not in _SCHEMA_KEYS:
@@ -93,7 +97,7 @@ class StructuredOutput:
         return cls("json_object", given_as=name) if type_ == "json_object" else None
 
     def as_json(self) -> Any:  # noqa: ANN401
-        """What `of` makes the same of."""
+        """Return the JSON that `of` reads this from."""
         if self.kind == "any_of":
             return {"any_of": [part.as_json() for part in self.forms]}
         if self.kind in ("json", "tool_calls"):
@@ -102,13 +106,27 @@ class StructuredOutput:
 
     @property
     def forms(self) -> tuple[StructuredOutput, ...]:
-        """Those of ``any_of``; else this one."""
+        """Return those of ``any_of``; else this one."""
         forms = tuple(part for part in self.value if isinstance(part, StructuredOutput))
         return forms or (self,)
 
 
+class Structure(Kind):
+    """The type of ``guided`` among the sampling parameters."""
+
+    type: ClassVar[str] = "object"
+
+    @property
+    def range(self) -> str:
+        return f"an object with one of {', '.join(_VALUES)}"
+
+    def check(self, value: object) -> StructuredOutput | None:
+        """Return what the text must look like. Raises `InvalidField`."""
+        return value if isinstance(value, StructuredOutput | None) else StructuredOutput.of(value)
+
+
 def describes_object(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a function as a schema that says what they are. Raises ValueError."""
+    """Return a function's parameters as the schema of an object. Raises ValueError."""
     type_ = parameters.get("type")
     if type_ not in (None, "object") and not (isinstance(type_, list) and "object" in type_):
         raise ValueError(f"must have parameters of type object, not {str(type_)[:64]}")
@@ -116,11 +134,11 @@ def describes_object(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _SCHEMA_KEYS = {"text": "", "json_object": "schema", "json_schema": "json_schema"}
-"""Types of ``response_format``, and which key of theirs holds a schema."""
+"""The types of ``response_format``, and the key in which each holds a schema."""
 
 
 def _openai_schema(wrapped: object) -> object:
-    """``name``, ``description`` and ``strict`` change nothing here: a schema is always kept to."""
+    """Return the schema; beside it nothing changes an answer: each schema is strict."""
     if not isinstance(wrapped, Mapping) or wrapped.get("schema") is None:
         raise InvalidField("response_format", "must have an object `json_schema` with a `schema`")
     given = {name for name, part in wrapped.items() if part is not None}
@@ -163,7 +181,7 @@ def _unicode(name: str, text: str) -> str:
 
 
 def _check_depth(name: str, value: object, what: str) -> None:
-    """What reads a schema does so recursively, and some of it in C++, where nothing counts."""
+    """Refuse deep nesting: schemas are read recursively, partly in C++ with no limit of its own."""
     level: list[Any] = [[value]]
     for _ in range(MAX_DEPTH + 1):
         level = [

@@ -1,4 +1,4 @@
-"""The tensor contract: what every Triad model takes and gives, whichever engine holds it.
+"""The tensor contract: what every Triad model takes and gives, whichever engine runs it.
 
 It is the contract of NVIDIA's vLLM backend (``src/model.py`` and ``src/utils/request.py`` in
 triton-inference-server/vllm_backend), so that tools written for that backend work here unchanged,
@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
+from backends.contract import names
 from backends.contract.errors import InvalidField
 
 
@@ -29,54 +30,61 @@ class TensorSpec:
 
 
 INPUTS = (
-    TensorSpec("text_input", "BYTES"),  # the prompt; required unless another is marked *
-    TensorSpec("messages", "BYTES"),  # * ours: JSON list of chat messages, as OpenAI's API has them
-    TensorSpec("prompt_token_ids", "INT32", (-1,)),  # * ours: the prompt as token ids
-    TensorSpec("in_reasoning", "BOOL"),  # ours: whether these end inside of a block of reasoning
-    TensorSpec("tools", "BYTES"),  # ours: JSON list of OpenAI's tools, for the chat template
-    TensorSpec("chat_template_options", "BYTES"),  # ours: JSON object, see ChatOptions
-    TensorSpec("add_special_tokens", "BOOL"),  # ours: to text_input, as the tokenizer does (true)
-    TensorSpec("stream", "BOOL"),
-    TensorSpec("sampling_parameters", "BYTES"),  # JSON object, see SamplingParameters
-    TensorSpec("exclude_input_in_output", "BOOL"),
-    TensorSpec("return_finish_reason", "BOOL"),
-    TensorSpec("return_num_input_tokens", "BOOL"),
-    TensorSpec("return_num_output_tokens", "BOOL"),
-    TensorSpec("return_logprobs", "BOOL"),
-    TensorSpec("return_prompt_logprobs", "BOOL"),  # ours
-    TensorSpec("return_cumulative_logprob", "BOOL"),
-    TensorSpec("return_token_ids", "BOOL"),  # ours
-    TensorSpec("return_text_offsets", "BOOL"),  # ours
-    TensorSpec("return_prompt_token_ids", "BOOL"),  # ours
-    TensorSpec("resume_token_ids", "INT32", (-1,)),  # ours: output tokens delivered before
-    TensorSpec("describe", "BOOL"),  # * ours: answer with the engine's description, as JSON
-    TensorSpec("attributions", "BOOL"),  # ours: answer with what each prompt token adds, as JSON
-    TensorSpec("target", "BYTES"),  # ours: the text that is attributed; else what is generated
-    TensorSpec("profile", "BOOL"),  # ours: answer with a profiler's trace of the request, gzipped
-    TensorSpec("metrics", "BOOL"),  # * ours: answer with the engine's own, in Prometheus' format
-    TensorSpec("cancel", "BYTES"),  # * ours: end the requests with this id; answers how many
-    # Ours: answer with the prompt's token ids and texts, as JSON; or, with return_prompt_token_ids,
-    # with the outputs prompt_token_ids and in_reasoning alone.
-    TensorSpec("tokenize", "BOOL"),
-    TensorSpec("tokenizer_info", "BOOL"),  # * ours: answer with what the tokenizer is, as JSON
-    TensorSpec("detokenize", "BOOL"),  # ours: answer with the text of prompt_token_ids
-    TensorSpec("return_in_reasoning", "BOOL"),  # ours
+    # The prompt; required unless another input is marked *.
+    TensorSpec(names.TEXT_INPUT, "BYTES"),
+    # * Ours: JSON list of chat messages, as OpenAI's API has them.
+    TensorSpec(names.MESSAGES, "BYTES"),
+    # * Ours: the prompt as token ids, and whether they end inside of a block of reasoning.
+    TensorSpec(names.PROMPT_TOKEN_IDS, "INT32", (-1,)),
+    TensorSpec(names.IN_REASONING, "BOOL"),
+    # Ours, for the chat template: JSON list of OpenAI's tools; JSON object, see `ChatOptions`.
+    TensorSpec(names.TOOLS, "BYTES"),
+    TensorSpec(names.CHAT_TEMPLATE_OPTIONS, "BYTES"),
+    # Ours: to a text, as the tokenizer does (true).
+    TensorSpec(names.ADD_SPECIAL_TOKENS, "BOOL"),
+    TensorSpec(names.STREAM, "BOOL"),
+    # JSON object, see `SamplingParameters`.
+    TensorSpec(names.SAMPLING_PARAMETERS, "BYTES"),
+    TensorSpec(names.EXCLUDE_INPUT_IN_OUTPUT, "BOOL"),
+    TensorSpec(names.return_flag(names.FINISH_REASON), "BOOL"),
+    TensorSpec(names.return_flag(names.NUM_INPUT_TOKENS), "BOOL"),
+    TensorSpec(names.return_flag(names.NUM_OUTPUT_TOKENS), "BOOL"),
+    TensorSpec(names.return_flag(names.LOGPROBS), "BOOL"),
+    TensorSpec(names.return_flag(names.CUMULATIVE_LOGPROB), "BOOL"),
+    # Ours, from here on.
+    TensorSpec(names.return_flag(names.PROMPT_LOGPROBS), "BOOL"),
+    TensorSpec(names.return_flag(names.TOKEN_IDS), "BOOL"),
+    TensorSpec(names.return_flag(names.TEXT_OFFSETS), "BOOL"),
+    TensorSpec(names.return_flag(names.PROMPT_TOKEN_IDS), "BOOL"),
+    TensorSpec(names.return_flag(names.IN_REASONING), "BOOL"),
+    # Output tokens that were delivered before: the answer goes on after them.
+    TensorSpec(names.RESUME_TOKEN_IDS, "INT32", (-1,)),
+    # What is asked for: a `RequestKind`, of which some need no prompt.
+    TensorSpec(names.REQUEST_KIND, "BYTES"),
+    # Of `CANCEL`: the id of the requests that are to end.
+    TensorSpec(names.CANCEL_ID, "BYTES"),
+    # Of `ATTRIBUTIONS`: the text that is attributed; else it is what is generated.
+    TensorSpec(names.TARGET, "BYTES"),
 )
 OUTPUTS = (
-    TensorSpec("text_output", "BYTES", (-1,)),
-    TensorSpec("finish_reason", "BYTES", (-1,)),  # "stop" or "length"; "None" before the end
-    TensorSpec("num_input_tokens", "UINT32", (1,)),
-    TensorSpec("num_output_tokens", "UINT32", (-1,)),  # of this response, not of the request
-    TensorSpec("logprobs", "BYTES", (-1,)),  # JSON, a list with one entry a token
-    TensorSpec("prompt_logprobs", "BYTES", (-1,)),  # ours: so too, once; null for the first token
-    TensorSpec("cumulative_logprob", "FP32", (-1,)),
-    TensorSpec("token_ids", "INT32", (-1,)),  # ours
-    # Ours, one a token: the generated characters before the text that it begins or goes on with,
-    # those of a stop string among them.
-    TensorSpec("text_offsets", "INT32", (-1,)),
-    TensorSpec("prompt_token_ids", "INT32", (-1,)),  # ours, in the first response
-    # Ours, in the first response: whether the prompt ends inside of a block of reasoning.
-    TensorSpec("in_reasoning", "BOOL", (1,)),
+    TensorSpec(names.TEXT_OUTPUT, "BYTES", (-1,)),
+    # "stop" or "length"; "None" before the end.
+    TensorSpec(names.FINISH_REASON, "BYTES", (-1,)),
+    TensorSpec(names.NUM_INPUT_TOKENS, "UINT32", (1,)),
+    # Of this response, not of the request.
+    TensorSpec(names.NUM_OUTPUT_TOKENS, "UINT32", (-1,)),
+    # JSON, a list with one entry a token.
+    TensorSpec(names.LOGPROBS, "BYTES", (-1,)),
+    TensorSpec(names.CUMULATIVE_LOGPROB, "FP32", (-1,)),
+    # Ours, from here on. Of the prompt, once: as `logprobs`, with null for the first token.
+    TensorSpec(names.PROMPT_LOGPROBS, "BYTES", (-1,)),
+    TensorSpec(names.TOKEN_IDS, "INT32", (-1,)),
+    # One a token: the generated characters before the text that it begins or goes on with, those of
+    # a stop string among them.
+    TensorSpec(names.TEXT_OFFSETS, "INT32", (-1,)),
+    # In the first response: the prompt, and whether it ends inside of a block of reasoning.
+    TensorSpec(names.PROMPT_TOKEN_IDS, "INT32", (-1,)),
+    TensorSpec(names.IN_REASONING, "BOOL", (1,)),
 )
 
 
@@ -84,6 +92,7 @@ Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def text(inputs: Inputs, name: str) -> str | None:
+    """Return a BYTES input, or None if it was not given. Raises `InvalidField`."""
     if name not in inputs:
         return None
     values = texts(inputs, name)
@@ -93,7 +102,7 @@ def text(inputs: Inputs, name: str) -> str | None:
 
 
 def texts(inputs: Inputs, name: str) -> list[str]:
-    """All elements of a BYTES input; none where it was not given."""
+    """Return all elements of a BYTES input; none if it was not given. Raises `InvalidField`."""
     values = inputs[name].reshape(-1).tolist() if name in inputs else []
     decoded = []
     for number, value in enumerate(values):
@@ -106,7 +115,7 @@ def texts(inputs: Inputs, name: str) -> list[str]:
 
 
 def flag(inputs: Inputs, name: str) -> bool | None:
-    """A BOOL input, or None where it was not given."""
+    """Return a BOOL input, or None if it was not given. Raises `InvalidField`."""
     if name not in inputs:
         return None
     values = inputs[name].reshape(-1)

@@ -42,14 +42,14 @@ NO_EFFECT = frozenset({"early_stopping", "length_penalty", "stream_interval", "w
 """vLLM's parameters that change nothing here: of beam search, and of its own workings."""
 
 MAX_NUMBER_CHARACTERS = 64
-"""Of a number that comes as text."""
+"""Characters of a number that comes as text."""
 
 Converter: TypeAlias = Callable[[str, Any], Any]
 """From a parameter's name and value to the value as the parameter has it, or the same value."""
 
 
 def require_neutral(name: str, value: object, neutral: tuple[object, ...]) -> None:
-    """Raises `InvalidField` for a value that asks for something. A boolean is no number here."""
+    """Raise `InvalidField` for a value that asks for something. A boolean is no number here."""
     asks = value is not None and not any(
         value == v and isinstance(value, bool) == isinstance(v, bool) for v in neutral
     )
@@ -59,9 +59,9 @@ def require_neutral(name: str, value: object, neutral: tuple[object, ...]) -> No
         raise InvalidField(name, problem)
 
 
-def converter(kind: str) -> Converter:
-    """``kind``: a parameter's type, as its annotation or "object"."""
-    return _CONVERTERS.get(kind.removesuffix(" | None"), lambda _, value: value)
+def converter(type_: str) -> Converter:
+    """Return what reads a parameter's value. ``type_``: the parameter's type in JSON."""
+    return _CONVERTERS.get(type_, lambda _, value: value)
 
 
 def _integer(name: str, value: object) -> object:
@@ -89,15 +89,15 @@ def _object(name: str, value: object) -> object:
 
 
 _CONVERTERS: Mapping[str, Converter] = {
-    "int": _integer,
-    "float": _number,
-    "bool": _boolean,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
     "object": _object,
 }
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
-    """Raises `InvalidField`."""
+    """Return the JSON object that a text holds. Raises `InvalidField`."""
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # not half a surrogate pair
@@ -109,7 +109,7 @@ def json_object(name: str, text: str) -> dict[str, Any]:
 
 
 def _of_vllm(name: str) -> Callable[[Any], StructuredOutput | None]:
-    """Of vLLM's spelling, which has a place for each kind of structure, and options."""
+    """Return what reads vLLM's form, which has a place for each kind of structure, and options."""
 
     def structure(value: object) -> StructuredOutput | None:
         if not isinstance(value, Mapping):

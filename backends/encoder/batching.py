@@ -1,41 +1,47 @@
-"""Texts of many lengths as few batches with little padding."""
+"""Grouping of texts of different lengths into few batches with little padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_SHORTEST = 8  # tokens
+_MIN_STEP_TOKENS = 8
+"""Padded lengths are multiples of at least so many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``texts``: their places in the request; ``length``: tokens that all are padded to."""
+    """A batch of texts.
+
+    ``texts``: their indices in the request. ``length``: the number of tokens that all are padded
+    to.
+    """
 
     texts: tuple[int, ...]
     length: int
 
 
-def padded_length(tokens: int, longest: int) -> int:
-    """``tokens`` rounded up to three significant bits, so that it grows by a quarter at most.
+def padded_length(tokens: int, max_length: int) -> int:
+    """Return ``tokens`` rounded up to three significant bits, which adds a quarter at most, and
+    limited to ``max_length``.
 
-    Triton's dynamic batcher joins requests whose tensors have one shape: with few lengths there
-    are, the calls of requests that know nothing of each other often meet.
+    Triton's dynamic batcher joins requests whose tensors have the same shape. Where there are few
+    different lengths, independent requests are often joined.
     """
-    step = max(_SHORTEST, 1 << max(0, (tokens - 1).bit_length() - 3))
-    return min(-(-tokens // step) * step, longest)
+    step = max(_MIN_STEP_TOKENS, 1 << max(0, (tokens - 1).bit_length() - 3))
+    return min(-(-tokens // step) * step, max_length)
 
 
-def plan(lengths: Sequence[int], max_batch_size: int, longest: int) -> list[Batch]:
-    """Batches of texts, given their ``lengths`` in tokens, none above ``longest``.
+def plan(lengths: Sequence[int], max_batch_size: int, max_length: int) -> list[Batch]:
+    """Return batches of texts, given their ``lengths`` in tokens, none of them over ``max_length``.
 
-    Texts that need half the padding of a batch or less are in another one.
+    A text that needs at most half of a batch's padded length goes to another batch.
     """
     batches: list[Batch] = []
     members: list[int] = []
     padded = 0
     for text in sorted(range(len(lengths)), key=lambda t: -lengths[t]):
-        needed = padded_length(lengths[text], longest)
+        needed = padded_length(lengths[text], max_length)
         if members and (len(members) == max_batch_size or 2 * needed <= padded):
             batches.append(Batch(tuple(members), padded))
             members = []

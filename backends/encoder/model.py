@@ -33,7 +33,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from backends.contract.errors import EngineError
+from backends.contract import parameters as keys
+from backends.contract.errors import GraphFailed, of_graph
 from backends.encoder.batching import Batch, plan
 from backends.encoder.heads import head
 from backends.encoder.runner import LoadedEncoder
@@ -50,20 +51,22 @@ class TritonPythonModel(ServedEncoder):
         parameters = options.parameters
         tokenizer = TextTokenizer(
             options.model,
-            parameters["input_names"].split(","),
-            int(parameters["context_length"]),
-            int(parameters["pad_token_id"]),
+            parameters[keys.INPUT_NAMES].split(","),
+            int(parameters[keys.CONTEXT_LENGTH]),
+            int(parameters[keys.PAD_TOKEN_ID]),
         )
-        made = head(parameters)
-        max_batch_size = int(parameters["max_batch_size"])
-        runner = GraphRunner(parameters["encoder"], made.graph_output, tokenizer, max_batch_size)
+        output_head = head(parameters)
+        max_batch_size = int(parameters[keys.MAX_BATCH_SIZE])
+        runner = GraphRunner(
+            parameters[keys.ENCODER], output_head.graph_output, tokenizer, max_batch_size
+        )
         facts = {
             "backend": "onnx",
             "max_batch_size": max_batch_size,
-            "parameters": int(parameters["model_parameters"]),
-            "dtype": parameters["dtype"],
+            "parameters": int(parameters[keys.MODEL_PARAMETERS]),
+            "dtype": parameters[keys.DTYPE],
         }
-        return LoadedEncoder(tokenizer, made, runner, facts)
+        return LoadedEncoder(tokenizer, output_head, runner, facts)
 
 
 class GraphRunner:
@@ -82,13 +85,13 @@ class GraphRunner:
         lengths = [len(row["input_ids"]) for row in rows]
         batches = plan(lengths, self._max_batch_size, self._tokenizer.context_length)
         results = self._calls.map(lambda batch: self._call(rows, batch, check), batches)
-        made: NDArray[np.float32] | None = None
+        outputs: NDArray[np.float32] | None = None
         for batch, result in zip(batches, results, strict=True):
-            if made is None:
-                made = np.empty((len(rows), *result.shape[1:]), np.float32)
-            made[list(batch.texts)] = result
-        assert made is not None
-        return made
+            if outputs is None:
+                outputs = np.empty((len(rows), *result.shape[1:]), np.float32)
+            outputs[list(batch.texts)] = result
+        assert outputs is not None
+        return outputs
 
     def _call(self, rows: Sequence[Row], batch: Batch, check: Check) -> NDArray[np.float32]:
         check()
@@ -101,16 +104,16 @@ class GraphRunner:
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
         ).exec()
         if response.has_error():
-            raise EngineError(f"{self._graph}: {response.error().message()}")
+            raise of_graph(self._graph, response.error().message())
         output: NDArray[np.float32] = pb_utils.get_output_tensor_by_name(
             response, self._output
         ).as_numpy()
         return output
 
     def check(self) -> None:
-        """Health is that of both models."""
+        """Raise `GraphFailed` if the graph is not loaded: both models must be."""
         if not pb_utils.is_model_ready(self._graph):
-            raise EngineError(f"{self._graph}: is not loaded")
+            raise GraphFailed(f"{self._graph}: is not loaded")
 
     def close(self) -> None:
         self._calls.shutdown()

@@ -1,4 +1,4 @@
-"""How an encoder's token vectors become one vector a text, as the model's folder says it.
+"""The pooling of an encoder's token vectors to one vector a text, read from the model's folder.
 
 sentence-transformers lists a model's parts in ``modules.json``, with a folder for each:
 https://sbert.net/docs/sentence_transformer/usage/custom_models.html
@@ -20,17 +20,23 @@ _OLD_KEYS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"
 
 @dataclass(frozen=True, slots=True)
 class SentenceVector:
+    """The computation of a text's vector: the pooling ``method``, and then normalisation to length
+    1 if ``normalize`` is true."""
+
     method: Method
     normalize: bool
     max_length: int | None = None
-    """Tokens after which the model's own library cuts a text."""
+    """The number of tokens to which the model's own library truncates a text, if any."""
 
 
 def sentence_vector(
     model: str, pooling: Method | Literal["auto"] = "auto", normalize: bool | None = None
 ) -> SentenceVector:
-    """What was asked for, and for the rest what the folder says; where it says nothing, the
-    normalised mean. ``model``: a folder or a hub id. Raises `InvalidField`."""
+    """Return what was requested, and for the rest what the folder says, or else the normalised
+    mean.
+
+    ``model``: a folder or a hub id. Raises `InvalidField`.
+    """
     modules = _modules(model)
     method: Method = "mean"
     if pooling != "auto":
@@ -44,7 +50,7 @@ def sentence_vector(
 
 
 def _modules(model: str) -> dict[str, str]:
-    """The folder of each part, by the class's name."""
+    """Return the folder of each module of the model, by the name of the module's class."""
     listed = _read(model, "modules.json")
     if listed is None:
         pooling = _read(model, "1_Pooling/config.json")
@@ -57,12 +63,12 @@ def _modules(model: str) -> dict[str, str]:
 
 def _method(config: dict[str, Any] | None) -> Method:
     config = config or {}
-    asked = config.get("pooling_mode") or [
+    modes = config.get("pooling_mode") or [
         _OLD_KEYS.get(key, key.removeprefix("pooling_mode_"))
         for key, value in config.items()
         if key.startswith("pooling_mode_") and value is True
     ]
-    methods = [asked] if isinstance(asked, str) else list(asked)
+    methods = [modes] if isinstance(modes, str) else list(modes)
     if methods == ["mean"]:
         return "mean"
     if methods == ["cls"]:
@@ -73,7 +79,7 @@ def _method(config: dict[str, Any] | None) -> Method:
 
 
 def _read(model: str, name: str) -> Any:  # noqa: ANN401
-    """A JSON file of the model's, or None where it has no such file."""
+    """Return the content of a JSON file of the model, or None where there is no such file."""
     from transformers.utils import cached_file
 
     try:

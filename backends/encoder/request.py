@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backends.contract import names
 from backends.contract.errors import InvalidField
 from backends.contract.tensors import Inputs, flag, texts
 from backends.encoder.tokens import Check, Row, TextTokenizer
@@ -13,8 +14,10 @@ from backends.encoder.tokens import Check, Row, TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncoderRequest:
-    """Either ``texts`` or ``ids`` holds something. ``max_length``: tokens, or None for all that the
-    model takes."""
+    """A decoded request: either ``texts`` or ``ids`` is not empty.
+
+    ``max_length``: tokens, or None for all that the model takes.
+    """
 
     texts: list[str]
     ids: list[list[int]]
@@ -23,20 +26,23 @@ class EncoderRequest:
 
     @classmethod
     def of(cls, inputs: Inputs) -> EncoderRequest:
-        """Of the tensors that `backends.encoder.contract` lists. Raises `InvalidField`."""
-        given, ids = texts(inputs, "text_input"), _ids(inputs)
+        """Decode the tensors that `backends.contract.encoder` lists. Raises `InvalidField`."""
+        given, ids = texts(inputs, names.TEXT_INPUT), _ids(inputs)
         if given and ids:
-            raise InvalidField("input_ids", "must not be given beside `text_input`")
+            raise InvalidField(names.INPUT_IDS, "must not be given beside `text_input`")
         if not given and not ids:
-            raise InvalidField("text_input", "must hold at least one text")
+            raise InvalidField(names.TEXT_INPUT, "must hold at least one text")
         for number, text in enumerate(given):
             if not text:
-                raise InvalidField("text_input", f"text {number} is empty")
+                raise InvalidField(names.TEXT_INPUT, f"text {number} is empty")
         length = _length(inputs)
-        return cls(given, ids, bool(flag(inputs, "truncate")) or length is not None, length)
+        return cls(given, ids, bool(flag(inputs, names.TRUNCATE)) or length is not None, length)
 
     def rows(self, tokenizer: TextTokenizer, check: Check) -> list[Row]:
-        """``check``: as `TextTokenizer.encode` has it. Raises `InvalidField`."""
+        """Return the rows to compute; for ``check``, see `TextTokenizer.encode`.
+
+        Raises `InvalidField`.
+        """
         if self.ids:
             return tokenizer.rows(self.ids, truncate=self.truncate, max_length=self.max_length)
         return tokenizer.encode(
@@ -45,13 +51,13 @@ class EncoderRequest:
 
 
 def _ids(inputs: Inputs) -> list[list[int]]:
-    if "input_ids" not in inputs:
+    if names.INPUT_IDS not in inputs:
         return []
-    ids = inputs["input_ids"].reshape(-1)
-    lengths = inputs.get("input_lengths", np.array([len(ids)])).reshape(-1).tolist()
+    ids = inputs[names.INPUT_IDS].reshape(-1)
+    lengths = inputs.get(names.INPUT_LENGTHS, np.array([len(ids)])).reshape(-1).tolist()
     if sum(lengths) != len(ids) or min(lengths, default=0) < 1:
         raise InvalidField(
-            "input_lengths",
+            names.INPUT_LENGTHS,
             f"must be the numbers of ids in each row, from 1 on, and add up to {len(ids)}",
         )
     ends = np.cumsum(lengths)[:-1]
@@ -59,9 +65,9 @@ def _ids(inputs: Inputs) -> list[list[int]]:
 
 
 def _length(inputs: Inputs) -> int | None:
-    if "truncate_tokens" not in inputs:
+    if names.TRUNCATE_TOKENS not in inputs:
         return None
-    values = inputs["truncate_tokens"].reshape(-1)
+    values = inputs[names.TRUNCATE_TOKENS].reshape(-1)
     if len(values) != 1:
-        raise InvalidField("truncate_tokens", f"must hold exactly 1 element, not {len(values)}")
+        raise InvalidField(names.TRUNCATE_TOKENS, f"must hold exactly 1 element, not {len(values)}")
     return int(values[0])

@@ -9,18 +9,20 @@ Docs: https://github.com/triton-inference-server/python_backend#default-mode
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from backends.contract import parameters as keys
+from backends.contract.encoder import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
 from backends.contract.errors import Cancelled, Overloaded
-from backends.contract.tensors import Inputs, flag, text
-from backends.encoder.contract import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
+from backends.contract.facts import ModelFacts
+from backends.contract.kinds import RequestKind, cancel_id, kind_of
+from backends.contract.tensors import Inputs
 from backends.encoder.heads import head
 from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
@@ -51,7 +53,9 @@ class EncoderCall(Call):
 
 
 class ServedEncoder(ABC):
-    """``parameters`` of ``config.pbtxt`` for all: ``served_model_name``, the name that clients use
+    """The base of encoders' and classifiers' models.
+
+    ``parameters`` of ``config.pbtxt`` for all: ``served_model_name``, the name that clients use
     (the Triton model's name), and ``max_queue_size``, requests that may be in work or waiting, one
     more is refused (1024)."""
 
@@ -61,10 +65,10 @@ class ServedEncoder(ABC):
     @staticmethod
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
         parameters = config.as_dict().get("parameters", {})
-        made = head({key: value["string_value"] for key, value in parameters.items()})
+        output_head = head({key: value["string_value"] for key, value in parameters.items()})
         for spec in INPUTS:
             config.add_input(tensor_config(spec) | {"optional": True})
-        for spec in (*made.outputs, NUM_INPUT_TOKENS, TEXT_OUTPUT):
+        for spec in (*output_head.outputs, NUM_INPUT_TOKENS, TEXT_OUTPUT):
             config.add_output(tensor_config(spec))
         config.set_max_batch_size(0)
         config.set_model_transaction_policy({"decoupled": False})
@@ -79,7 +83,9 @@ class ServedEncoder(ABC):
         self._responder.start()
         self._pool = WorkPool()
         self._requests = ThreadPoolExecutor(REQUEST_THREADS, "request")
-        self._most = int(self.options.parameters.get("max_queue_size", "1024"))
+        self._max_queue_size = int(
+            self.options.parameters.get(keys.MAX_QUEUE_SIZE, keys.ENCODER_MAX_QUEUE_SIZE)
+        )
         freeze_loaded()
 
     def execute(self, requests: list[Any]) -> None:
@@ -87,11 +93,10 @@ class ServedEncoder(ABC):
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = input_tensors(request)
-        if flag(inputs, "describe"):
-            return answer(sender, json.dumps(self._facts()).encode())
-        if (request_id := text(inputs, "cancel")) is not None:
-            return answer(sender, str(self._responder.cancel(request_id)).encode())
-        if len(self._responder) >= self._most:
+        kind = kind_of(inputs, default=RequestKind.EMBED, known=(RequestKind.EMBED, *AT_ONCE))
+        if kind in AT_ONCE:
+            return answer(sender, AT_ONCE[kind](self, inputs).encode())
+        if len(self._responder) >= self._max_queue_size:
             raise Overloaded("too many requests are waiting: try again later")
         call = EncoderCall(request.request_id(), sender, self._responder)
         self._responder.add(call)
@@ -110,21 +115,32 @@ class ServedEncoder(ABC):
         tokens = np.array([len(row["input_ids"]) for row in rows], np.uint32)
         call.answer([(spec.name, value) for spec, value in [*outputs, (NUM_INPUT_TOKENS, tokens)]])
 
-    def _facts(self) -> dict[str, Any]:
-        """Raises `EngineError` where the model cannot serve."""
+    def _cancel(self, inputs: Inputs) -> str:
+        return str(self._responder.cancel(cancel_id(inputs)))
+
+    def _describe(self, inputs: Inputs) -> str:
+        """Return the facts as JSON. Raises `EngineError` where the model cannot serve."""
         self._loaded.runner.check()
-        return {
+        values = {
             **self._loaded.head.facts,
             **self._loaded.facts,
             "model_name": self.options.served_name,
             "context_length": self._loaded.tokenizer.context_length,
             "characters_per_token": self._loaded.tokenizer.characters_per_token,
             "tokenizer_loaded": True,
-            "restarted_at": self.options.parameters.get("restarted_at"),
+            "restarted_at": self.options.parameters.get(keys.RESTARTED_AT),
         }
+        return ModelFacts.of(values).to_json()
 
     def finalize(self) -> None:
         self._pool.close()
         self._requests.shutdown()
         self._loaded.runner.close()
         self._responder.stop()
+
+
+AT_ONCE: Mapping[RequestKind, Callable[[ServedEncoder, Inputs], str]] = {
+    RequestKind.DESCRIBE: ServedEncoder._describe,
+    RequestKind.CANCEL: ServedEncoder._cancel,
+}
+"""The kinds of requests that Triton's own thread answers."""

@@ -1,4 +1,4 @@
-"""Texts to the token tensors of an encoder."""
+"""Conversion of texts to the token tensors of an encoder."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
-from backends.text.encoding import TooManyTokens, encoded, listed
+from backends.text.encoding import TooManyTokens, encode_text, token_ids
 from backends.text.length import characters_per_token, splits_words
 from backends.text.tokenizer_files import direct_backend, load_tokenizer
 
 Row: TypeAlias = Mapping[str, list[int]]
-"""One text's tokens: a list for each of the model's inputs that the tokenizer makes."""
+"""One text's tokens: a list for each of the model's inputs that the tokenizer computes."""
 Check: TypeAlias = Callable[[], None]
+"""A function that raises to end the work on a request."""
 
 
 def nothing() -> None:
-    """A `Check` that never ends the work."""
+    """Do nothing: this is the `Check` that never ends the work."""
 
 
 _WORD = re.compile(r"[A-Za-z0-9]\S*")
-"""Has at least one token, whatever a tokenizer leaves out."""
+"""A word that has at least one token, whatever a tokenizer leaves out."""
 
 
 class TextTokenizer:
-    """A Hugging Face tokenizer that cuts texts at ``context_length`` tokens or refuses them. For
-    any thread."""
+    """A Hugging Face tokenizer that truncates texts to ``context_length`` tokens, or refuses longer
+    ones. Its methods may be called in any thread."""
 
     def __init__(
         self, folder: str, inputs: Sequence[str], context_length: int, pad_token_id: int
@@ -39,16 +41,16 @@ class TextTokenizer:
         self._tokenizer = load_tokenizer(folder)
         self._inputs = tuple(inputs)
         self.context_length = context_length
-        self._padding = {"input_ids": pad_token_id}  # all else is padded with zeros
+        self._padding = {"input_ids": pad_token_id}  # All other inputs are padded with zeros.
         self._one_at_a_time = threading.Lock()
         self._special_tokens = self._tokenizer.num_special_tokens_to_add()
-        self._tokenizer(".")  # settles what is state: no truncation, no padding
+        self._tokenizer(".")  # This sets its state: no truncation, no padding.
         backend = direct_backend(self._tokenizer)
         self._backend = backend if self._tokenizer.truncation_side == "right" else None
         self._has_types = "token_type_ids" in self._tokenizer.model_input_names
         self._splits_words = backend is not None and splits_words(backend)
         self.characters_per_token = None if backend is None else characters_per_token(backend)
-        """Of a text, one token stands for so many characters at most; None: for any number."""
+        """The maximum number of characters that one token stands for, or None without a bound."""
 
     def encode(
         self,
@@ -58,12 +60,15 @@ class TextTokenizer:
         max_length: int | None = None,
         check: Check = nothing,
     ) -> list[Row]:
-        """Each text as the model takes it. ``truncate``: cut at ``max_length`` tokens, or at the
-        context's end. ``check`` is called between two texts, and may raise to end the work. Raises
-        `InvalidField`."""
+        """Return a row for each text.
+
+        ``truncate``: truncate texts to ``max_length`` tokens, or to the model's context. ``check``
+        is called before each text, and may raise to end the work. Raises `InvalidField`, and
+        `ContextExceeded` for a text that is too long.
+        """
         if truncate:
-            length = self._cut_at(max_length, 1 + self._special_tokens)
-            encode = self._encode_cut
+            length = self._truncated_length(max_length, 1 + self._special_tokens)
+            encode = self._encode_truncated
         else:
             self._check_characters(texts)
             length, encode = self.context_length, self._encode_whole
@@ -75,37 +80,41 @@ class TextTokenizer:
             except TooManyTokens as error:
                 size = f"{error.count} tokens"
                 raise ContextExceeded.of_text(
-                    "text_input", self.context_length, number, size
+                    names.TEXT_INPUT, self.context_length, number, size
                 ) from None
-        self._check_lengths("text_input", rows)
+        self._check_lengths(names.TEXT_INPUT, rows)
         return rows
 
     def _encode_whole(self, text: str, length: int) -> Row:
         if self._backend is None:
             return self._encode_by_transformers(text, truncation=False, verbose=False)
-        return self._row(encoded(self._backend, text, True), length)
+        return self._row(encode_text(self._backend, text, True), length)
 
-    def _encode_cut(self, text: str, length: int) -> Row:
-        """The first ``length`` tokens, special ones among them."""
+    def _encode_truncated(self, text: str, length: int) -> Row:
+        """Return the first ``length`` tokens of a text, special ones included."""
         text = self._without_the_rest(text, length)
         if self._backend is None:
             return self._encode_by_transformers(text, truncation=True, max_length=length)
-        encoding = encoded(self._backend, text, False)
+        encoding = encode_text(self._backend, text, False)
         encoding.truncate(length - self._special_tokens)
         return self._row(self._backend.post_process(encoding), length)
 
-    def _row(self, encoding: Any, most: int) -> Row:  # noqa: ANN401
-        row = {"input_ids": listed(encoding, most)}
+    def _row(self, encoding: Any, max_tokens: int) -> Row:  # noqa: ANN401
+        row = {"input_ids": token_ids(encoding, max_tokens)}
         return row | {"token_type_ids": encoding.type_ids} if self._has_types else row
 
     def _encode_by_transformers(self, text: str, **options: Any) -> Row:  # noqa: ANN401
-        with self._one_at_a_time:  # what it cuts at is state
+        with self._one_at_a_time:  # The length that it truncates to is state.
             encoded = self._tokenizer(text, **options)
         return {name: encoded[name] for name in self._inputs if name in encoded}
 
     def _without_the_rest(self, text: str, length: int) -> str:
-        """A text without the words behind the first ``length`` of them, which have as many tokens
-        at least. The others cannot matter, where a word's tokens do not depend on what follows."""
+        """Return a text without the words after the first ``length`` ones, which have at least so
+        many tokens.
+
+        This is valid where a word's tokens do not depend on what follows it; else the text is
+        returned as it is.
+        """
         if not self._splits_words or self._tokenizer.truncation_side != "right":
             return text
         last = next(islice(_WORD.finditer(text), length - 1, None), None)
@@ -114,35 +123,39 @@ class TextTokenizer:
     def rows(
         self, ids: list[list[int]], *, truncate: bool = False, max_length: int | None = None
     ) -> list[Row]:
-        """Token ids, which are taken as they are. Raises `InvalidField`."""
+        """Return rows of token ids, which are used as they are, or truncated.
+
+        Raises `InvalidField`, and `ContextExceeded` for a row that is too long.
+        """
         if truncate:
-            length = self._cut_at(max_length, 1)
+            length = self._truncated_length(max_length, 1)
             ids = [row[:length] for row in ids]
         rows: list[Row] = [{"input_ids": row} for row in ids]
-        self._check_lengths("input_ids", rows)
+        self._check_lengths(names.INPUT_IDS, rows)
         vocabulary = len(self._tokenizer)
         if not all(0 <= id_ < vocabulary for row in ids for id_ in row):
-            raise InvalidField("input_ids", f"must hold token ids from 0 to {vocabulary - 1}")
+            raise InvalidField(names.INPUT_IDS, f"must hold token ids from 0 to {vocabulary - 1}")
         return rows
 
-    def _cut_at(self, asked: int | None, least: int) -> int:
-        if asked is None:
+    def _truncated_length(self, length: int | None, minimum: int) -> int:
+        if length is None:
             return self.context_length
-        if not least <= asked <= self.context_length:
+        if not minimum <= length <= self.context_length:
             raise InvalidField(
-                "truncate_tokens", f"must be from {least} to {self.context_length}, not {asked}"
+                names.TRUNCATE_TOKENS,
+                f"must be from {minimum} to {self.context_length}, not {length}",
             )
-        return asked
+        return length
 
     def _check_characters(self, texts: list[str]) -> None:
-        """Of texts that must have too many tokens for their length alone."""
+        """Refuse texts that have so many characters that they must have too many tokens."""
         if self.characters_per_token is None:
             return
-        most = self.context_length * self.characters_per_token
+        max_characters = self.context_length * self.characters_per_token
         for number, text in enumerate(texts):
-            if len(text) > most:
+            if len(text) > max_characters:
                 size = f"{len(text)} characters"
-                raise ContextExceeded.of_text("text_input", self.context_length, number, size)
+                raise ContextExceeded.of_text(names.TEXT_INPUT, self.context_length, number, size)
 
     def _check_lengths(self, field: str, rows: Sequence[Row]) -> None:
         for number, row in enumerate(rows):
@@ -154,7 +167,7 @@ class TextTokenizer:
                 raise ContextExceeded.of_text(field, self.context_length, number, size)
 
     def batch(self, rows: Sequence[Row], length: int) -> dict[str, Any]:
-        """INT64 tensors [rows, length], padded on the right."""
+        """Return the model's inputs by name, INT64 [rows, length] each, padded on the right."""
         return {name: self._stack(name, rows, length) for name in self._inputs}
 
     def _stack(self, name: str, rows: Sequence[Row], length: int) -> NDArray[np.int64]:

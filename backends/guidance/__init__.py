@@ -1,4 +1,4 @@
-"""Structured output: which tokens a text may go on with, by llguidance.
+"""Structured output: a grammar says which tokens may come next, and llguidance evaluates it.
 
 https://github.com/guidance-ai/llguidance
 """

@@ -1,8 +1,9 @@
-"""How large a grammar may be, told from its text alone and in time that grows as the text does.
+"""Bounds on the size of a grammar, checked on its text alone in time linear in the text.
 
 llguidance reads schemas, rules and patterns recursively, in native code that ends the process when
-its stack is full. How deep it gets is a matter of the graph, in which a reference is a step as a
-nested part is. Large real schemas stay far below these bounds, as `tests/backends/guidance` shows.
+its stack is full. How deep it recurses depends on the grammar's graph, in which following a
+reference is a step, as entering a nested part is. Large real schemas stay far below these bounds,
+as `tests/backends/guidance` shows.
 """
 
 from __future__ import annotations
@@ -12,23 +13,26 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 MAX_STEPS = 400
-"""On the longest path through references and nested parts. With a stack of 4 MB llguidance 1.9
-takes 900 of a schema's steps, and 600 rules."""
+"""The maximum number of steps on the longest path through references and nested parts. With a stack
+of 4 MB, llguidance 1.9 takes 900 steps of a schema, and 600 rules."""
 MAX_PARTS = 20_000
-"""Subschemas of a schema."""
+"""The maximum number of subschemas of a schema."""
 MAX_LITERAL = 8192
-"""Characters of a fixed text: a constant, a property's name, a string in a grammar."""
+"""The maximum number of characters of one fixed text: a constant, a property's name, a string in a
+grammar."""
 MAX_LITERALS = 128 * 1024
-"""Characters of all fixed texts together."""
+"""The maximum number of characters of all fixed texts together."""
 MAX_RULES = 2048
+"""The maximum number of rules of a GBNF grammar."""
 MAX_NESTING = 64
-"""Groups inside each other."""
+"""The maximum number of groups that are open inside each other."""
 MAX_WRITTEN_OUT = 50_000
-"""Parts of a pattern or of a rule, those that are repeated counted as often as they may come."""
+"""The maximum number of parts of a pattern or of a rule when all repetitions are written out."""
 
 
 class TooLarge(ValueError):
-    """The text ends a sentence that begins with the name of the field."""
+    """A grammar that exceeds a bound. The message completes a sentence that begins with the name of
+    the field."""
 
 
 NodeT = TypeVar("NodeT", bound=Hashable)
@@ -37,13 +41,16 @@ NodeT = TypeVar("NodeT", bound=Hashable)
 def check_steps(
     start: NodeT, steps: Callable[[NodeT], Iterable[tuple[NodeT, int]]], what: str
 ) -> None:
-    """``steps``: from a node to those that it leads to, and how many steps each is. A way that
-    leads back to where it came from ends there: what has been read is not read again. Raises
-    `TooLarge`."""
+    """Check that no path from ``start`` is longer than `MAX_STEPS`.
+
+    ``steps`` gives the nodes that a node leads to, each with the number of steps that it is away. A
+    path ends where it meets itself, because what has been read is not read again. ``what`` names
+    the thing in the error. Raises `TooLarge`.
+    """
     longest: dict[NodeT, int] = {}
     path = [(start, iter(list(steps(start))))]
-    on_path: dict[NodeT, int] = {start: 0}  # and the longest way from it that is known by now
-    arrived = [0]  # steps to each node of the path from the one before it
+    on_path: dict[NodeT, int] = {start: 0}  # The longest path from each that is known so far.
+    arrived = [0]  # The steps to each node of the path from the one before it.
     while path:
         node, rest = path[-1]
         step = next(rest, None)
@@ -66,17 +73,22 @@ def check_steps(
             )
 
 
-class Literals:
-    """Counts fixed text. ``longest``: characters that the model's context has room for."""
+class LiteralBudget:
+    """The number of characters that the fixed texts of one request may still have.
 
-    def __init__(self, longest: int = MAX_LITERAL) -> None:
-        self._longest = min(longest, MAX_LITERAL)
+    ``max_characters``: the number of characters that the model's context has room for.
+    """
+
+    def __init__(self, max_characters: int = MAX_LITERAL) -> None:
+        self._max_characters = min(max_characters, MAX_LITERAL)
         self._left = MAX_LITERALS
 
     def add(self, text: str) -> None:
-        """Raises `TooLarge`."""
-        if len(text) > self._longest:
-            raise TooLarge(f"must have fixed texts of at most {self._longest} characters each")
+        """Count a fixed text. Raises `TooLarge` for one that is too long, or one too many."""
+        if len(text) > self._max_characters:
+            raise TooLarge(
+                f"must have fixed texts of at most {self._max_characters} characters each"
+            )
         self._left -= len(text)
         if self._left < 0:
             raise TooLarge(f"must have at most {MAX_LITERALS} characters of fixed texts")
@@ -88,10 +100,13 @@ _REGEX_PART = re.compile(
 
 
 def check_pattern(pattern: str) -> None:
-    """Of a regular expression, the nesting of its groups, and how many parts it has when all of its
-    repetitions are written out. What is wrong with it is left for its parser. Raises `TooLarge`."""
-    groups = [0]  # parts of each group that is open
-    last = 0  # those of the one that came last, which a repetition is of
+    """Check how deep the groups of a regular expression are nested, and how many parts it has when
+    all repetitions are written out.
+
+    Syntax errors are left to the parser. Raises `TooLarge`.
+    """
+    groups = [0]  # The number of parts of each group that is open.
+    last = 0  # The number of parts of the group before, which a repetition repeats.
     for part in _REGEX_PART.finditer(pattern):
         text = part[0]
         if text == "(":
@@ -114,13 +129,17 @@ def check_pattern(pattern: str) -> None:
 
 
 def repeats(low: str, high: str | None) -> int:
-    """How often a part may come that is followed by ``{low,high}``, in digits."""
+    """Return how often a part may be repeated that is followed by ``{low,high}``, both in digits.
+
+    The result is at least 1, and `MAX_WRITTEN_OUT` + 1 for numbers with too many digits.
+    """
     if max(len(low), len(high or "")) > len(str(MAX_WRITTEN_OUT)):
         return MAX_WRITTEN_OUT + 1
     return max(int(low or 0), int(high or 0), 1)
 
 
 def too_many_parts(what: str) -> str:
+    """Return the message of `TooLarge` for ``what``, a pattern or a rule, with too many parts."""
     return (
         f"must have {what} of at most {MAX_WRITTEN_OUT} parts, those that are repeated counted as "
         "often as they may come"

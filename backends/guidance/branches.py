@@ -1,8 +1,8 @@
-"""Alternatives of a JSON schema that cannot be kept to, where others can.
+"""Removal of the alternatives of a JSON schema that llguidance does not support.
 
-Every text of one alternative of an ``anyOf`` is a text of all of it, so that those which llguidance
-has no way to keep to need not be there: libraries make a number, or a string with a lookahead, of a
-decimal.
+A text that matches one alternative of an ``anyOf`` matches all of the ``anyOf``, so unsupported
+alternatives can be left out where there are others. Libraries write such schemas: a decimal, for
+one, becomes a number or a string with a lookahead.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ _REFUSED = frozenset(
         *("$dynamicRef", "$recursiveRef"),
     ]
 )
-"""By llguidance."""
+"""The keywords that llguidance refuses."""
 
 
 def drop_branches(schema: Schema) -> None:
-    """In place. A branch becomes ``false``, so that references to those behind it hold."""
+    """Replace unsupported branches of each ``anyOf`` with ``false``, in place.
+
+    They are not removed, because JSON pointers to the branches behind them must stay valid. An
+    ``anyOf`` without any supported branch stays as it is.
+    """
     parts = list(_parts(schema))
     refused = _refused(schema, parts)
     for part in parts:
@@ -35,9 +39,9 @@ def drop_branches(schema: Schema) -> None:
 
 
 def _refused(document: Schema, parts: list[Schema]) -> set[int]:
-    """Parts that cannot be kept to as far as keywords and patterns tell, by their identity."""
-    users: dict[int, list[tuple[Schema, bool]]] = {}  # and whether there are alternatives
-    alternatives = {}  # that are left, by the part that has them
+    """Return the ``id()`` of each part that is unsupported, judging by keywords and patterns."""
+    users: dict[int, list[tuple[Schema, bool]]] = {}  # The flag: the part is one alternative.
+    alternatives = {}  # The number of alternatives that are left to each part with an `anyOf`.
     for part in parts:
         branches = part.get("anyOf")
         if isinstance(branches, list):
@@ -67,7 +71,7 @@ def _is_known(part: Schema) -> bool:
 
 
 def _needs(part: Schema, document: Schema) -> Iterator[tuple[Schema, bool]]:
-    """The parts that have to be kept to for this one, and whether any one of them is enough."""
+    """Yield the parts that ``part`` depends on, each with whether any one of them is enough."""
     for name, inner in part.items():
         if name == "$ref" and isinstance(inner, str):
             target = _at(document, inner)

@@ -1,7 +1,7 @@
-"""A queue of grammars that are tried, and then made into what an engine needs.
+"""A queue of grammars that are checked in a trial, and then compiled into what an engine needs.
 
-Most take a few milliseconds. One that takes longer leaves the quick lane for the slow one, so that
-it does not stand before others.
+Most take a few milliseconds. A grammar that takes longer moves from the quick lane to the slow one,
+so that it does not block others.
 """
 
 from __future__ import annotations
@@ -19,45 +19,53 @@ from backends.contract.structured import StructuredOutput
 from backends.engine import EngineRequest
 from backends.guidance.grammar import short
 from backends.guidance.limits import deep_stacks
-from backends.guidance.recent import Recent
+from backends.guidance.lru_cache import LRUCache
 from backends.guidance.trials import QUICK, SLOW, Lane, TookTooLong, Trials
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 64
+"""The maximum number of requests that wait in the quick lane."""
 MAX_SLOW = 16
-"""Of those, in the slow lane."""
+"""The maximum number of requests that wait in the slow lane."""
 MAX_REFUSED = 256
-"""Grammars that need not be refused by a trial again."""
+"""The number of refused grammars that are remembered, so that no trial has to refuse them again."""
 NICENESS = 5
-"""Compiling gives way to decoding."""
+"""The nice value of the threads that compile, which makes them yield to decoding."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Task(Generic[T]):
+    """A request that waits for its grammar. ``find`` and ``build``: as `CheckedGrammars.prepare`
+    takes them."""
+
     request: EngineRequest
-    made: Callable[[], T | None]
-    make: Callable[[str], T]
+    find: Callable[[], T | None]
+    build: Callable[[str], T]
     future: Future[T] = field(default_factory=Future)
 
     @property
     def guided(self) -> StructuredOutput:
+        """Return the structure that the request asks for."""
         assert self.request.sampling.guided is not None
         return self.request.sampling.guided
 
 
 class CheckedGrammars:
-    """For any thread."""
+    """A queue of requests whose grammars are checked. Its methods may be called in any thread."""
 
     def __init__(self, setup: Callable[[], dict[str, Any]]) -> None:
-        """``setup``: as `Trials` takes it. It is called in a thread of this queue's, at once: what
-        a vocabulary of 150,000 needs takes a second."""
+        """Start the threads and the process of the trials.
+
+        ``setup``: as `Trials` takes it. It is called at once in a thread of this queue, because
+        preparing a vocabulary of 150,000 tokens takes a second.
+        """
         self._trials = Trials(setup)
         self._lock = threading.Lock()
         self._pending = {QUICK: 0, SLOW: 0}
-        self._refused: Recent[StructuredOutput, str] = Recent(MAX_REFUSED)
+        self._refused: LRUCache[StructuredOutput, str] = LRUCache(MAX_REFUSED)
         self._lanes = {QUICK: _pool("grammars"), SLOW: _pool("slow-grammars")}
         self._started = self._lanes[QUICK].submit(self._start)
 
@@ -71,22 +79,24 @@ class CheckedGrammars:
             logger.warning("structured output has to wait: %s", error)
 
     def prepare(
-        self, request: EngineRequest, made: Callable[[], T | None], make: Callable[[str], T]
+        self, request: EngineRequest, find: Callable[[], T | None], build: Callable[[str], T]
     ) -> Future[T]:
-        """In a thread of this queue's, what was ``made`` for another request meanwhile, or else
-        what ``make`` makes of a grammar that has been tried.
+        """Return a future that gets the result of ``find``, or of ``build`` where that is None.
 
-        The future fails with `InvalidField`, `Overloaded`, or `Cancelled`, if the request was so
-        before its turn. Raises `Overloaded`.
+        Both are called in a thread of this queue. ``find`` returns what has been built for another
+        request meanwhile; ``build`` takes a Lark grammar that has passed its trial.
+
+        The future fails with `InvalidField`, with `Overloaded`, or with `Cancelled` if the request
+        was cancelled before its turn. Raises `Overloaded` if too many requests are waiting.
         """
-        task = _Task(request, made, make)
+        task = _Task(request, find, build)
         self._enter(QUICK, MAX_PENDING, task)
         return task.future
 
-    def _enter(self, lane: Lane, most: int, task: _Task[Any]) -> None:
+    def _enter(self, lane: Lane, max_pending: int, task: _Task[Any]) -> None:
         with self._lock:
-            if self._pending[lane] >= most:
-                raise Overloaded(f"{most} requests are waiting for their grammars already")
+            if self._pending[lane] >= max_pending:
+                raise Overloaded(f"{max_pending} requests are waiting for their grammars already")
             self._pending[lane] += 1
         self._lanes[lane].submit(self._take, lane, task)
 
@@ -96,9 +106,9 @@ class CheckedGrammars:
         try:
             if task.request.cancelled:
                 raise Cancelled("the request was cancelled")
-            if (made := task.made()) is None:
-                made = task.make(self._checked(task.guided, lane))
-            task.future.set_result(made)
+            if (result := task.find()) is None:
+                result = task.build(self._checked(task.guided, lane))
+            task.future.set_result(result)
         except TookTooLong:
             try:
                 self._enter(SLOW, MAX_SLOW, task)
@@ -122,18 +132,19 @@ class CheckedGrammars:
             ) from None
 
     def close(self) -> None:
+        """End the trials and the threads; requests that are waiting are cancelled."""
         self._trials.close()
         for lane in self._lanes.values():
             lane.shutdown(cancel_futures=True)
 
 
 def _pool(name: str) -> ThreadPoolExecutor:
-    """One thread, which is there from now on."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_give_way)
+    """Return a pool of one thread, and start that thread at once, with a deep stack."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_lower_priority)
     with deep_stacks():
         pool.submit(int)
     return pool
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,7 +1,7 @@
-"""Grammars for one model's tokens, made beside the engine's thread once they have been tried.
+"""Grammars for one model's tokens, compiled outside of the engine's thread after a trial.
 
-What a grammar may cost is bounded by the sizes of what is written in it, by llguidance's own
-counters, and where these are not enough by a trial in a process of its own.
+The cost of a grammar is bounded by limits on its text, by llguidance's own counters and, where
+these are not enough, by a trial in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from backends.guidance.grammar import short
 from backends.guidance.guide import Guide
 from backends.guidance.json_schema import OPTIONS
 from backends.guidance.limits import COUNTERS, TRIAL
-from backends.guidance.recent import Recent
+from backends.guidance.lru_cache import LRUCache
 from backends.guidance.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-CACHED = 64
-"""Grammars that are kept: those used last."""
+MAX_CACHED = 64
+"""The number of compiled grammars that are kept, least recently used ones removed first."""
 
 
 class GrammarCompiler:
-    """Makes guides; for any thread."""
+    """A compiler of guides for one model. Its methods may be called in any thread."""
 
     def __init__(
         self,
@@ -41,20 +41,23 @@ class GrammarCompiler:
         eos_token_ids: Iterable[int],
         context_length: int = 1 << 30,
     ) -> None:
-        """``tokenizer_json``: gives the tokenizer as the ``tokenizers`` library writes it, and
-        raises ValueError where it cannot. It is called in a thread of the compiler's, at once.
+        """Start to load the tokenizer.
 
-        ``vocab_size``: how many logits the model gives; ids that the tokenizer lacks are never
-        allowed. ``context_length``: in tokens.
+        ``tokenizer_json``: returns the tokenizer as the ``tokenizers`` library writes it, or raises
+        ValueError. It is called at once, in a thread of the compiler. ``vocab_size``: the number of
+        logits of the model; ids that the tokenizer lacks are never allowed. ``context_length``: the
+        model's context in tokens.
         """
         self._tokenizer_json = tokenizer_json
         self._vocab_size = vocab_size
         self._eos_token_ids = sorted(eos_token_ids)
         self._context_length = context_length
-        # Each with a lock: what is copied must not be copied by another thread meanwhile.
-        self._cache: Recent[StructuredOutput, tuple[LLMatcher, threading.Lock]] = Recent(CACHED)
+        # Each matcher has a lock, because two threads must not copy it at the same time.
+        self._cache: LRUCache[StructuredOutput, tuple[LLMatcher, threading.Lock]] = LRUCache(
+            MAX_CACHED
+        )
         self._tokenizer: LLTokenizer | None = None
-        # llguidance makes many errors that it handles itself. With stack traces compiling takes
+        # llguidance creates many errors that it handles itself. With stack traces, compiling takes
         # four to eight times as long.
         os.environ["RUST_LIB_BACKTRACE"] = "0"
         self._checked = CheckedGrammars(self._setup)
@@ -75,10 +78,11 @@ class GrammarCompiler:
         }
 
     def prepare(self, request: EngineRequest) -> Future[Guide]:
-        """The guide of a request that is ``guided``, at the end of its ``output_ids``.
+        """Return a future of the guide of a request that is ``guided``, advanced to the end of the
+        request's ``output_ids``.
 
-        The future may be done already. It fails with `InvalidField`; or with `Cancelled`, if the
-        request was before its turn. Raises `Overloaded`.
+        The future may be done already. It fails with `InvalidField`, with `Overloaded`, or with
+        `Cancelled` if the request was cancelled before its turn. Raises `Overloaded`.
         """
         guided = request.sampling.guided
         assert guided is not None
@@ -87,22 +91,22 @@ class GrammarCompiler:
             _settle(future, lambda: _guide(matcher, guided, request))
             return future
         return self._checked.prepare(
-            request, partial(self._made, guided, request), partial(self._make, guided, request)
+            request, partial(self._find, guided, request), partial(self._build, guided, request)
         )
 
-    def _made(self, guided: StructuredOutput, request: EngineRequest) -> Guide | None:
+    def _find(self, guided: StructuredOutput, request: EngineRequest) -> Guide | None:
         matcher = self._cached(guided)
         return None if matcher is None else _guide(matcher, guided, request)
 
-    def _make(self, guided: StructuredOutput, request: EngineRequest, grammar: str) -> Guide:
+    def _build(self, guided: StructuredOutput, request: EngineRequest, grammar: str) -> Guide:
         matcher = self._keep(guided, self._compile(guided, grammar))
         return _guide(matcher, guided, request)
 
     def _cached(self, guided: StructuredOutput) -> LLMatcher | None:
-        """A copy: matchers are changed by what they match."""
-        if (kept := self._cache.get(guided)) is None:
+        """Return a copy of the cached matcher, or None: matchers are changed by what they match."""
+        if (entry := self._cache.get(guided)) is None:
             return None
-        matcher, lock = kept
+        matcher, lock = entry
         with lock:
             return matcher.deep_copy()
 
@@ -115,7 +119,7 @@ class GrammarCompiler:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**COUNTERS)
-        assert self._tokenizer is not None  # what tries grammars has had it first
+        assert self._tokenizer is not None  # The trial before this one has needed it, too.
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         matcher.compute_bitmask()
         if matcher.is_error():
@@ -123,7 +127,7 @@ class GrammarCompiler:
         return matcher
 
     def _load_tokenizer(self, tokenizer_json: str) -> None:
-        """Once, before there are requests to hold up."""
+        """Load the tokenizer once, before there are requests that would have to wait for it."""
         from llguidance import LLTokenizer
 
         if self._tokenizer is None:
@@ -134,6 +138,7 @@ class GrammarCompiler:
             )
 
     def close(self) -> None:
+        """End the threads and the process of the trials; requests that wait are cancelled."""
         self._checked.close()
 
 

@@ -1,9 +1,9 @@
-"""GBNF, llama.cpp's grammars, to the form of Lark that llguidance reads.
+"""A converter of GBNF, llama.cpp's format of grammars, to the form of Lark that llguidance reads.
 
 https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
 
-llguidance has a converter of its own, whose time grows with the square of the text. As there, a
-rule that leads to no recursion becomes a terminal: one regular expression, matched as a whole.
+llguidance has a converter of its own, whose time grows with the square of the text. As in that one,
+a rule that leads to no recursion becomes a terminal: one regular expression, matched as a whole.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from backends.guidance.bounds import (
     MAX_NESTING,
     MAX_RULES,
     MAX_WRITTEN_OUT,
-    Literals,
+    LiteralBudget,
     TooLarge,
     check_steps,
     repeats,
     too_many_parts,
 )
+from backends.guidance.gbnf_characters import character_set, unescape
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t]+|\#[^\r\n]*)
@@ -36,14 +37,15 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
-_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 @dataclass(slots=True)
 class Rule:
-    """``body``: Lark, with the numbers of other rules for their names. ``uses``: those rules, and
-    how many groups of this one they are inside of."""
+    """A rule of the grammar.
+
+    ``body``: the parts of a Lark expression, in which a number stands for the rule of that number.
+    ``uses``: the numbers of the rules in it, each with the number of groups around it.
+    """
 
     number: int
     body: list[str | int] = field(default_factory=list)
@@ -51,10 +53,15 @@ class Rule:
     defined: bool = False
 
 
-def lark_rules(gbnf: str, literals: Literals | None = None, prefix: str = "") -> tuple[str, str]:
-    """The rules as Lark, each in a line, and the name of the first. ``prefix``: of all names, in
-    small letters. Raises ValueError."""
-    reader = _Reader(gbnf, literals or Literals())
+def lark_rules(
+    gbnf: str, literals: LiteralBudget | None = None, prefix: str = ""
+) -> tuple[str, str]:
+    """Return the rules as Lark, one a line, and the name of the root rule.
+
+    ``literals`` counts the fixed texts. ``prefix``: small letters that all names begin with. Raises
+    ValueError for a wrong grammar, and `TooLarge`.
+    """
+    reader = _Reader(gbnf, literals or LiteralBudget())
     rules = reader.read()
     undefined = [name for name, rule in rules.items() if not rule.defined]
     if undefined:
@@ -81,7 +88,7 @@ def lark_rules(gbnf: str, literals: Literals | None = None, prefix: str = "") ->
 
 
 def _terminals(rules: list[Rule], root: int) -> set[int]:
-    """Rules that use terminals alone. The root is none."""
+    """Return the numbers of the rules that use terminals alone. The root is never one of them."""
     users: list[list[int]] = [[] for _ in rules]
     for rule in rules:
         for other in rule.uses:
@@ -102,9 +109,9 @@ def _terminals(rules: list[Rule], root: int) -> set[int]:
 
 
 class _Reader:
-    """One pass over the text. Sizes are counted on the way."""
+    """A recursive-descent parser of GBNF, which checks sizes while it reads the text once."""
 
-    def __init__(self, text: str, literals: Literals) -> None:
+    def __init__(self, text: str, literals: LiteralBudget) -> None:
         self._text = text
         self._literals = literals
         self._tokens = list(self._scan())
@@ -112,10 +119,11 @@ class _Reader:
         self._rules: dict[str, Rule] = {}
 
     def read(self) -> dict[str, Rule]:
+        """Return all rules by name, used but undefined ones included. Raises ValueError."""
         while self._skip_newlines() is not None:
             name = self._expect("name")
             rule = self._rule(name)
-            rule.uses.clear()  # the last definition of a name counts
+            rule.uses.clear()  # The last definition of a name counts.
             self._expect("defines")
             self._skip_newlines()
             rule.body, _ = self._alternatives(rule, 0)
@@ -169,8 +177,10 @@ class _Reader:
         return self._rules[name]
 
     def _alternatives(self, rule: Rule, depth: int) -> tuple[list[str | int], int]:
-        """Up to the end of the rule or of the group, of which ``depth`` are open: Lark, and how
-        many parts it has, written out."""
+        """Read up to the end of the rule or of the group, with ``depth`` groups open.
+
+        Return the Lark expression, and the number of its parts with repetitions written out.
+        """
         if depth > MAX_NESTING:
             raise TooLarge(f"must have a grammar nested at most {MAX_NESTING} levels deep")
         body, size = self._sequence(rule, depth)
@@ -183,7 +193,8 @@ class _Reader:
         return body, size
 
     def _at_bar(self, depth: int) -> bool:
-        """Also where it begins the next line. (llama.cpp has it at the end of one alone.)"""
+        """Return True before a bar, even if it begins the next line. (llama.cpp takes one only at
+        the end of a line.)"""
         before = self._at
         token = self._skip_newlines()
         if token is not None and token[0] == "|":
@@ -208,7 +219,7 @@ class _Reader:
                 raise TooLarge(too_many_parts("a rule"))
 
     def _element(self, rule: Rule, depth: int) -> tuple[list[str | int], int]:
-        """Nothing where the sequence has ended."""
+        """Return the next element and its number of parts, or [] where the sequence has ended."""
         token = self._next
         if token is None:
             return [], 0
@@ -220,7 +231,7 @@ class _Reader:
         elif token["literal"] is not None:
             part, size = self._literal(token[0][1:-1])
         elif token["set"] is not None:
-            part = _character_set(token[0])
+            part = character_set(token[0])
         elif token[0] == ".":
             part = "/(?s:.)/"
         elif token[0] == "(":
@@ -239,7 +250,7 @@ class _Reader:
         return ["(", *body, ")"], size
 
     def _literal(self, spelled: str) -> tuple[str, int]:
-        text = _unescaped(spelled)
+        text = unescape(spelled)
         self._literals.add(text)
         return json.dumps(text, ensure_ascii=False), len(text)
 
@@ -265,44 +276,3 @@ class _Reader:
             element = [*(["(", *element, ")"] if marks > 1 else element), mark]
             self._advance()
         return element, size
-
-
-def _unescaped(spelled: str) -> str:
-    return _ESCAPE.sub(lambda escape: _character(escape), spelled)
-
-
-def _character(escape: re.Match[str]) -> str:
-    code = escape[1] or escape[2] or escape[3]
-    if code is None:
-        character: str = escape[4]
-        if character.isalnum() and character not in _ESCAPED:
-            raise ValueError(f"`\\{character}` is no escape")
-        return _ESCAPED.get(character, character)
-    if 0xD800 <= int(code, 16) < 0xE000 or int(code, 16) > 0x10FFFF:
-        raise ValueError(f"`{escape[0]}` is no character")
-    return chr(int(code, 16))
-
-
-_SET_PART = re.compile(
-    r"(\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)|.)"
-    r"(?:-(\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)|.))?",
-    re.DOTALL,
-)
-
-
-def _character_set(spelled: str) -> str:
-    """``[a-z\\]]`` to a regular expression, every character by its number."""
-    negated = spelled.startswith("[^")
-    inside = spelled[2 if negated else 1 : -1]
-    parts = []
-    for part in _SET_PART.finditer(inside):
-        low = _unescaped(part[1])
-        high = _unescaped(part[2]) if part[2] else low
-        if low > high:
-            raise ValueError(f"`{part[0][:32]}` is no range")
-        parts.append(f"\\x{{{ord(low):x}}}" + (f"-\\x{{{ord(high):x}}}" if part[2] else ""))
-    if not parts:
-        if negated:
-            return "/(?s:.)/"
-        raise ValueError("`[]` has no characters")
-    return f"/[{'^' if negated else ''}{''.join(parts)}]/"

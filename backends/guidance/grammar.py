@@ -1,4 +1,4 @@
-"""What was asked for, as a grammar in llguidance's own form."""
+"""The grammar of a requested structure, in llguidance's own form of Lark."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 
 from backends.contract.errors import InvalidField
 from backends.contract.structured import StructuredOutput
-from backends.guidance.bounds import MAX_LITERAL, Literals, TooLarge, check_pattern
-from backends.guidance.calls import Calls
+from backends.guidance.bounds import MAX_LITERAL, LiteralBudget, TooLarge, check_pattern
+from backends.guidance.calls import ToolCallGrammar
 from backends.guidance.gbnf import lark_rules
-from backends.guidance.json_schema import OPTIONS, exact_schema, finished
+from backends.guidance.json_schema import OPTIONS, exact_schema, guidance_json
 
 
 def lark_grammar(
     guided: StructuredOutput,
     special: Mapping[str, int],
-    longest_literal: int = MAX_LITERAL,
+    max_literal: int = MAX_LITERAL,
     options: Mapping[str, Any] = OPTIONS,
 ) -> str:
-    """In Lark's form, as llguidance reads it. ``special``: the ids of special tokens, by name.
-    ``longest_literal``: characters that the model's context has room for. ``options``: of
-    llguidance, for JSON.
+    """Return the Lark grammar of ``guided``, as llguidance reads it.
 
-    Raises `InvalidField` for what cannot be a grammar; the grammar may still prove wrong.
+    ``special``: the ids of special tokens, by their text. ``max_literal``: the number of characters
+    that the model's context has room for. ``options``: llguidance's options for JSON.
+
+    Raises `InvalidField` for what cannot become a grammar. llguidance may still refuse the result.
     """
-    literals = Literals(longest_literal)
+    literals = LiteralBudget(max_literal)
     rules, names = "", []
     for number, form in enumerate(guided.forms):
         names.append(f"form{number}")
@@ -39,7 +40,8 @@ def lark_grammar(
 
 @contextmanager
 def _errors_named(guided: StructuredOutput) -> Iterator[None]:
-    """The converters raise plain exceptions, and go as deep as what they convert."""
+    """Raise errors of the converters as `InvalidField`. They may raise any exception, and recurse
+    as deep as the input is nested."""
     try:
         yield
     except InvalidField:
@@ -65,7 +67,8 @@ _EXCERPT = re.compile(r"^\s*\d+ \| ", re.MULTILINE)
 
 
 def short(error: object) -> str:
-    """A library's message in one line, without places in a grammar that nobody has seen."""
+    """Return a library's message in one line of at most 300 characters, without positions in an
+    intermediate grammar, which no client has seen."""
     first = _EXCERPT.split(str(error).replace("<non-verbose/>", ""), maxsplit=1)[0]
     text = " ".join(_PLACE.sub("", first.strip()).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"
@@ -75,10 +78,10 @@ def _rules(
     guided: StructuredOutput,
     name: str,
     special: Mapping[str, int],
-    literals: Literals,
+    literals: LiteralBudget,
     options: Mapping[str, Any],
 ) -> str:
-    """Lark, whose rule ``name`` is the text."""
+    """Return Lark rules, of which the rule ``name`` matches all of the text."""
     value = guided.value
     if guided.kind == "choice":
         texts = [str(text) for text in value]
@@ -94,10 +97,10 @@ def _rules(
         rules, root = lark_rules(text, literals, f"{name}_")
         return f"{name}: {root}\n{rules}"
     if guided.kind == "tool_calls":
-        return Calls.of(guided, literals).rules(name, special, options)
+        return ToolCallGrammar.of(guided, literals).rules(name, special, options)
     schema = exact_schema(guided.given_as, text or '{"type": "object"}', literals)
-    # As text: what a converter makes of Python's numbers is not all of JSON's.
-    return f"{name}: %json {finished(schema, options)}\n"
+    # The schema is passed as text, because a converter of Python's numbers loses some of JSON's.
+    return f"{name}: %json {guidance_json(schema, options)}\n"
 
 
 def _in_slashes(pattern: str) -> str:

@@ -1,4 +1,4 @@
-"""Where a sequence stands in its grammar, and the scores that this leaves."""
+"""The state of a sequence in its grammar, and the masking of scores that follows from it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from backends.contract import names
 from backends.contract.errors import InvalidField
 from backends.guidance.grammar import short
 from backends.guidance.limits import (
@@ -26,27 +27,31 @@ WORD_BITS = 32
 
 
 class Guide:
-    """One sequence's way through its grammar. Owned by one thread at a time."""
+    """The state of one sequence in its grammar. It is used by one thread at a time."""
 
     def __init__(self, matcher: LLMatcher, given_as: str) -> None:
-        """``matcher`` is this guide's own; ``given_as``: the field that errors name."""
+        """Take over ``matcher``, which nobody else may use. Errors name the field ``given_as``."""
         self._matcher = matcher
         self._given_as = given_as
-        self._mask: Tensor | None = None  # of the tokens that may come next
-        # Tokens that have to come, the next one first: cutting a long text into tokens again for
-        # each of them would take longer and longer.
+        self._mask: Tensor | None = None  # The tokens that may come next.
+        # The tokens that have to come, the next one first. To tokenise a long text again for each
+        # of them would take time quadratic in its length.
         self._forced: deque[int] = deque()
         self._masks, self._slow_masks, self._seconds = 0, 0, 0.0
         self._last_seconds = 0.0
 
     @property
     def expected_seconds(self) -> float:
-        """Of processor time, that finding the next mask may take: as the last one did."""
+        """Return the seconds of CPU time that the next mask should take: as many as the last one
+        did, or 0 where the mask is known."""
         return 0.0 if self._forced or self._mask is not None else self._last_seconds
 
     def find_mask(self, words: int) -> None:
-        """Finds out which tokens may come next, where that is not known yet. ``words``: of the
-        mask, of 32 tokens each. Raises `InvalidField` where it takes too long."""
+        """Compute which tokens may come next, unless that is known already.
+
+        ``words``: the size of the mask, in words of 32 tokens. Raises `InvalidField` where the
+        computation takes too long.
+        """
         if self._mask is not None:
             return
         self._mask = torch.zeros(words, dtype=torch.int32)
@@ -56,12 +61,12 @@ class Guide:
         size = self._mask.numel() * self._mask.element_size()
         self._matcher.unsafe_compute_mask_ptr(self._mask.data_ptr(), size)
         if self._matcher.is_error():
-            raise self._gives_up(short(self._matcher.get_error()))
+            raise self._too_complex(short(self._matcher.get_error()))
         if _is_one(self._mask):
             self._forced.extend(self._matcher.compute_ff_tokens())
-        self._count(time.thread_time() - began)
+        self._record_seconds(time.thread_time() - began)
 
-    def _count(self, seconds: float) -> None:
+    def _record_seconds(self, seconds: float) -> None:
         self._last_seconds = seconds
         self._seconds += seconds
         self._masks += 1
@@ -70,39 +75,42 @@ class Guide:
             self._slow_masks > MAX_SLOW_MASKS
             or self._seconds > MASKS_SECONDS + MEAN_MASK_SECONDS * self._masks
         ):
-            raise self._gives_up("finding its tokens takes too long")
+            raise self._too_complex("finding its tokens takes too long")
 
-    def _gives_up(self, problem: str) -> InvalidField:
-        return InvalidField(self._given_as, f"describes too much to keep to: {problem}")
+    def _too_complex(self, problem: str) -> InvalidField:
+        return InvalidField(self._given_as, f"is too complex to enforce: {problem}")
 
     def allow(self, row: Tensor) -> None:
-        """Sets in ``row``, INT32 [words of 32 tokens] on the CPU, the bits of the tokens that may
-        come next, end-of-sequence tokens included where the text may end. Raises `InvalidField`
-        where finding out takes too long."""
+        """Set in ``row``, INT32 [words of 32 tokens] on the CPU, the bits of the tokens that may
+        come next, end-of-sequence tokens included where the text may end.
+
+        Raises `InvalidField` where the computation takes too long.
+        """
         self.find_mask(row.numel())
         assert self._mask is not None
         row.copy_(self._mask)
 
     def advance(self, token_id: int) -> None:
-        """A token that was allowed. Raises nothing: the next `find_mask` tells what went wrong."""
+        """Accept a token that was allowed. Never raises: the next `find_mask` raises instead."""
         self._mask = None
         if self._forced and self._forced.popleft() != token_id:
             self._forced.clear()
         self._matcher.consume_token(token_id)
 
     def resume(self, token_ids: Sequence[int]) -> None:
-        """Tokens that were generated before. Raises `InvalidField` where they do not fit."""
+        """Accept tokens that were generated earlier. Raises `InvalidField`, which names
+        ``resume_token_ids``, where they do not match the grammar."""
         self._mask = None
         self._forced.clear()
         taken = self._matcher.try_consume_tokens(list(token_ids))
         if taken < len(token_ids):
             raise InvalidField(
-                "resume_token_ids", f"do not fit `{self._given_as}` from number {taken} on"
+                names.RESUME_TOKEN_IDS, f"do not fit `{self._given_as}` from number {taken} on"
             )
 
     @property
     def ended(self) -> bool:
-        """Whether the text is complete and nothing can follow."""
+        """Return True if the text is complete and nothing can follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
 
@@ -112,7 +120,7 @@ def _allow(mask: Tensor, token_id: int) -> None:
 
 
 def _is_one(mask: Tensor) -> bool:
-    """Whether a single token is allowed."""
+    """Return True if the mask allows exactly one token."""
     found = mask.nonzero()
     if len(found) != 1:
         return False
@@ -121,14 +129,15 @@ def _is_one(mask: Tensor) -> bool:
 
 
 def words_of(vocabulary: int) -> int:
-    """How many words a mask has."""
+    """Return the number of 32-bit words of a mask for ``vocabulary`` tokens."""
     return -(-vocabulary // WORD_BITS)
 
 
 def restrict(scores: Tensor, guides: Sequence[Guide | None]) -> Tensor:
-    """The scores FP32 [sequences, vocabulary] with minus infinity for what a guide does not allow.
+    """Return the scores with minus infinity for the tokens that a guide does not allow.
 
-    They are not changed: without any guide they are returned, else a copy. Raises `InvalidField`.
+    ``scores``: FP32 [sequences, vocabulary], with a guide or None for each sequence. They are not
+    changed: without any guide they are returned as they are, else a copy. Raises `InvalidField`.
     """
     rows = [row for row, guide in enumerate(guides) if guide is not None]
     if not rows:
@@ -144,10 +153,10 @@ def restrict(scores: Tensor, guides: Sequence[Guide | None]) -> Tensor:
 
 
 def _penalties(mask: Tensor, vocabulary: int) -> Tensor:
-    """0 for a set bit and minus infinity for the others, FP32 [rows, vocabulary].
+    """Return FP32 [rows, vocabulary] with 0 for each set bit and minus infinity for the others.
 
-    A table with the 8 values of each byte: 80 us for 150,000 tokens on a CPU, where a boolean mask
-    takes 150 to 650. ``mask``: UINT8, the lowest bit first.
+    ``mask``: UINT8 [rows, bytes], the lowest bit first. A table has the 8 values of each byte: this
+    takes 80 us for 150,000 tokens on a CPU, where a boolean mask takes 150 to 650 us.
     """
     table = _table(mask.device)
     return table.index_select(0, mask.flatten().int()).view(len(mask), -1)[:, :vocabulary]

@@ -1,9 +1,8 @@
-"""JSON schemas, made safe for llguidance: what it would take and not keep to is refused here, and
-what asks for nothing is left out.
+"""JSON schemas made safe for llguidance: constraints that it accepts but does not enforce are
+refused here, and keywords without effect are left out.
 
-llguidance itself refuses the keywords that it does not know how to keep to (``not``, ``if``,
-``uniqueItems``, a ``oneOf`` whose parts may overlap, ...), and takes what is no keyword of JSON
-Schema as the annotation that it is.
+llguidance itself refuses the keywords that it does not support (``not``, ``if``, ``uniqueItems``, a
+``oneOf`` whose parts may overlap, ...), and ignores unknown keywords, as annotations.
 https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeGuard
 
@@ -20,7 +19,7 @@ from backends.contract.errors import InvalidField
 from backends.contract.structured import MAX_REGEX_CHARACTERS
 from backends.guidance.bounds import (
     MAX_PARTS,
-    Literals,
+    LiteralBudget,
     TooLarge,
     check_pattern,
     check_steps,
@@ -35,16 +34,17 @@ from backends.guidance.references import (
     Schema,
     escaped,
     is_resource,
-    pointer_of,
     reference_to,
     renamed,
 )
+from backends.guidance.schema_graph import SchemaGraph
 
 OPTIONS: Mapping[str, Any] = {
-    # One space at most where JSON has room for some: as much as a model likes could be forever.
+    # At most one space is allowed where JSON allows white space: a model could write it for ever.
     "whitespace_flexible": True,
     "whitespace_pattern": "[ ]?",
-    # No escapes by number: an object could have a property again, as `\\u0061`, with any value.
+    # Escapes by number are not allowed: an object could repeat a property as `\\u0061`, with any
+    # value.
     "json_allowed_escapes": '"\\bfnrt',
     "json_allow_general_unicode_escapes": False,
     "lenient": False,
@@ -52,35 +52,45 @@ OPTIONS: Mapping[str, Any] = {
 }
 
 MAX_MULTIPLE = 50_000
-"""The least common multiple of a schema's ``multipleOf``, in their last digit: it is how many
-states counting takes."""
+"""The maximum of the least common multiple of a schema's ``multipleOf``, in units of their last
+digit, which is the number of states that counting takes."""
 
 MAX_EXACT = 2**53
-"""llguidance computes with doubles: of whole numbers from here on it knows every second."""
-LARGEST = 2**63 - 1024
-"""The largest double that is a signed integer of 64 bits, which llguidance takes bounds for."""
+"""The whole number from which on doubles, which llguidance computes with, are not exact: they have
+only every second number."""
+MAX_BOUND = 2**63 - 1024
+"""The largest double that is a signed 64-bit integer, the type of llguidance's bounds."""
 
 
-def exact_schema(field: str, text: str, literals: Literals | None = None) -> Schema:
-    """A schema that llguidance keeps to, or refuses. ``field``: what errors name. Raises
-    `InvalidField`, ValueError."""
+def exact_schema(field: str, text: str, literals: LiteralBudget | None = None) -> Schema:
+    """Return a schema from JSON that llguidance either enforces exactly or refuses.
+
+    Errors name ``field``; ``literals`` counts the fixed texts. Raises `InvalidField`, and
+    ValueError for what is not JSON.
+    """
     document: Schema | bool = json.loads(text)
     if isinstance(document, bool):
         document = {} if document else {"anyOf": []}
     schema = plain_schema(document)
-    check_schema(field, schema, literals or Literals())
+    check_schema(field, schema, literals or LiteralBudget())
     return schema
 
 
-def finished(schema: Schema, options: Mapping[str, Any] = OPTIONS) -> str:
-    """As JSON, with llguidance's options in it, and without alternatives that it would refuse."""
+def guidance_json(schema: Schema, options: Mapping[str, Any] = OPTIONS) -> str:
+    """Return a schema as JSON for llguidance, with its options inside.
+
+    Alternatives that it would refuse are dropped from ``schema``, in place.
+    """
     drop_branches(schema)
     return json.dumps(schema | {"x-guidance": dict(options)})
 
 
-def check_schema(field: str, schema: Schema, literals: Literals) -> None:
-    """What llguidance would take and not keep to, and sizes. Some bounds are rounded, in place.
-    Raises `InvalidField`, ValueError."""
+def check_schema(field: str, schema: Schema, literals: LiteralBudget) -> None:
+    """Check sizes, and constraints that llguidance accepts but does not enforce.
+
+    Large bounds are rounded and patterns are made safe, both in place. Raises `InvalidField`, and
+    `TooLarge`.
+    """
     multiples: list[int] = []
     for number, part in enumerate(_schemas(schema)):
         if number == MAX_PARTS:
@@ -92,7 +102,7 @@ def check_schema(field: str, schema: Schema, literals: Literals) -> None:
         _check_values(field, [part.get("const"), part.get("enum")], literals)
         _check_names(part, literals)
         _secure_patterns(field, part)
-    check_steps("", _Graph(schema).steps, "a schema")
+    check_steps("", SchemaGraph(schema).steps, "a schema")
     if math.lcm(*multiples) > MAX_MULTIPLE:
         raise InvalidField(
             field,
@@ -102,8 +112,11 @@ def check_schema(field: str, schema: Schema, literals: Literals) -> None:
 
 
 def plain_schema(document: Schema, place: str = "") -> Schema:
-    """A copy whose references are JSON pointers, without what asks for nothing. ``place``: the
-    pointer of where the copy will be in another document; references go on to lead into it."""
+    """Return a copy whose references are JSON pointers, without keywords that have no effect.
+
+    ``place``: the JSON pointer to where the copy will be in another document, which its references
+    take into account.
+    """
     references = References(document)
 
     def copied(value: object, resource: str, pointer: str, is_schema: bool) -> Any:  # noqa: ANN401
@@ -115,25 +128,25 @@ def plain_schema(document: Schema, place: str = "") -> Schema:
             return value
         if is_schema and is_resource(value):
             resource = pointer
-        made = {}
+        copy = {}
         for name, part in value.items():
             below = f"{pointer}/{escaped(name)}"
             if is_schema and name in VALUES:
-                made[name] = part
+                copy[name] = part
             elif is_schema and name == "$ref" and isinstance(part, str):
                 found = references.resolve(part, resource)
-                made[name] = part if found is None else reference_to(place + found)
+                copy[name] = part if found is None else reference_to(place + found)
             else:
                 inner = copied(part, resource, below, not (is_schema and name in NAMED))
-                made[renamed(value, name) if is_schema else name] = inner
-        return without_neutral(made) if is_schema else made
+                copy[renamed(value, name) if is_schema else name] = inner
+        return without_neutral(copy) if is_schema else copy
 
     plain: Schema = copied(document, "", "", True)
     return plain
 
 
 def _schemas(schema: object) -> Iterator[Schema]:
-    """The schema and those inside it."""
+    """Yield the schema and all schemas inside it."""
     stack = [schema]
     while stack:
         part = stack.pop()
@@ -148,40 +161,15 @@ def _schemas(schema: object) -> Iterator[Schema]:
             ]
 
 
-class _Graph:
-    """A schema whose references are pointers."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._steps: dict[str, list[tuple[str, int]]] = {}
-        stack: list[tuple[str, object, bool]] = [("", schema, True)]
-        while stack:
-            pointer, value, is_schema = stack.pop()
-            self._steps[pointer] = steps = []
-            inner = enumerate(value) if isinstance(value, list) else _items(value)
-            for name, part in inner:
-                if is_schema and name == "$ref" and isinstance(part, str):
-                    steps.append((pointer_of(part), 1))
-                elif isinstance(part, dict | list) and not (is_schema and name in VALUES):
-                    place = f"{pointer}/{escaped(name)}"
-                    names = is_schema and name in NAMED
-                    stack.append((place, part, not names))
-                    if not is_schema or name not in ("$defs", "definitions"):
-                        steps.append((place, 0 if names or isinstance(part, list) else 1))
-
-    def steps(self, pointer: str) -> Iterable[tuple[str, int]]:
-        return (step for step in self._steps[pointer] if step[0] in self._steps)
-
-
-def _items(value: object) -> list[tuple[Any, Any]]:
-    return list(value.items()) if isinstance(value, dict) else []
-
-
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _digits(multiple: object) -> list[int]:
-    """0.25 is 25; nothing where it is no number above 0, which is llguidance's to refuse."""
+    """Return the significant digits of a ``multipleOf`` as a number: 0.25 becomes [25].
+
+    The result is [] for what is not a number other than 0, which llguidance refuses.
+    """
     if not _is_number(multiple):
         return []
     digits = int("".join(map(str, Decimal(str(multiple)).as_tuple().digits)))
@@ -195,18 +183,19 @@ def _check_named(field: str, schema: Schema) -> None:
 
 
 def _check_properties(field: str, schema: Schema) -> None:
-    """A name that comes twice would be counted twice."""
-    least, required = schema.get("minProperties"), schema.get("required")
+    """Refuse a ``minProperties`` that llguidance could satisfy with one name twice: it would count
+    the name twice."""
+    minimum, required = schema.get("minProperties"), schema.get("required")
     sure = len(set(map(str, required))) if isinstance(required, list) else 0
-    if isinstance(least, int | float) and least > sure + 1:
+    if isinstance(minimum, int | float) and minimum > sure + 1:
         raise InvalidField(
             field,
             "must have a schema whose `minProperties` is at most one more than are `required`",
         )
 
 
-def _check_names(schema: Schema, literals: Literals) -> None:
-    """Of properties, and the patterns that name them."""
+def _check_names(schema: Schema, literals: LiteralBudget) -> None:
+    """Count the names of properties, and the patterns of names, as fixed texts."""
     for keyword in ("properties", "patternProperties"):
         if isinstance(named := schema.get(keyword), dict):
             for name in named:
@@ -217,7 +206,7 @@ def _check_names(schema: Schema, literals: Literals) -> None:
 
 
 def _round_bounds(field: str, schema: Schema) -> None:
-    """Large bounds to doubles inside them, in place."""
+    """Round large bounds to the nearest doubles within them, in place."""
     for name in ("exclusiveMinimum", "exclusiveMaximum"):
         if _is_number(bound := schema.get(name)) and abs(bound) >= MAX_EXACT:
             raise InvalidField(
@@ -227,23 +216,23 @@ def _round_bounds(field: str, schema: Schema) -> None:
         bound = schema.get(name)
         if not _is_number(bound) or abs(bound) < MAX_EXACT:
             continue
-        if sign * bound > LARGEST:
+        if sign * bound > MAX_BOUND:
             what = "at most 2^63 - 1024" if sign == 1 else "at least 1024 - 2^63"
             raise InvalidField(field, f"must have a schema whose `{name}` is {what}")
-        double = float(max(-LARGEST, min(bound, LARGEST)))
+        double = float(max(-MAX_BOUND, min(bound, MAX_BOUND)))
         if sign * double < sign * bound:
             double = math.nextafter(double, sign * math.inf)
         schema[name] = int(double)
-        # Without one on the other side, llguidance finds no number beyond large bounds.
+        # Without a bound on the other side, llguidance finds no number beyond a large one.
         other, exclusive = (
             ("maximum", "exclusiveMaximum") if sign == 1 else ("minimum", "exclusiveMinimum")
         )
         if other not in schema and exclusive not in schema:
-            schema[other] = sign * LARGEST
+            schema[other] = sign * MAX_BOUND
 
 
 def _secure_patterns(field: str, schema: Schema) -> None:
-    """In place."""
+    """Make the patterns of a schema safe for llguidance, in place."""
     try:
         if isinstance(pattern := schema.get("pattern"), str):
             schema["pattern"] = _secured(pattern)
@@ -265,8 +254,8 @@ def _secured(pattern: str) -> str:
 _UNSPELLABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
-def _check_values(field: str, value: object, literals: Literals) -> None:
-    """Of ``const`` and ``enum``: what llguidance writes in another way."""
+def _check_values(field: str, value: object, literals: LiteralBudget) -> None:
+    """Refuse values of ``const`` and ``enum`` that llguidance would write differently."""
     if isinstance(value, list):
         for part in value:
             _check_values(field, part, literals)
@@ -284,7 +273,7 @@ def _check_values(field: str, value: object, literals: Literals) -> None:
 
 
 def _is_short(number: float) -> bool:
-    """Whether it has at most 15 digits. A larger whole number may not be a double."""
+    """Return True for a number of at most 15 digits. A longer one may not be a double."""
     try:
         return float(f"{float(number):.15g}") == number
     except OverflowError:

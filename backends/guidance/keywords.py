@@ -1,4 +1,5 @@
-"""Keywords of JSON Schema that ask for nothing as they are given, and older spellings of others."""
+"""Normalisation of JSON Schema keywords: those without effect are removed, and those of older
+drafts are renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ FORMATS = frozenset(
         *("uuid", "uri"),
     ]
 )
-"""Of strings, as llguidance keeps to them. Others are annotations.
+"""The formats of strings that llguidance enforces. Others are annotations.
 https://json-schema.org/draft/2020-12/json-schema-validation#section-7.2.1"""
 
 _ANNOTATIONS = frozenset(
@@ -24,40 +25,44 @@ _ANNOTATIONS = frozenset(
         *("$schema", "$id", "$anchor", "$dynamicAnchor", "$vocabulary", "nullable"),
     ]
 )
-"""Left out. (References have become pointers by then.)"""
+"""The keywords that are left out. (References to them have become JSON pointers by then.)"""
 
 _ZERO = frozenset({"minItems", "minLength", "minProperties"})
 
 
 def without_neutral(schema: Schema) -> Schema:
-    """The schema without what asks for nothing, in the words of draft 2020-12. Schemas inside of it
-    have been through this."""
-    made = {
+    """Return the schema without keywords that have no effect, in the words of draft 2020-12.
+
+    Schemas inside of it must have been through this function already.
+    """
+    result = {
         name: value
         for name, value in schema.items()
         if (value is not None or name == "const")
         and not (name in _ANNOTATIONS and not _is_schema_map(name, value))
         and not _is_neutral(name, value)
     }
-    _older_spellings(made)
-    if isinstance(pattern := made.get("pattern"), str):
-        made["pattern"], also = without_first_lookahead(pattern)
+    _modernise(result)
+    if isinstance(pattern := result.get("pattern"), str):
+        result["pattern"], also = without_first_lookahead(pattern)
         if also is not None:
-            made["allOf"] = [*(made.get("allOf") or []), {"pattern": also}]
-    if "contains" in made and made.get("minContains") == 0 and "maxContains" not in made:
-        del made["contains"]
-    if "contains" not in made:
-        made.pop("minContains", None)
-        made.pop("maxContains", None)
-    return _without_conditions(made)
+            result["allOf"] = [*(result.get("allOf") or []), {"pattern": also}]
+    if "contains" in result and result.get("minContains") == 0 and "maxContains" not in result:
+        del result["contains"]
+    if "contains" not in result:
+        result.pop("minContains", None)
+        result.pop("maxContains", None)
+    return _without_conditions(result)
 
 
 def _is_schema_map(name: str, value: object) -> bool:
-    """An object that has the name of an annotation and is none: somebody's own definitions."""
+    """Return True for a keyword that is named like an annotation but holds an object, which are
+    somebody's own definitions."""
     return name not in ("default", "examples", "example") and isinstance(value, dict)
 
 
 def is_anything(schema: object) -> bool:
+    """Return True for a schema that matches every value."""
     return schema is True or schema == {}
 
 
@@ -88,19 +93,19 @@ def _is_neutral(name: str, value: object) -> bool:
     return False
 
 
-def _older_spellings(schema: Schema) -> None:
-    """In place: of draft 4, where a bound was exclusive by a flag."""
+def _modernise(schema: Schema) -> None:
+    """Rewrite keywords of older drafts in place. In draft 4, a flag made a bound exclusive."""
     for name, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(exclusive := schema.get(name), bool):
             del schema[name]
             if exclusive and bound in schema:
                 schema[name] = schema.pop(bound)
     if "prefixItems" not in schema and "additionalItems" in schema:
-        del schema["additionalItems"]  # without effect beside `items` that are no list
+        del schema["additionalItems"]  # It has no effect beside `items` that are no list.
 
 
 def _without_conditions(schema: Schema) -> Schema:
-    """``if`` decides by itself where it is true or false for everything."""
+    """Return the schema with its ``if`` resolved where that is true or false for every value."""
     condition = schema.get("if")
     chosen = "then" if is_anything(condition) else "else" if condition is False else None
     conclusions = [schema.get("then", True), schema.get("else", True)]

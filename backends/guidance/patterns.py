@@ -1,11 +1,11 @@
-"""Patterns of JSON schemas, made safe for llguidance 1.9.
+"""Rewriting of patterns in JSON schemas, to make them safe for llguidance 1.9.
 
-It matches a pattern with text as JSON spells it. Two of its translations are wrong:
+llguidance matches a pattern against the text as JSON spells it. Two of its translations are wrong:
 
-- A class of characters with all control characters in it (``[^a"]``) also takes an escaped quote
+- A character class that contains all control characters (``[^a"]``) also matches an escaped quote
   and an escaped backslash. Without one of the control characters it does not, so each class loses
   one that our JSON cannot spell anyway.
-- A control character that JSON cannot spell is left out of the text, rather than ending it.
+- A control character that JSON cannot spell is left out of the text, instead of not matching.
 """
 
 from __future__ import annotations
@@ -22,33 +22,36 @@ _DOMAIN = r"([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
 _SECONDS = r"\d+([.,]\d+)?S"
 _TIME = rf"T(\d+H(\d+M)?({_SECONDS})?|\d+M({_SECONDS})?|{_SECONDS})"
 _WITHOUT_LOOKAHEAD = {
-    # A decimal number as pydantic before 2.13 has it: something, but not signs and points alone.
+    # The decimal number of pydantic before 2.13: any text but signs and points alone.
     r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(\d+\.?\d*|\.\d+)$",
-    # An address as Zod has it: no point at the beginning, and no two of them together.
+    # Zod's email address: no point at the beginning, and no two points in a row.
     r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@" + _DOMAIN: (
         r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]@" + _DOMAIN
     ),
-    # A duration as Zod has it: something after the P, and after a T.
+    # Zod's duration: something after the P, and something after a T.
     r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?"
     r"(\d+([.,]\d+)?S)?)?)$": (
         rf"^P(\d+W|(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)({_TIME})?|{_TIME})$"
     ),
 }
-"""Patterns that libraries make by themselves, and the same without what is not regular."""
+"""Patterns that libraries write by themselves, each with a regular pattern of the same meaning."""
 
 _IRREGULAR = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
 
 
 def is_regular(pattern: str) -> bool:
-    """Whether it has no lookahead, no lookbehind, and nothing that refers back to a group."""
+    """Return True for a pattern without lookaheads, lookbehinds and backreferences."""
     return not any(
         _IRREGULAR.match(pattern, at) for at, part in _parts_at(pattern) if part[0] in "(\\"
     )
 
 
 def without_first_lookahead(pattern: str) -> tuple[str, str | None]:
-    """The pattern, and another one that a text has to match as well, in place of a lookahead that
-    it began with (``^(?=.{1,253}$)``); None where it did not."""
+    """Return the pattern without the lookahead that it begins with, such as ``^(?=.{1,253}$)``, and
+    a second pattern that a text has to match as well.
+
+    The second one is None, and the pattern unchanged, where it does not begin with a lookahead.
+    """
     if not pattern.startswith("^(?="):
         return pattern, None
     depth, end = 0, 0
@@ -57,12 +60,15 @@ def without_first_lookahead(pattern: str) -> tuple[str, str | None]:
         if part == ")" and not depth and not end:
             end = at
         if part == "|" and not depth:
-            return pattern, None  # it is of one alternative alone
+            return pattern, None  # The lookahead belongs to one alternative alone.
     return ("^" + pattern[end + 1 :], f"^(?:{pattern[4:end]})") if end else (pattern, None)
 
 
 def safe_pattern(pattern: str) -> str:
-    """Raises ValueError for a control character outside of a class."""
+    """Return a pattern that llguidance translates correctly.
+
+    Raises ValueError for a control character outside of a character class.
+    """
     pattern = _WITHOUT_LOOKAHEAD.get(pattern, pattern)
     parts = []
     for _, part in _parts_at(pattern):
@@ -76,8 +82,10 @@ def safe_pattern(pattern: str) -> str:
 
 
 def _parts_at(pattern: str) -> Iterator[tuple[int, str]]:
-    """Classes, escapes, and single characters, and where each begins; what is wrong is left for
-    the regex parser."""
+    """Yield character classes, escapes and single characters, each with where it begins.
+
+    Syntax errors are left to the regex parser.
+    """
     at = 0
     while at < len(pattern):
         end = _class_end(pattern, at) if pattern[at] == "[" else _escape_end(pattern, at)
@@ -96,12 +104,12 @@ def _escape_end(pattern: str, at: int) -> int:
 
 
 def _class_end(pattern: str, at: int) -> int:
-    """Past the bracket that closes the one at ``at``."""
+    """Return the index after the bracket that closes the one at ``at``."""
     depth = 0
     while at < len(pattern):
         if pattern[at] == "[":
             depth += 1
-            # A bracket that closes at once is a character.
+            # A bracket that would close the class at once is a character.
             at += 1 + pattern.startswith("^", at + 1)
             at += pattern.startswith("]", at)
             continue

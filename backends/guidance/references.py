@@ -1,4 +1,4 @@
-"""Where the references of a JSON schema lead.
+"""Resolution of the references of a JSON schema.
 
 https://json-schema.org/draft/2020-12/json-schema-core#section-8.2
 """
@@ -12,33 +12,34 @@ from urllib.parse import quote, unquote, urldefrag, urljoin
 Schema: TypeAlias = dict[str, Any]
 
 VALUES = frozenset({"const", "enum", "default", "examples", "example"})
-"""Keywords that hold anything, and no schemas."""
+"""Keywords that hold any values, which are not schemas."""
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keywords that hold schemas by names."""
+"""Keywords that hold an object of schemas by name."""
 
 
 def escaped(token: str | int) -> str:
-    """A part of a JSON pointer (RFC 6901)."""
+    """Return a name or an index as a token of a JSON pointer (RFC 6901)."""
     return str(token).replace("~", "~0").replace("/", "~1")
 
 
 def reference_to(pointer: str) -> str:
+    """Return the ``$ref`` to a JSON pointer of the same document."""
     return "#" + quote(pointer, safe="/~!$&'()*+,;=:@")
 
 
 def pointer_of(reference: str) -> str:
-    """Of a reference that is a pointer."""
+    """Return the JSON pointer in a ``$ref`` that is one."""
     return unquote(reference.removeprefix("#"))
 
 
 class References:
-    """Of one document. A place in it is told by its JSON pointer, of which the root's is ""."""
+    """The references of one document. Places in it are JSON pointers; the root's is ""."""
 
     def __init__(self, document: Schema) -> None:
         self._document = document
-        self._resources: dict[str, str] = {}  # pointers of parts that have URIs of their own
-        self._anchors: dict[tuple[str, str], str] = {}  # by their resource's pointer and name
-        self._uris: dict[str, str] = {"": ""}  # of resources, by their pointers
+        self._resources: dict[str, str] = {}  # Pointers of the parts with URIs, by their URIs.
+        self._anchors: dict[tuple[str, str], str] = {}  # By their resource's pointer and name.
+        self._uris: dict[str, str] = {"": ""}  # URIs of resources, by their pointers.
         for pointer, part, resource in _parts(document, "", ""):
             if pointer == resource:
                 above = self._uris.get(_above(pointer, self._uris), "")
@@ -50,8 +51,10 @@ class References:
                     self._anchors.setdefault((resource, name), pointer)
 
     def resolve(self, reference: str, resource: str) -> str | None:
-        """The pointer of what is meant; None where there is no such place. ``resource``: the
-        pointer of the resource in which the reference is."""
+        """Return the pointer that a reference leads to, or None where there is no such place.
+
+        ``resource``: the pointer of the resource that contains the reference.
+        """
         uri, fragment = urldefrag(reference)
         if uri:
             known = self._resources.get(urldefrag(urljoin(self._uris[resource], uri)).url)
@@ -64,7 +67,8 @@ class References:
         return self._follow(resource + fragment)
 
     def _follow(self, pointer: str) -> str | None:
-        """The same place in a document where lists of ``items`` are ``prefixItems``."""
+        """Return the pointer to the same place in a document in which ``items`` that are lists have
+        been renamed to ``prefixItems``, or None where there is no such place."""
         part: Any = self._document
         place = ""
         for spelled in pointer.split("/")[1:]:
@@ -81,15 +85,15 @@ class References:
 
 
 def renamed(schema: Schema, keyword: str) -> str:
-    """What a keyword is called since draft 2020-12."""
+    """Return the name of a keyword of ``schema`` in draft 2020-12."""
     if isinstance(schema.get("items"), list):
         return {"items": "prefixItems", "additionalItems": "items"}.get(keyword, keyword)
     return keyword
 
 
 def is_resource(part: Schema) -> bool:
-    """Whether references inside of it are relative to it. (Before draft 2019-09 an ``$id`` that is
-    a fragment alone was an anchor.)"""
+    """Return True if references inside of ``part`` are relative to its ``$id``. (Before draft
+    2019-09, an ``$id`` that is only a fragment was an anchor.)"""
     return bool(urldefrag(_text(part, "$id")).url)
 
 
@@ -99,7 +103,7 @@ def _text(part: Schema, keyword: str) -> str:
 
 
 def _above(pointer: str, known: dict[str, str]) -> str:
-    """The resource that a part is in."""
+    """Return the pointer of the nearest known resource around a part."""
     while pointer:
         pointer = pointer.rpartition("/")[0]
         if pointer in known:
@@ -108,7 +112,8 @@ def _above(pointer: str, known: dict[str, str]) -> str:
 
 
 def _parts(value: object, pointer: str, resource: str) -> Iterator[tuple[str, Schema, str]]:
-    """Every object that may be a schema, its pointer, and that of its resource."""
+    """Yield each object that may be a schema, as its pointer, the object, and the pointer of the
+    resource around it."""
     stack: list[tuple[object, str, str, bool]] = [(value, pointer, resource, True)]
     while stack:
         value, pointer, resource, is_schema = stack.pop()

@@ -1,11 +1,11 @@
-"""The process in which grammars are tried before a model's process compiles them.
+"""The process that tries grammars before the model's process compiles them.
 
-A native compiler can be surprised: by a stack that is full it ends its process. So each grammar is
-tried in a process that is forked for it, with less stack than it will have later, and with limits
-on memory and time; its death is an answer like others. What forks has the tokenizer, and does
-nothing else than wait: it ends with the process that started it.
+A native compiler may end its process, for example when its stack is full. So each grammar is tried
+in a process that is forked for it, with less stack than the real compilation will have, and with
+limits on memory and time; the exit code of a process that was ended is a result, too. The process
+that forks has the tokenizer and only waits for jobs. It ends with the process that started it.
 
-Messages are four bytes of length, then JSON. It does not import PyTorch.
+A message is four bytes of length, big-endian, and then JSON. PyTorch is not imported here.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ PR_SET_PDEATHSIG = 1
 NICENESS = 5
 
 WALKS, WALK_STEPS = 3, 48
-"""Texts that are begun, and their tokens."""
+"""The number of random texts that are begun, and the number of tokens of each."""
 WALKS_SECONDS = 0.15
-"""Of processor time, for all of them."""
+"""The CPU time for all of these texts."""
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
+    """Send a message. Raises OSError."""
     data = json.dumps(message).encode()
     channel.sendall(len(data).to_bytes(4, "big") + data)
 
 
 def receive(channel: socket.socket) -> dict[str, Any]:
-    """Raises `EOFError`."""
+    """Return the next message. Raises EOFError if the channel has been closed, and OSError."""
     length = int.from_bytes(_read(channel, 4), "big")
     message: dict[str, Any] = json.loads(_read(channel, length))
     return message
@@ -65,23 +66,30 @@ def _read(channel: socket.socket, length: int) -> bytes:
 
 
 class Trial:
-    """What a forked process does: one grammar."""
+    """The trial of one grammar, which runs in a forked process."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        """``setup``: ``tokenizer_json``, ``vocab_size``, ``eos_token_ids``; the model's
-        ``context_length``; ``options`` for `lark_grammar`; ``limits`` of llguidance, or None;
-        ``forces``: fixed text is cut into the tokenizer's own tokens, and special tokens are
-        renamed so that it is not cut into these; ``compiles``: llguidance will compile what is
-        tried, and not only its sizes matter; ``stack_bytes`` and ``memory_bytes`` that a trial
-        may take; ``path``: where the model's process finds its packages, which are not all on
-        the path that a process without its environment has. Raises ValueError."""
+        """Load the tokenizer. Raises ValueError.
+
+        ``setup`` has these keys:
+
+        - ``tokenizer_json``, ``vocab_size``, ``eos_token_ids``, ``context_length``: the model's.
+        - ``options``: those of `lark_grammar`.
+        - ``limits``: llguidance's, or None.
+        - ``forces``: fixed text is tokenised as the tokenizer does it, and special tokens are
+          renamed so that none of them is used for it.
+        - ``compiles``: llguidance will compile the grammar; if false, only sizes are checked.
+        - ``stack_bytes``, ``memory_bytes``: the limits of a trial.
+        - ``path``: where the model's process finds its packages, because not all of these are on
+          the path of a process without its environment.
+        """
         sys.path.extend(entry for entry in setup.get("path", ()) if entry not in sys.path)
         self._forces, self._compiles = setup["forces"], setup["compiles"]
         self._options: dict[str, Any] = setup["options"]
         self._stack_bytes: int = setup["stack_bytes"]
         self._memory_bytes: int = setup["memory_bytes"]
         self._special: dict[str, int] = {}
-        self._longest_literal = MAX_LITERAL
+        self._max_literal = MAX_LITERAL
         if self._compiles:
             self._load_tokenizer(setup)
 
@@ -90,7 +98,7 @@ class Trial:
 
         vocabulary = Vocabulary.of(setup["tokenizer_json"])
         self._special = vocabulary.special
-        self._longest_literal = vocabulary.longest_token * setup["context_length"]
+        self._max_literal = vocabulary.max_token_length * setup["context_length"]
         self._tokenizer = LLTokenizer(
             vocabulary.tokenizer_json if self._forces else setup["tokenizer_json"],
             n_vocab=setup["vocab_size"],
@@ -100,12 +108,12 @@ class Trial:
         self._limits = LLParserLimits(**limits) if limits is not None else None
 
     def limit(self, job: dict[str, Any]) -> None:
-        """This process dies where it does not keep to the limits."""
+        """Set the limits of this process; the kernel ends it where it exceeds them."""
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.nice(NICENESS)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _, most = resource.getrlimit(resource.RLIMIT_STACK)
-        resource.setrlimit(resource.RLIMIT_STACK, (self._stack_bytes, most))
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_STACK)
+        resource.setrlimit(resource.RLIMIT_STACK, (self._stack_bytes, hard_limit))
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         memory = pages * resource.getpagesize() + self._memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -113,12 +121,12 @@ class Trial:
         signal.setitimer(signal.ITIMER_REAL, job["wall_seconds"])
 
     def result(self, job: dict[str, Any]) -> dict[str, Any]:
-        """``grammar``, "" where llguidance does not compile it; or ``invalid``: the
+        """Return ``grammar``, which is "" where llguidance does not compile it, or ``invalid``, the
         problem of the field."""
         given_as = job["given_as"]
         try:
             guided = StructuredOutput.of(job["guided"], given_as)
-            grammar = lark_grammar(guided, self._special, self._longest_literal, self._options)
+            grammar = lark_grammar(guided, self._special, self._max_literal, self._options)
             if not self._compiles:
                 return {"grammar": ""}
             if not self._forces:
@@ -131,7 +139,7 @@ class Trial:
         return {"grammar": grammar}
 
     def _walk(self, grammar: str, given_as: str) -> None:
-        """Begin some texts, as a model would. Raises `InvalidField`."""
+        """Begin some random texts, as a model would. Raises `InvalidField`."""
         from llguidance import LLMatcher
 
         first = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
@@ -147,7 +155,7 @@ class Trial:
                     break
                 if now - began > SLOW_MASK_SECONDS:
                     raise InvalidField(
-                        given_as, "describes too much to keep to: finding a token takes too long"
+                        given_as, "is too complex to enforce: finding a token takes too long"
                     )
                 if now > ends or matcher.is_stopped():
                     break
@@ -159,17 +167,17 @@ class Trial:
 
 
 def _any_of(mask: bytes, chance: random.Random) -> int:
-    """A token that the mask allows."""
+    """Return a random token that the mask allows."""
     start = chance.randrange(len(mask))
     at = next(i % len(mask) for i in range(start, start + len(mask)) if mask[i % len(mask)])
     return at * 8 + chance.choice([bit for bit in range(8) if mask[at] >> bit & 1])
 
 
 def _run(trial: Trial, channel: socket.socket, job: dict[str, Any]) -> None:
-    """In a forked process, which ends here."""
+    """Run a trial in a forked process, which ends here."""
     code = 1
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a compiler says when it dies
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Hide what a compiler writes when it aborts.
         trial.limit(job)
         result = trial.result(job)
         for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
@@ -181,14 +189,14 @@ def _run(trial: Trial, channel: socket.socket, job: dict[str, Any]) -> None:
 
 
 def serve(channels: list[socket.socket]) -> None:
-    """Until the other ends are closed. Each channel has one job at a time."""
+    """Serve jobs, one at a time on each channel. Raises EOFError when a channel is closed."""
     try:
         trial = Trial(receive(channels[0]))
     except (ImportError, ValueError) as error:
         return send(channels[0], {"error": short(error)})
     send(channels[0], {})
     waiting: dict[int, socket.socket] = {channel.fileno(): channel for channel in channels}
-    running: dict[int, tuple[int, socket.socket]] = {}  # process and channel by descriptor
+    running: dict[int, tuple[int, socket.socket]] = {}  # Process and channel, by descriptor.
     while True:
         ready, _, _ = select.select([*waiting, *running], [], [])
         for descriptor in ready:
@@ -205,17 +213,17 @@ def serve(channels: list[socket.socket]) -> None:
                 _, status, used = os.wait4(process, 0)
                 if code := os.waitstatus_to_exitcode(status):
                     seconds = used.ru_utime + used.ru_stime
-                    send(channel, {"died": code, "cpu_seconds": seconds})
+                    send(channel, {"exit_code": code, "cpu_seconds": seconds})
                 waiting[channel.fileno()] = channel
 
 
 def main() -> None:
-    """Arguments: the process that started this one, then descriptors of channels."""
+    """Serve the channels whose descriptors the arguments name, after the parent's process id."""
     parent, *descriptors = map(int, sys.argv[1:])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent that ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends this process.
     try:
         serve([socket.socket(fileno=descriptor) for descriptor in descriptors])
     except (EOFError, OSError):

@@ -1,4 +1,4 @@
-"""Grammars on trial: what would end a model's process, or hold it up, is found out elsewhere."""
+"""Trials of grammars in another process, which find out what would end or delay the model's."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ from backends.guidance.trial_process import receive, send
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 60
-"""A tokenizer of 250,000 tokens takes two on an idle machine."""
+"""The time that the process may take to start. A tokenizer of 250,000 tokens takes 2 s on an idle
+machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """``cpu_seconds``: of a trial. ``wall_seconds``: more than that by what others may use of the
-    processor meanwhile. ``is_last``: what takes longer is refused."""
+    """A channel to the process, with the times that a trial on it may take.
+
+    ``wall_seconds`` exceeds ``cpu_seconds`` by the time in which other work may use the processor.
+    ``is_last``: a grammar that takes longer is refused.
+    """
 
     number: int
     cpu_seconds: float
@@ -42,15 +46,18 @@ LANES = (QUICK, SLOW)
 
 
 class TookTooLong(EngineError):
-    """A trial came to the end of the quick lane's time: there is a slow one."""
+    """A trial has used up the time of the quick lane, and has to go on in the slow one."""
 
 
 class Trials:
-    """Each lane is one thread's."""
+    """The client of the process that tries grammars. Each lane is used by one thread."""
 
     def __init__(self, setup: Callable[[], dict[str, Any]]) -> None:
-        """``setup``: gives what `trial_process.Trial` takes; raises ValueError where the tokenizer
-        cannot be given."""
+        """Start nothing yet.
+
+        ``setup``: returns what `trial_process.Trial` takes, or raises ValueError where there is no
+        suitable tokenizer.
+        """
         self._setup = setup
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,8 +65,11 @@ class Trials:
         self._closed = False
 
     def start(self) -> None:
-        """Raises ValueError where this tokenizer is of a kind that grammars are not made for, and
-        `Overloaded` where no process can be started."""
+        """Start the process, unless it runs.
+
+        Raises ValueError where grammars do not support the tokenizer, `Overloaded` where the
+        process cannot be started, and `ShuttingDown`.
+        """
         with self._lock:
             if self._closed:
                 raise ShuttingDown("the model is being unloaded")
@@ -67,7 +77,7 @@ class Trials:
                 self._start()
 
     def _start(self) -> None:
-        """The process ends with the thread that starts it."""
+        """Start the process, which the kernel ends with the thread that started it."""
         setup = self._setup()
         self._discard()
         pairs = [socket.socketpair() for _ in LANES]
@@ -108,25 +118,28 @@ class Trials:
             self._process = None
 
     def grammar(self, guided: StructuredOutput, lane: Lane) -> str:
-        """What llguidance may compile. Raises `InvalidField` for what it must not, `TookTooLong`,
-        and `Overloaded` where nothing can be found out."""
+        """Return a Lark grammar that llguidance can compile safely.
+
+        Raises `InvalidField` for a grammar that fails its trial, `TookTooLong`, and `Overloaded`
+        where the trial had no result.
+        """
         job = {
             "guided": guided.as_json(),
             "given_as": guided.given_as,
             "cpu_seconds": lane.cpu_seconds,
             "wall_seconds": lane.wall_seconds,
         }
-        result = self._ask(job, lane) or self._ask(job, lane)
+        result = self._run(job, lane) or self._run(job, lane)
         if result is None:
             raise Overloaded("grammars cannot be tried: the process that does so has died")
         if "invalid" in result:
             raise InvalidField(guided.given_as, result["invalid"])
-        if "died" in result:
-            raise _death(guided, lane, result["died"], result["cpu_seconds"])
+        if "exit_code" in result:
+            raise _exit_error(guided, lane, result["exit_code"], result["cpu_seconds"])
         return str(result["grammar"])
 
-    def _ask(self, job: dict[str, Any], lane: Lane) -> dict[str, Any] | None:
-        """None: the process has died, and not over this grammar."""
+    def _run(self, job: dict[str, Any], lane: Lane) -> dict[str, Any] | None:
+        """Return the result of a trial, or None where the process that forks trials has ended."""
         self.start()
         with self._lock:
             if not self._channels:
@@ -145,7 +158,7 @@ class Trials:
             return None
 
     def close(self) -> None:
-        """Trials that run end with `ShuttingDown`."""
+        """End the process. Trials that run fail with `ShuttingDown`."""
         with self._lock:
             self._closed = True
             with suppress(OSError):
@@ -155,12 +168,13 @@ class Trials:
 
 
 def _libraries() -> dict[str, str]:
-    """A Python that is inside of another program may find its library by this alone."""
+    """Return the environment variable without which a Python that is embedded in another program
+    may not find its library."""
     path = os.environ.get("LD_LIBRARY_PATH")
     return {"LD_LIBRARY_PATH": path} if path else {}
 
 
-def _death(guided: StructuredOutput, lane: Lane, code: int, cpu_seconds: float) -> EngineError:
+def _exit_error(guided: StructuredOutput, lane: Lane, code: int, cpu_seconds: float) -> EngineError:
     what = "more memory or a deeper stack than there is for it"
     if code in (-signal.SIGPROF, -signal.SIGALRM):
         if not lane.is_last:

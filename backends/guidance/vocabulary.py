@@ -1,7 +1,7 @@
-"""A model's tokenizer for grammars: text is text, whatever it spells.
+"""A model's tokenizer, rewritten for grammars so that fixed text never becomes a special token.
 
-A tokenizer writes the text ``<|im_end|>`` as the token of that name, which ends an answer or is
-left out of it. In a grammar such a text is plain text, to be written piece by piece, so special
+A tokenizer encodes the text ``<|im_end|>`` as the token of that name, which ends a response or is
+left out of it. In a grammar such a text is plain text, to be written in ordinary tokens, so special
 tokens get names that no text has.
 """
 
@@ -15,23 +15,27 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """``tokenizer_json``: with special tokens renamed, and without what changes text before it is
-    cut into tokens. ``special``: their ids, by the names that they had. ``longest_token``: in
-    characters, or in bytes."""
+    """A tokenizer for grammars.
+
+    ``tokenizer_json``: the tokenizer with special tokens renamed, and without rules that change a
+    text before it is tokenised. ``special``: the ids of special tokens, by their original names.
+    ``max_token_length``: in characters, or in bytes for a byte-level vocabulary.
+    """
 
     tokenizer_json: str
     special: dict[str, int]
-    longest_token: int
+    max_token_length: int
 
     @classmethod
     def of(cls, tokenizer_json: str) -> Vocabulary:
-        """``tokenizer_json``: as the ``tokenizers`` library writes it. Raises ValueError."""
+        """Return the vocabulary of a tokenizer in the JSON of the ``tokenizers`` library. Raises
+        ValueError."""
         tokenizer = json.loads(tokenizer_json)
         special = {}
         renamed = {}
         secret = secrets.token_hex(8)
         for token in tokenizer.get("added_tokens") or []:
-            # White space beside it is text of its own.
+            # White space beside a token is text of its own.
             token |= {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
             if _is_special(token):
                 special[token["content"]] = token["id"]
@@ -48,20 +52,21 @@ class Vocabulary:
 
 
 def _is_special(token: dict[str, Any]) -> bool:
-    """As llguidance has it. What else is added is text: runs of spaces and line ends, mostly."""
+    """Return True for a token that llguidance takes for special. Other added tokens are text,
+    mostly runs of spaces and line ends."""
     content = token["content"]
     return bool(token["special"] or (content.startswith("<") and content.endswith(">")))
 
 
 def _rename(model: dict[str, Any], renamed: dict[str, str]) -> None:
-    """In place. Some models have them among their ordinary tokens, too."""
+    """Rename tokens in the vocabulary, in place: some models list special tokens there, too."""
     vocabulary = model["vocab"]
-    if isinstance(vocabulary, list):  # Unigram's, with scores
+    if isinstance(vocabulary, list):  # Unigram has a list with scores.
         model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in vocabulary]
     else:
         model["vocab"] = {renamed.get(piece, piece): id_ for piece, id_ in vocabulary.items()}
     if model.get("merges"):
-        # Text is not put together to one of them.
+        # Merges that would join text to a special token are removed.
         model["merges"] = [
             merge
             for merge in model["merges"]
@@ -72,7 +77,7 @@ def _rename(model: dict[str, Any], renamed: dict[str, str]) -> None:
 
 
 def _spaces_only(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What remains of a normalizer where text has to stay as it is: the spelling of spaces."""
+    """Return a normalizer that only respells spaces, or None: other text has to stay as it is."""
     if normalizer is None:
         return None
     parts = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
@@ -83,7 +88,7 @@ def _spaces_only(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _without_prefix(pre_tokenizer: dict[str, Any] | None) -> dict[str, Any] | None:
-    """No space is put before a text: it may go on where another has ended."""
+    """Return a pre-tokenizer that puts no space before a text, which may continue another."""
     if pre_tokenizer is None:
         return None
     if pre_tokenizer["type"] == "Sequence":

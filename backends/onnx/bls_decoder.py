@@ -19,33 +19,32 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from backends.contract.errors import EngineError
+from backends.contract.errors import of_graph
 
 START = 1  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
 
 
-class DecoderFailed(EngineError):
-    """The decoder did not compute a step."""
-
-    status: ClassVar[str] = "UNAVAILABLE"
-
-
 def new_sequence_id() -> int:
-    """A correlation id that no other client of the decoder has."""
+    """Return a random correlation id, which no other client of the decoder has."""
     return secrets.randbits(63) | 1
 
 
-class Decoder:
-    """Methods block, may be called from any thread, and raise `DecoderFailed`."""
+class BlsDecoder:
+    """A client of the decoder's Triton model.
+
+    The methods block, may be called from any thread, and raise `GraphFailed` and
+    `Overloaded`.
+    """
 
     def __init__(self, model: str, context_length: int) -> None:
+        """Create a client of a Triton model whose state has ``context_length`` tokens."""
         self._model = model
         self._context_length = context_length
         self._positions = np.arange(context_length)
@@ -53,7 +52,10 @@ class Decoder:
     def step(
         self, sequence_id: int, ids: Sequence[int], start: int, *, first: bool
     ) -> NDArray[np.float32]:
-        """The logits FP32 [V] after ``ids``, which follow ``start`` tokens of the sequence."""
+        """Append ``ids`` to a sequence of ``start`` tokens; return the logits FP32 [V] after them.
+
+        ``first``: whether the sequence begins with this step.
+        """
         length = start + len(ids)
         width = length if len(ids) > 1 else self._context_length
         mask = (self._positions[:width] < length).astype(np.int64)
@@ -62,11 +64,11 @@ class Decoder:
         return np.asarray(logits, np.float32).reshape(-1)
 
     def release(self, sequence_id: int) -> None:
-        """End a sequence: a step whose result nobody wants, which the stand-in does not compute."""
+        """End a sequence by a step whose result is not needed; the shim does not compute it."""
         self._end(sequence_id, END)
 
     def check(self) -> None:
-        """Whether whoever holds the graph answers: a sequence of one token, for nothing."""
+        """Raise `DecoderFailed` if the decoder does not answer, by a sequence of one token."""
         self._end(new_sequence_id(), START | END)
 
     def _end(self, sequence_id: int, flags: int) -> None:
@@ -82,6 +84,7 @@ class Decoder:
         *,
         release: bool = False,
     ) -> Any:  # noqa: ANN401
+        """Send one request and return its response. ``flags``: of the sequence batcher."""
         request = pb_utils.InferenceRequest(
             model_name=self._model,
             requested_output_names=["logits"],
@@ -92,5 +95,5 @@ class Decoder:
         )
         response = request.exec()
         if response.has_error():
-            raise DecoderFailed(f"{self._model}: {response.error().message()}")
+            raise of_graph(self._model, response.error().message())
         return response

@@ -1,7 +1,7 @@
 """A decoder graph that the batching engine's own thread runs: no step leaves the process.
 
-Every slot of the engine has a row of the graph. The rows of a step lie side by side: what is in
-between is exchanged with the highest ones, which costs less, once, than computing it in each step.
+Every slot of the engine has a row of the graph. A step computes adjacent rows: idle rows between
+them are exchanged with the highest ones, which costs less, once, than computing them in each step.
 """
 
 from __future__ import annotations
@@ -16,35 +16,38 @@ from numpy.typing import NDArray
 
 from backends.batching.runner import Segment
 from backends.onnxruntime_shim.config import ModelConfig
-from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.graph import OnnxGraph
 from backends.onnxruntime_shim.rows import DecoderRows
 
 
-def open_graph(config: str, version_folder: Path) -> Graph:
-    """``config``: the decoder's model configuration as JSON. ``version_folder``: its own.
+def open_graph(config: str, version_folder: Path) -> OnnxGraph:
+    """Open the graph of a decoder.
+
+    ``config``: the decoder's model configuration as JSON. ``version_folder``: the folder with its
+    graph.
 
     Raises `backends.onnxruntime_shim.config.ConfigError`, or onnxruntime's own errors.
     """
-    values = {"name": version_folder.parent.name, **json.loads(config)}  # as Triton fills it in
-    return Graph(ModelConfig(values, version_folder), "CPU", 0)
+    values = {"name": version_folder.parent.name, **json.loads(config)}  # as Triton completes it
+    return OnnxGraph(ModelConfig(values, version_folder), "CPU", 0)
 
 
 class InProcessRunner:
-    """Implements `backends.batching.runner.Runner`."""
+    """A `backends.batching.runner.Runner` over a graph in this process."""
 
     name = "in process"
     max_segments = 1 << 30
     gives_all_logits = False
 
-    def __init__(self, graph: Graph, slots: int, *, splits_prompts: bool) -> None:
-        """Raises `backends.onnxruntime_shim.config.ConfigError`."""
+    def __init__(self, graph: OnnxGraph, slots: int, *, splits_prompts: bool) -> None:
+        """Allocate the rows. Raises `backends.onnxruntime_shim.config.ConfigError`."""
         self.slots = slots
         self.device = torch.device("cpu")
         self.splits_prompts = self.shares_prefixes = splits_prompts
         self._rows = DecoderRows(graph, slots)
         self._logits = self._rows.outputs["logits"][:, 0]
-        self._row = list(range(slots))  # of each slot
-        self._slot = list(range(slots))  # of each row
+        self._row = list(range(slots))  # the row of each slot
+        self._slot = list(range(slots))  # the slot of each row
 
     def compute(
         self,
@@ -52,7 +55,8 @@ class InProcessRunner:
         ids: Sequence[Sequence[int]],
         last: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
-        for segment in segments:  # of a sequence that goes on, there is nothing to clear
+        """Return the logits of a step, as `Runner.compute` documents them, of one token each."""
+        for segment in segments:  # there is nothing to clear of a sequence that is continued
             self._rows.clear(self._row[segment.slot], segment.start)
         parts = list(zip(segments, ids, strict=True))
         if tokens := [part for part in parts if part[0].length == 1]:
@@ -77,6 +81,7 @@ class InProcessRunner:
         self._rows.run_prompt(self._row[segment.slot], inputs, segment.end)
 
     def _close_gaps(self, rows: Sequence[int]) -> None:
+        """Exchange rows so that the given ones, in ascending order, become adjacent."""
         end = rows[0] + len(rows)
         gaps = iter(set(range(rows[0], end)) - set(rows))
         for row in rows:
@@ -89,13 +94,14 @@ class InProcessRunner:
         self._row[self._slot[row]], self._row[self._slot[other]] = row, other
 
     def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` positions of one slot to another."""
         self._rows.copy(self._row[source], self._row[target], length)
 
     def release(self, slot: int) -> None:
-        """What it holds stays."""
+        """Do nothing: the slot's content stays."""
 
     def check(self) -> None:
-        """It lives as long as its process."""
+        """Do nothing: the graph lives as long as its process."""
 
     def close(self) -> None:
-        """Nothing runs on."""
+        """Do nothing: no thread or process was started."""

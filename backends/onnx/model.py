@@ -25,20 +25,26 @@ served_model_name     the name that clients use (the Triton model's name)
 
 from __future__ import annotations
 
+from backends.contract import parameters as keys
 from backends.engine import Engine
 from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
+    """The model class that Triton loads."""
+
     def create_engine(self, options: ModelOptions) -> Engine:
+        """Load the decoder. Raises ValueError, which names the parameter."""
         # Imported late: Triton also imports this module just to complete a configuration.
         from backends.onnx.engine import LoadedDecoder, OnnxEngine
 
         parameters = options.parameters
         return OnnxEngine(
             lambda: LoadedDecoder.of(parameters, options.version_folder.parent),
-            max_queue_size=int(parameters.get("max_queue_size", "256")),
-            prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
-            num_threads=1,  # for sampling alone: the cores are the decoder's
+            max_queue_size=int(parameters.get(keys.MAX_QUEUE_SIZE, keys.DEFAULT_MAX_QUEUE_SIZE)),
+            prefill_chunk_tokens=int(
+                parameters.get(keys.PREFILL_CHUNK_TOKENS, keys.DEFAULT_PREFILL_CHUNK_TOKENS)
+            ),
+            num_threads=1,  # for sampling alone: the decoder needs the cores
             tokenizer_json=self.tokenizer.to_json,
         )

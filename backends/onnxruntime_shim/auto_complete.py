@@ -1,4 +1,4 @@
-"""What a configuration leaves out, taken from the graph as the native backend does.
+"""Completion of a model's configuration from the graph, as the native backend does it.
 
 https://github.com/triton-inference-server/onnxruntime_backend#default-max-batch-size
 """
@@ -19,11 +19,14 @@ DEFAULT_MAX_BATCH_SIZE = 4
 
 
 def auto_complete(config: ModelConfig) -> None:
-    """Completes ``config.values`` in place. Raises `ConfigError`."""
+    """Add missing inputs, outputs and batching to ``config.values``, in place.
+
+    Raises `ConfigError`.
+    """
     if config.inputs and config.outputs:
         return
     options = ort.SessionOptions()
-    # Only names and shapes are asked for.
+    # Only names and shapes are needed.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for library in config.values.get("model_operations", {}).get("op_library_filename", []):
         options.register_custom_ops_library(library)
@@ -55,7 +58,8 @@ def _complete_batching(config: ModelConfig, infos: list[TensorInfo]) -> None:
         logger.warning(
             "autofilled max_batch_size to %d for model '%s' since batching is supported but no "
             "max_batch_size is specified",
-            *(DEFAULT_MAX_BATCH_SIZE, config.name),
+            DEFAULT_MAX_BATCH_SIZE,
+            config.name,
         )
     if config.max_batch_size > 1 and config.sequence_batching is None:
         values.setdefault("dynamic_batching", {})
@@ -66,7 +70,7 @@ def _tensor(info: TensorInfo, batched: bool) -> dict[str, Any]:
         raise ConfigError(f"tensor '{info.name}' has a type that Triton has no tensors of")
     tensor: dict[str, Any] = {"name": info.name, "data_type": info.type.triton}
     dims = list(info.shape[1:] if batched else info.shape)
-    if not dims:  # Triton has no scalars
+    if not dims:  # Triton has no scalars.
         dims = [1]
         if batched:
             tensor["reshape"] = {"shape": []}

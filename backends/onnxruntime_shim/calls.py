@@ -1,4 +1,4 @@
-"""Triton's requests and responses, in terms of arrays."""
+"""Conversion of Triton's requests and responses from and to arrays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from backends.contract.errors import EngineError, InvalidField
-from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.graph import OnnxGraph
 from backends.onnxruntime_shim.sequences import SequenceId
 from backends.onnxruntime_shim.tensors import Arrays, from_graph, to_graph
 
 logger = logging.getLogger(__name__)
 
 
-def read_inputs(request: Any, graph: Graph) -> Arrays:  # noqa: ANN401
-    """By name, as the graph takes them, but for the state. Valid as long as the request is.
+def read_inputs(request: Any, graph: OnnxGraph) -> Arrays:  # noqa: ANN401
+    """Return the inputs of a request by name, as the graph takes them, without the state.
 
-    Raises `InvalidField`.
+    The arrays are valid as long as the request exists. Raises `InvalidField` for an input that is
+    missing, unknown, or of the wrong datatype or shape.
     """
     inputs = {}
     for tensor in request.inputs():
@@ -35,21 +36,23 @@ def read_inputs(request: Any, graph: Graph) -> Arrays:  # noqa: ANN401
 
 
 def response(outputs: Arrays) -> Any:  # noqa: ANN401
+    """Return a Triton response with the outputs, which are given by name."""
     tensors = [pb_utils.Tensor(name, from_graph(array)) for name, array in outputs.items()]
     return pb_utils.InferenceResponse(tensors)
 
 
 def error_response(error: Exception) -> Any:  # noqa: ANN401
-    status = getattr(pb_utils.TritonError, getattr(error, "status", EngineError.status))
-    text = str(error).encode(errors="backslashreplace").decode()
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, status))
+    """Return a Triton response with an error, with the status and code of an `EngineError`."""
+    engine_error = error if isinstance(error, EngineError) else EngineError(str(error))
+    status = getattr(pb_utils.TritonError, engine_error.status)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(engine_error.wire_text, status))
 
 
 class SequenceCall:
-    """One step of a sequence, answered when it has run: exactly once."""
+    """A request for one step of a sequence, which gets exactly one response, after it has run."""
 
     def __init__(self, request: Any) -> None:  # noqa: ANN401
-        # Its tensors lie in memory that is given back when the request goes.
+        # The memory of its tensors is freed with the request.
         self._request = request
         self._sender = request.get_response_sender()
         self.sequence: SequenceId = request.correlation_id()
@@ -59,7 +62,7 @@ class SequenceCall:
 
     @property
     def releases(self) -> bool:
-        """Nothing is to be computed: the sequence ends here."""
+        """Return True if the sequence is to end without any computation."""
         if not self.ends:
             return False
         parameters = self._request.parameters()
@@ -67,22 +70,27 @@ class SequenceCall:
 
     @property
     def output_names(self) -> list[str]:
+        """Return the names of the outputs that the request asks for."""
         return list(self._request.requested_output_names())
 
-    def inputs(self, graph: Graph) -> Arrays:
+    def inputs(self, graph: OnnxGraph) -> Arrays:
+        """Return the inputs by name, see `read_inputs`."""
         return read_inputs(self._request, graph)
 
     def is_cancelled(self) -> bool:
+        """Return True if the client has cancelled the request."""
         return bool(self._sender.is_cancelled())
 
-    def answer(self, outputs: Arrays) -> None:
+    def respond(self, outputs: Arrays) -> None:
+        """Send the requested ones of ``outputs``."""
         self._send(response({name: outputs[name] for name in self.output_names}))
 
     def fail(self, error: Exception) -> None:
+        """Send an error."""
         self._send(error_response(error))
 
     def _send(self, result: Any) -> None:  # noqa: ANN401
         try:
             self._sender.send(result, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except pb_utils.TritonModelException:  # nobody waits for it any more
-            logger.exception("an answer could not be sent")
+        except pb_utils.TritonModelException:  # The client no longer waits.
+            logger.exception("a response could not be sent")

@@ -1,4 +1,4 @@
-"""A model's configuration, as Triton gives it at load."""
+"""A model's configuration, as Triton passes it when the model is loaded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SEQUENCE_IDLE = 1_000_000  # microseconds; Triton's
+DEFAULT_SEQUENCE_IDLE = 1_000_000
+"""Triton's default of ``max_sequence_idle_microseconds``."""
 
 
 class ConfigError(ValueError):
-    """The model cannot be loaded as it is configured; the message names the key."""
+    """A model that cannot be loaded as it is configured. The message names the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """A graph input that takes what a graph output gave in the step before.
+    """A graph input that takes the value of a graph output of the previous step.
 
-    ``dims``: without the batch dimension; -1 where the state may change its size.
-    ``initial_dims``: of the zeros that a sequence starts with, or of ``initial_file``'s values.
+    ``dims``: the shape without the batch dimension, with -1 where the size may change.
+    ``initial_dims``: the shape of the zeros that a sequence starts with, or of the values in
+    ``initial_file``.
     """
 
     input_name: str
@@ -35,54 +37,65 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """``values``: the model configuration as JSON; ``version_folder``: ``<model>/<version>``."""
+    """A model configuration.
+
+    ``values``: the configuration as JSON. ``version_folder``: the path ``<model>/<version>``.
+    """
 
     values: dict[str, Any]
     version_folder: Path
 
     @property
     def name(self) -> str:
+        """Return the model's name."""
         return str(self.values["name"])
 
     @property
     def max_batch_size(self) -> int:
+        """Return the maximum batch size, 0 for a model without a batch dimension."""
         return int(self.values.get("max_batch_size", 0))
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
+        """Return the inputs that the configuration lists."""
         return list(self.values.get("input", []))
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
+        """Return the outputs that the configuration lists."""
         return list(self.values.get("output", []))
 
     @property
     def parameters(self) -> dict[str, str]:
+        """Return the values of ``parameters`` by key."""
         return {k: v["string_value"] for k, v in self.values.get("parameters", {}).items()}
 
     @property
     def sequence_batching(self) -> dict[str, Any] | None:
+        """Return the settings of the sequence batcher, or None for a model without one."""
         return self.values.get("sequence_batching")
 
     @property
     def control_inputs(self) -> set[str]:
-        """Graph inputs that Triton's sequence batcher fills, such as START and READY."""
+        """Return the graph inputs that Triton's sequence batcher fills, such as START and READY."""
         controls = (self.sequence_batching or {}).get("control_input", [])
         return {control["name"] for control in controls}
 
     @property
     def sequence_idle_seconds(self) -> float:
+        """Return the seconds after which Triton ends an idle sequence."""
         batching = self.sequence_batching or {}
         return int(batching.get("max_sequence_idle_microseconds") or DEFAULT_SEQUENCE_IDLE) / 1e6
 
     @property
     def sequence_slots(self) -> int:
-        """How many sequences Triton lets be active at a time."""
+        """Return the maximum number of sequences that Triton keeps active at a time."""
         oldest = (self.sequence_batching or {}).get("oldest") or {}
         return int(oldest.get("max_candidate_sequences") or 0) or max(1, self.max_batch_size)
 
     @property
     def model_file(self) -> Path:
+        """Return the path of the graph. Raises `ConfigError` where there is no such file."""
         file = self.version_folder / (self.values.get("default_model_filename") or "model.onnx")
         if file.is_dir():
             file /= "model.onnx"
@@ -91,10 +104,8 @@ class ModelConfig:
         return file
 
     def states(self) -> tuple[StateSpec, ...]:
-        """The implicit state: listed here, or else in the model folder's own ``config.pbtxt``.
-
-        Raises `ConfigError`.
-        """
+        """Return the implicit state, as listed in this configuration, or else in the model folder's
+        own ``config.pbtxt``. Raises `ConfigError`."""
         if self.sequence_batching is None:
             return ()
         if listed := self.sequence_batching.get("state", []):
@@ -110,8 +121,8 @@ class ModelConfig:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Raises `ConfigError`."""
-    # Only sequence models come here; with the client come gRPC and 0.2 s at each start.
+    """Return a ``config.pbtxt`` as JSON. Raises `ConfigError`."""
+    # Only sequence models need these imports, which load gRPC and take 0.2 s.
     from google.protobuf import json_format, text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -149,4 +160,4 @@ def _state(state: dict[str, Any]) -> StateSpec:
 
 
 def _dims(values: Sequence[Any]) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)  # 64-bit numbers are strings in protobuf's JSON
+    return tuple(int(value) for value in values)  # In protobuf's JSON, int64 values are strings.

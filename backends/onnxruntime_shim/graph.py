@@ -1,4 +1,4 @@
-"""A session with what the configuration says about it checked."""
+"""An ONNX Runtime session whose graph has been checked against the model's configuration."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from backends.onnxruntime_shim.config import ConfigError, ModelConfig, StateSpec
 from backends.onnxruntime_shim.tensors import TensorInfo, tensor_infos
 
 
-class Graph:
-    """``inputs`` and ``outputs``: all that the graph has, by name; ``states``: the implicit ones.
+class OnnxGraph:
+    """A graph that is ready to run.
 
-    ``optional``: inputs with a value of their own in the graph. ``required_inputs``: those that
-    each request has to have.
+    ``inputs`` and ``outputs``: all tensors of the graph, by name. ``states``: the implicit states.
+    ``optional``: the inputs that have a default value in the graph. ``required_inputs``: the inputs
+    that each request must have.
     """
 
     def __init__(self, config: ModelConfig, kind: str, device: int) -> None:
-        """Raises `ConfigError`, or onnxruntime's own errors."""
+        """Load the graph for a model instance of the ``kind`` CPU or GPU, on the GPU ``device``.
+
+        Raises `ConfigError`, or onnxruntime's own errors.
+        """
         if config.values.get("batch_input") or config.values.get("batch_output"):
             raise ConfigError("batch_input and batch_output need the native onnxruntime backend")
         self.config = config

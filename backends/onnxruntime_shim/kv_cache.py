@@ -1,4 +1,4 @@
-"""One buffer of all sequences' keys or values for each state tensor; the graph writes into it."""
+"""The KV cache of a decoder: for each state tensor one buffer, which the graph writes in place."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import onnxruntime as ort
 
 from backends.memory import GIB, available_memory
 from backends.onnxruntime_shim.config import ConfigError, StateSpec
-from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.graph import OnnxGraph
 from backends.onnxruntime_shim.tensors import Array, ElementType
 
-MEMORY_SHARE = 0.9  # of what is available
+MEMORY_FRACTION = 0.9
+"""The fraction of the available memory that the cache may use."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Buffer:
-    """``array``: [slots, kv heads, context, head dim]."""
+    """The keys or values of a layer for all sequences.
+
+    ``past``, ``present``: the names of the graph's input and output. ``array``: [slots, kv heads,
+    context, head dim], of the datatype ``element``.
+    """
 
     past: str
     present: str
@@ -28,25 +33,33 @@ class _Buffer:
 
 
 class KVCache:
-    """``context``: positions that a sequence has. A slot is a row of every buffer."""
+    """The KV cache of ``slots`` sequences. A slot is a row of every buffer.
 
-    def __init__(self, graph: Graph, slots: int) -> None:
-        """Raises `ConfigError`: the states are not a KV cache, or do not fit the memory."""
+    ``context``: the number of positions of a sequence.
+    """
+
+    def __init__(self, graph: OnnxGraph, slots: int) -> None:
+        """Allocate the buffers.
+
+        Raises `ConfigError` if the states are not a KV cache, or do not fit into the memory.
+        """
         self.context = _context(graph.states)
         elements = [graph.inputs[state.input_name].type for state in graph.states]
         _check_memory(graph.states, elements, slots)
         self._buffers = [
-            # Memory that is not touched is not taken.
             _Buffer(
-                *(state.input_name, state.output_name, element),
-                np.zeros((slots, *state.dims), element.numpy),
+                past=state.input_name,
+                present=state.output_name,
+                element=element,
+                # The system allocates a page of zeros when it is written.
+                array=np.zeros((slots, *state.dims), element.numpy),
             )
             for state, element in zip(graph.states, elements, strict=True)
         ]
-        self._written = [0] * slots  # positions that may not be zero
+        self._written = [0] * slots  # The number of positions that may be other than zero.
 
     def bind(self, binding: ort.IOBinding, first: int, last: int) -> None:
-        """Past and present of the rows ``first`` to ``last`` are the same memory."""
+        """Bind past and present of the rows ``first`` to ``last`` to the same memory."""
         for buffer in self._buffers:
             rows = buffer.array[first : last + 1]
             memory = (buffer.element.onnx, rows.shape, rows.ctypes.data)
@@ -54,24 +67,25 @@ class KVCache:
             binding.bind_output(buffer.present, "cpu", 0, *memory)
 
     def clear(self, slot: int, start: int) -> None:
-        """Nothing is left from position ``start`` on: not even a NaN, which a mask lets through."""
+        """Set all positions from ``start`` on to zero: a NaN would pass through a mask."""
         if self._written[slot] <= start:
             return
         for buffer in self._buffers:
             buffer.array[slot, :, start : self._written[slot]] = 0
         self._written[slot] = start
 
-    def wrote(self, slot: int, length: int) -> None:
-        """The graph may have written positions below ``length``."""
+    def mark_written(self, slot: int, length: int) -> None:
+        """Record that the graph may have written positions below ``length``."""
         self._written[slot] = max(self._written[slot], length)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first ``length`` positions."""
+        """Copy the first ``length`` positions of a slot to another one."""
         for buffer in self._buffers:
             buffer.array[target, :, :length] = buffer.array[source, :, :length]
-        self.wrote(target, length)
+        self.mark_written(target, length)
 
     def swap(self, slot: int, other: int) -> None:
+        """Exchange the contents of two slots."""
         length = max(self._written[slot], self._written[other])
         for buffer in self._buffers:
             buffer.array[[slot, other], :, :length] = buffer.array[[other, slot], :, :length]
@@ -95,7 +109,7 @@ def _check_memory(states: Sequence[StateSpec], elements: Sequence[ElementType], 
         math.prod(state.dims) * np.dtype(element.numpy).itemsize
         for state, element in zip(states, elements, strict=True)
     )
-    budget = int(MEMORY_SHARE * available_memory())
+    budget = int(MEMORY_FRACTION * available_memory())
     if slots * one > budget:
         fitting = budget // one
         raise ConfigError(

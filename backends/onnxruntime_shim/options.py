@@ -1,4 +1,4 @@
-"""Session options and execution providers out of a model's configuration.
+"""Session options and execution providers from a model's configuration.
 
 The keys are the native backend's:
 https://github.com/triton-inference-server/onnxruntime_backend#model-config-options
@@ -12,6 +12,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from backends.contract import parameters as keys
 from backends.onnxruntime_shim.config import ConfigError, ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -25,13 +26,16 @@ _LEVELS = {
 _MODES = {0: ort.ExecutionMode.ORT_SEQUENTIAL, 1: ort.ExecutionMode.ORT_PARALLEL}
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 _SESSION_ENTRIES = ("session.", "optimization.", "ep.", "mlas.")
-"""https://github.com/microsoft/onnxruntime, onnxruntime_session_options_config_keys.h"""
+"""The prefixes of session options, see onnxruntime_session_options_config_keys.h in
+https://github.com/microsoft/onnxruntime."""
 _RUN_ENTRIES = ("memory.",)
-_QUIET = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
-"""Unlike the native backend's default. Threads that spin between two operations win a tenth of a
-decode step on an idle machine, and make it two to three times as long on a busy one: the cores are
-Triton's and the Python models' too."""
+"""The prefix of run options."""
+_NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+"""These differ from the native backend's defaults. Threads that spin between two operations save a
+tenth of a decode step on an idle machine, and make it two to three times as long on a busy one,
+because Triton and the Python models need the cores, too."""
 _WARNINGS = 2
+"""The severity of warnings in ONNX Runtime's log."""
 
 _TENSORRT = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
@@ -49,23 +53,26 @@ Provider = tuple[str, dict[str, str]]
 
 
 def session_options(config: ModelConfig) -> ort.SessionOptions:
-    """Raises `ConfigError`, which names the key and what it may be."""
+    """Return the session options of a model.
+
+    Raises `ConfigError`, which names the key and the accepted values.
+    """
     parameters = config.parameters
     options = ort.SessionOptions()
     options.log_severity_level = _WARNINGS
     level = int(config.values.get("optimization", {}).get("graph", {}).get("level", 0))
     # Any other level means all optimizations, as in the native backend.
     options.graph_optimization_level = _LEVELS.get(level, _LEVELS[0])
-    options.execution_mode = _MODES[_number(parameters, "execution_mode", _MODES.__contains__)]
-    if threads := _number(parameters, "intra_op_thread_count"):
+    options.execution_mode = _MODES[_number(parameters, keys.EXECUTION_MODE, _MODES.__contains__)]
+    if threads := _number(parameters, keys.INTRA_OP_THREAD_COUNT):
         options.intra_op_num_threads = threads
-    if threads := _number(parameters, "inter_op_thread_count"):
+    if threads := _number(parameters, keys.INTER_OP_THREAD_COUNT):
         options.inter_op_num_threads = threads
     if "enable_mem_arena" in parameters:
         options.enable_cpu_mem_arena = _boolean(parameters, "enable_mem_arena")
     if "enable_mem_pattern" in parameters:
         options.enable_mem_pattern = _boolean(parameters, "enable_mem_pattern")
-    for key, value in (_QUIET | parameters).items():
+    for key, value in (_NO_SPINNING | parameters).items():
         if key.startswith(_SESSION_ENTRIES):
             options.add_session_config_entry(key, value)
     for library in config.values.get("model_operations", {}).get("op_library_filename", []):
@@ -74,7 +81,8 @@ def session_options(config: ModelConfig) -> ort.SessionOptions:
 
 
 def run_options(config: ModelConfig) -> ort.RunOptions | None:
-    """None without any, which spares each run a look at them."""
+    """Return the run options of a model, or None where it sets none, so that a run need not read
+    them."""
     entries = {k: v for k, v in config.parameters.items() if k.startswith(_RUN_ENTRIES)}
     if not entries:
         return None
@@ -85,7 +93,10 @@ def run_options(config: ModelConfig) -> ort.RunOptions | None:
 
 
 def providers(config: ModelConfig, kind: str, device: int) -> list[Provider]:
-    """``kind``: "CPU" or "GPU", of this model instance. Raises `ConfigError`."""
+    """Return the execution providers of a model instance, in the order of preference.
+
+    ``kind``: "CPU" or "GPU". ``device``: the GPU's number. Raises `ConfigError`.
+    """
     accelerators = config.values.get("optimization", {}).get("execution_accelerators", {})
     chosen: list[Provider] = []
     on_gpu = accelerators.get("gpu_execution_accelerator", [])
@@ -96,7 +107,9 @@ def providers(config: ModelConfig, kind: str, device: int) -> list[Provider]:
     for accelerator in accelerators.get("cpu_execution_accelerator", []):
         if accelerator["name"] != "openvino":
             raise _unknown(accelerator["name"])
-        chosen.append((_offered("OpenVINOExecutionProvider", "openvino"), {"device_type": "CPU"}))
+        chosen.append(
+            (_require_provider("OpenVINOExecutionProvider", "openvino"), {"device_type": "CPU"})
+        )
     return [*chosen, ("CPUExecutionProvider", {})]
 
 
@@ -107,12 +120,12 @@ def _gpu_providers(config: ModelConfig, accelerators: list[Any], device: int) ->
         name, parameters = accelerator["name"], accelerator.get("parameters", {})
         if name == "tensorrt":
             options = _tensorrt_options(parameters) | {"device_id": str(device)}
-            chosen.append((_offered("TensorrtExecutionProvider", name), options))
+            chosen.append((_require_provider("TensorrtExecutionProvider", name), options))
         elif name == "cuda":
             cuda |= parameters
         else:
             raise _unknown(name)
-    provider = _offered("CUDAExecutionProvider", "KIND_GPU")
+    provider = _require_provider("CUDAExecutionProvider", "KIND_GPU")
     return [*chosen, (provider, cuda | {"device_id": str(device)})]
 
 
@@ -133,7 +146,10 @@ def _tensorrt_options(parameters: dict[str, str]) -> dict[str, str]:
 
 
 def _cuda_parameters(parameters: dict[str, str]) -> dict[str, str]:
-    """The older way to give them, which the native backend still reads."""
+    """Return CUDA options from ``parameters``, an older place that the native backend still reads.
+
+    Raises `ConfigError`.
+    """
     names = {
         "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
         "arena_extend_strategy": {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"},
@@ -147,10 +163,10 @@ def _cuda_parameters(parameters: dict[str, str]) -> dict[str, str]:
     return options
 
 
-def _offered(provider: str, wanted: str) -> str:
+def _require_provider(provider: str, setting: str) -> str:
     if provider not in ort.get_available_providers():
         raise ConfigError(
-            f"{wanted} is requested, and the onnxruntime package that is installed has no "
+            f"{setting} is requested, and the onnxruntime package that is installed has no "
             f"{provider}: it has {', '.join(ort.get_available_providers())}"
         )
     return provider
@@ -171,8 +187,8 @@ def _number(
     except ValueError:
         value = None
     if value is None or not accepted(value):
-        wanted = "0 or 1" if key == "execution_mode" else "a number from 0"
-        raise ConfigError(f"parameter {key} must be {wanted}, not '{text[:100]}'")
+        accepted_values = "0 or 1" if key == keys.EXECUTION_MODE else "a number from 0"
+        raise ConfigError(f"parameter {key} must be {accepted_values}, not '{text[:100]}'")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Models without state: a batch of requests is answered by as few runs as their shapes allow."""
+"""Models without state: a batch of requests is computed in as few runs as the shapes allow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.contract.errors import EngineError
 from backends.onnxruntime_shim.calls import error_response, read_inputs, response
-from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.graph import OnnxGraph
 from backends.onnxruntime_shim.tensors import Arrays, concatenate, split
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A request's place in a batch."""
+    """A request of a batch. ``index``: its index among the requests."""
 
     index: int
     inputs: Arrays
@@ -26,21 +26,24 @@ class _Part:
 
     @property
     def signature(self) -> object:
-        """Requests with the same one can be concatenated."""
+        """Return a key that is equal for requests that can be concatenated."""
         return tuple((name, self.inputs[name].shape[1:]) for name in sorted(self.inputs))
 
     @property
     def rows(self) -> int:
+        """Return the number of rows of the request."""
         return len(next(iter(self.inputs.values())))
 
 
 class PlainModel:
-    def __init__(self, graph: Graph) -> None:
+    """A model without state. It is used by one thread."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
         self._graph = graph
         self._batched = graph.config.max_batch_size > 0
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """A response for each request, in their order."""
+        """Return a response for each request, in their order."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[object, list[_Part]] = defaultdict(list)
         for index, request in enumerate(requests):
@@ -59,7 +62,7 @@ class PlainModel:
     def _run(self, parts: list[_Part]) -> list[Any]:
         try:
             return self._run_together(parts)
-        except Exception as error:  # onnxruntime raises many kinds
+        except Exception as error:  # onnxruntime raises exceptions of many kinds.
             if len(parts) == 1:
                 return [error_response(error)]
             logger.warning("a batch of %d failed and is run one by one: %s", len(parts), error)

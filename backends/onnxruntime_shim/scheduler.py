@@ -1,12 +1,14 @@
-"""The one thread that runs a stateful model, and what it runs next.
+"""The scheduler of a stateful model: one thread that runs it, and decides what to run next.
 
-``execute`` only queues: Triton hands over every request as it comes, and batches are formed here,
-because only here it is known which sequences are about to come back. A sequence that has just been
-answered sends its next step within a millisecond or so. So a batch waits for the sequences that
-were answered last, a little and only for those that came back in time before: a crowd in lock-step
-stays one batch, a lone sequence never waits, and a slow client is not waited for twice.
+``execute`` only queues requests. Triton passes each one on as it arrives, and batches are formed
+here, because only here it is known which sequences are about to send their next step: one that has
+just got a response sends it within a millisecond or so. So a batch waits a little for the sequences
+that got their responses last, but only for those whose last step came in time. Sequences that run
+concurrently in lock-step stay one batch, a single sequence never waits, and a batch does not wait
+again for a sequence that missed the last one.
 
-Steps that run alone (prompts) take turns with batches, so that neither waits for the other forever.
+Steps that run alone (prompts) take turns with batches, so that neither waits for the other for
+ever.
 """
 
 from __future__ import annotations
@@ -20,64 +22,79 @@ from typing import Protocol
 
 from backends.contract.errors import Cancelled, EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.onnxruntime_shim.calls import SequenceCall
-from backends.onnxruntime_shim.sequences import Sequence, SequenceTable
+from backends.onnxruntime_shim.sequences import LiveSequence, SequenceTable
 from backends.onnxruntime_shim.tensors import Arrays
 
 logger = logging.getLogger(__name__)
 
-LEAST_PATIENCE, MOST_PATIENCE = 0.002, 0.02  # seconds
-PATIENCE_SHARE = 0.25  # of what the last batch took
+MIN_BATCH_WAIT, MAX_BATCH_WAIT = 0.002, 0.02
+"""The limits of the seconds that a batch waits for more sequences."""
+BATCH_WAIT_FRACTION = 0.25
+"""The wait between these limits, as a fraction of the time that the last batch took."""
 
 
 @dataclass(slots=True)
-class Step:
-    """``batch``: steps with the same one may run together; None: it runs alone."""
+class SequenceStep:
+    """A request that waits to run.
+
+    ``batch``: steps with equal keys may run together; a step with None runs alone. ``length``: the
+    sequence's length after the step.
+    """
 
     call: SequenceCall
-    sequence: Sequence
+    sequence: LiveSequence
     inputs: Arrays
     batch: Hashable | None
-    length: int  # of the sequence after it
+    length: int
 
 
 class StepRunner(Protocol):
-    """Everything happens in the scheduler's thread."""
+    """A stateful model. All of its methods are called in the scheduler's thread.
+
+    ``max_rows``: the maximum number of steps of a batch.
+    """
 
     sequences: SequenceTable
     max_rows: int
 
-    def prepare(self, call: SequenceCall, sequence: Sequence) -> Step:
-        """Raises `InvalidField`."""
+    def prepare(self, call: SequenceCall, sequence: LiveSequence) -> SequenceStep:
+        """Return the step of a request. Raises `InvalidField`."""
 
-    def run(self, steps: list[Step]) -> list[Arrays]:
-        """The outputs that each call asks for. May raise anything."""
+    def run(self, steps: list[SequenceStep]) -> list[Arrays]:
+        """Run steps that may run together, and return the outputs that each call asks for.
 
-    def nothing(self, call: SequenceCall) -> Arrays:
-        """Zeros in place of the outputs that the call asks for."""
+        It may raise any exception.
+        """
+
+    def zero_outputs(self, call: SequenceCall) -> Arrays:
+        """Return zeros for the outputs that the call asks for."""
 
 
 class Scheduler:
+    """The thread that runs a stateful model. ``runs`` and ``rows``: totals for the log."""
+
     def __init__(self, runner: StepRunner, name: str) -> None:
         self._runner = runner
         self._name = name
-        self._patience = LEAST_PATIENCE
+        self._batch_wait = MIN_BATCH_WAIT
         self._inbox: list[SequenceCall] = []
-        self._waiting: list[Step] = []
+        self._waiting: list[SequenceStep] = []
         self._without_slot: list[SequenceCall] = []
         self._wake = threading.Condition()
         self._closing = False
-        self._ran_alone = False  # the last run
+        self._ran_alone = False  # True if the last run was a step that runs alone.
         self.runs, self.rows = 0, 0
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._thread.start()
 
     def submit(self, calls: Iterable[SequenceCall]) -> None:
+        """Queue requests. Their responses are sent from the scheduler's thread."""
         with self._wake:
             self._inbox += calls
             self._wake.notify()
 
     def close(self) -> None:
-        """Fails what is still waiting."""
+        """End the thread. Requests that are waiting fail with `ShuttingDown`."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -94,12 +111,12 @@ class Scheduler:
             self._ran_alone = steps[0].batch is None
             self.runs, self.rows = self.runs + 1, self.rows + len(steps)
             if not self._ran_alone:
-                share = PATIENCE_SHARE * (time.monotonic() - began)
-                self._patience = min(max(share, LEAST_PATIENCE), MOST_PATIENCE)
-            del steps  # and with them the requests' memory
+                wait = BATCH_WAIT_FRACTION * (time.monotonic() - began)
+                self._batch_wait = min(max(wait, MIN_BATCH_WAIT), MAX_BATCH_WAIT)
+            del steps  # This frees the requests' memory.
 
-    def _next(self) -> list[Step]:
-        """What runs next; empty when the model is unloaded."""
+    def _next(self) -> list[SequenceStep]:
+        """Wait for steps, and return those to run next, or [] when the model is unloaded."""
         retried, self._without_slot = self._without_slot, []
         for call in retried:
             self._accept(call)
@@ -119,7 +136,7 @@ class Scheduler:
                 return self._take()
 
     def _next_time(self) -> float:
-        """When the next run may begin."""
+        """Return the time from which on the next run may begin."""
         if not self._waiting:
             return _NEVER
         together = sum(step.batch is not None for step in self._waiting)
@@ -128,11 +145,11 @@ class Scheduler:
             return 0.0
         if together >= self._runner.max_rows:
             return 0.0
-        return self._patience + max(
-            (s.answered for s in self._runner.sequences.live if s.is_expected), default=-_NEVER
+        return self._batch_wait + max(
+            (s.responded for s in self._runner.sequences.live if s.is_expected), default=-_NEVER
         )
 
-    def _take(self) -> list[Step]:
+    def _take(self) -> list[SequenceStep]:
         alone = [step for step in self._waiting if step.batch is None]
         together = [step for step in self._waiting if step.batch is not None]
         if alone and not (self._ran_alone and together):
@@ -145,43 +162,43 @@ class Scheduler:
         return taken
 
     def _accept(self, call: SequenceCall) -> None:
-        """Queue the call as a step, or answer it at once."""
+        """Queue the call as a step, or respond to it at once."""
         now, sequences = time.monotonic(), self._runner.sequences
         sequence = sequences.get(call.sequence)
         try:
             if sequence is not None and sequence.running:
-                sequence = None  # it goes on
+                sequence = None  # The sequence does not end with this error.
                 raise InvalidField(f"sequence {call.sequence!r}", "has a step under way already")
             if call.releases:
                 self._end(sequence)
-                return call.answer(self._runner.nothing(call))
+                return call.respond(self._runner.zero_outputs(call))
             start = sequences.start if call.starts else sequences.find
             sequence = start(call.sequence, now)
             step = self._runner.prepare(call, sequence)
         except Exception as error:
             if isinstance(error, Overloaded) and any(step.call.ends for step in self._waiting):
-                # With a sequence's last request, not with its answer, Triton lets in the next one.
+                # Triton admits a new sequence with the last request of another one, before the
+                # response to that request has freed the slot.
                 return self._without_slot.append(call)
             if not isinstance(error, EngineError):
                 logger.exception("%s: a request could not be read", self._name)
             if call.starts or call.ends:
                 self._end(sequence)
             return call.fail(error)
-        sequence.is_slow = now - sequence.answered > self._patience
+        sequence.missed_batch = now - sequence.responded > self._batch_wait
         sequence.running = True
         self._waiting.append(step)
 
-    def _run(self, steps: list[Step]) -> None:
+    def _run(self, steps: list[SequenceStep]) -> None:
         try:
             if steps[0].batch is None and steps[0].call.is_cancelled():
                 return self._failed(steps[0], Cancelled("the request was cancelled"))
             outputs = self._runner.run(steps)
-        except Exception as error:  # onnxruntime raises many kinds
+        except Exception as error:  # onnxruntime raises exceptions of many kinds.
             if len(steps) == 1:
                 return self._failed(steps[0], error)
             logger.warning(
-                "%s: a batch of %d failed and is run one by one: %s",
-                *(self._name, len(steps), error),
+                "%s: a batch of %d failed and is run one by one: %s", self._name, len(steps), error
             )
             for step in steps:
                 self._run([step])
@@ -189,23 +206,24 @@ class Scheduler:
         for step, output in zip(steps, outputs, strict=True):
             step.sequence.length = step.length
             self._finished(step)
-            step.call.answer(output)
-            step.sequence.answered = time.monotonic()
+            step.call.respond(output)
+            step.sequence.responded = time.monotonic()
 
-    def _failed(self, step: Step, error: Exception) -> None:
+    def _failed(self, step: SequenceStep, error: Exception) -> None:
         self._finished(step)
         if step.call.starts:
             self._end(step.sequence)
         step.call.fail(error)
 
-    def _finished(self, step: Step) -> None:
-        """Before the answer: with it, Triton may let in a sequence that takes the slot."""
+    def _finished(self, step: SequenceStep) -> None:
+        """Free the slot of an ended sequence before its response is sent: after that, Triton may
+        admit a sequence that needs the slot."""
         step.sequence.running = False
         step.sequence.used = time.monotonic()
         if step.call.ends:
             self._end(step.sequence)
 
-    def _end(self, sequence: Sequence | None) -> None:
+    def _end(self, sequence: LiveSequence | None) -> None:
         if sequence is not None:
             self._runner.sequences.end(sequence)
 

@@ -1,4 +1,4 @@
-"""ONNX's tensor types beside Triton's datatypes and numpy's."""
+"""Tensor types of ONNX, Triton and numpy, and conversions between them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """``triton``: of a model configuration, or "" where Triton has none for it.
+    """A tensor's datatype.
 
-    ``onnx``: the number in ``TensorProto.DataType``. ``numpy``: what holds it in memory.
+    ``triton``: its name in a model configuration, or "" where Triton has none. ``onnx``: its number
+    in ``TensorProto.DataType``. ``numpy``: the type of its arrays.
     """
 
     triton: str
@@ -42,14 +43,14 @@ ELEMENT_TYPES = {
     "tensor(double)": ElementType("TYPE_FP64", 11, np.float64),
     "tensor(uint32)": ElementType("TYPE_UINT32", 12, np.uint32),
     "tensor(uint64)": ElementType("TYPE_UINT64", 13, np.uint64),
-    # The native backend has no datatype for it either: it can only be a state here.
+    # The native backend has no datatype for bfloat16 either: here, only a state can have it.
     "tensor(bfloat16)": ElementType("", 16, np.uint16),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A graph's input or output. ``shape``: -1 where the size may vary."""
+    """An input or output of a graph. ``shape``: its sizes, with -1 for variable ones."""
 
     name: str
     type: ElementType
@@ -57,7 +58,10 @@ class TensorInfo:
 
 
 def tensor_infos(arguments: Iterable[Any]) -> dict[str, TensorInfo]:
-    """Of ``session.get_inputs()`` and the like. Raises `ConfigError`."""
+    """Return the tensors of ``session.get_inputs()`` and the like, by name.
+
+    Raises `ConfigError` for an unsupported type.
+    """
     infos = {}
     for argument in arguments:
         if argument.type not in ELEMENT_TYPES:
@@ -68,15 +72,18 @@ def tensor_infos(arguments: Iterable[Any]) -> dict[str, TensorInfo]:
 
 
 def to_graph(info: TensorInfo, array: Array) -> Array:
-    """A request's tensor as the graph takes it. Raises `InvalidField`."""
-    wanted = info.type.numpy
-    if array.dtype != wanted:
+    """Return a request's tensor as the graph takes it.
+
+    Raises `InvalidField` for a wrong datatype or shape, and for strings that are not UTF-8.
+    """
+    dtype = info.type.numpy
+    if array.dtype != dtype:
         raise InvalidField(
             f"input '{info.name}'",
             f"must be {info.type.triton.removeprefix('TYPE_')}, not {array.dtype}",
         )
     if not info.shape and array.size == 1:
-        array = array.reshape(())  # Triton has no scalars
+        array = array.reshape(())  # Triton has no scalars.
     if array.ndim != len(info.shape) or any(
         fixed not in (-1, given) for fixed, given in zip(info.shape, array.shape, strict=True)
     ):
@@ -84,7 +91,7 @@ def to_graph(info: TensorInfo, array: Array) -> Array:
             f"input '{info.name}'",
             f"must have the shape {list(info.shape)}, not {list(array.shape)}",
         )
-    return _decoded(info.name, array) if wanted is np.object_ else array
+    return _decoded(info.name, array) if dtype is np.object_ else array
 
 
 def _decoded(name: str, array: Array) -> Array:
@@ -95,7 +102,7 @@ def _decoded(name: str, array: Array) -> Array:
 
 
 def from_graph(array: Array) -> Array:
-    """A graph's output as Triton's Python backend takes it."""
+    """Return a graph's output as Triton's Python backend takes it."""
     if array.dtype == np.object_:
         array = _map_objects(str.encode, array)
     return array if array.ndim else array.reshape(1)
@@ -108,14 +115,17 @@ def _map_objects(function: Callable[[Any], object], array: Array) -> Array:
 
 
 def concatenate(parts: Sequence[Arrays]) -> Arrays:
-    """Rows of several requests as those of one."""
+    """Return the rows of several requests as the rows of one."""
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def split(outputs: Arrays, sizes: Sequence[int]) -> list[Arrays]:
-    """The reverse. Raises EngineError where an output does not have a row for each one given."""
+    """Return the outputs of each request, whose numbers of rows are ``sizes``.
+
+    Raises `EngineError` for an output that does not have a row for each input row.
+    """
     if len(sizes) == 1:
         return [outputs]
     total, parts = sum(sizes), [Arrays() for _ in sizes]

@@ -1,1 +1,1 @@
-"""The PyTorch engine: Hugging Face transformers models."""
+"""The PyTorch engine, for models of Hugging Face transformers."""

@@ -1,4 +1,4 @@
-"""What to run on."""
+"""The device to run on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU where there is none. Raises ValueError."""
+    """Return the device of that name; for ``auto`` the first GPU, or the CPU if there is none.
+
+    Raises ValueError if it is a GPU and there is none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

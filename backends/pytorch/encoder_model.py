@@ -25,7 +25,10 @@ from backends.serving.model import ModelOptions
 
 
 class TritonPythonModel(ServedEncoder):
+    """The model class that Triton loads."""
+
     def load(self, options: ModelOptions) -> LoadedEncoder:
+        """Load the encoder. Raises ValueError, OSError, `InvalidField`."""
         # Imported late: Triton also imports this module just to complete a configuration.
         from transformers.utils.logging import disable_progress_bar
 

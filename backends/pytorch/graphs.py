@@ -1,11 +1,11 @@
-"""Functions over static buffers that can be replayed.
+"""Functions over static buffers that are captured once and then replayed.
 
 A decode step of a small model is a thousand kernels, and launching them from Python takes longer
-than running them. A CUDA graph is launched once, with what its kernels were given at capture: the
-same shapes and the same memory, where new inputs are copied to.
+than running them. A CUDA graph is launched as a whole, with the arguments that its kernels had at
+capture: the same shapes, and the same memory, to which new inputs are copied.
 
 `CudaGraphs` is tested in ``tests/gpu``. All the rest is tested on a CPU as well, with functions
-that are only called again (`plain`) and with ones that are recorded and replayed.
+that are only called again (`no_capture`) and with ones that are recorded and replayed.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from typing import TypeAlias
 import torch
 
 Function: TypeAlias = Callable[[], None]
-"""Reads and writes tensors that stay where they are. No result: tensors that are made in it may be
-overwritten by any other replay."""
+"""A function that reads and writes tensors that stay where they are. It has no result: any other
+replay may overwrite the tensors that it allocates."""
 
 Capture: TypeAlias = Callable[[Function], Function]
-"""Calls a function once or more, and returns what does again what it did. Raises whatever comes."""
+"""Calls a function once or more, and returns a function that repeats what it did. Raises what the
+function or the capture raises."""
 
 
-def plain(function: Function) -> Function:
-    """Implements `Capture` by doing nothing: the function is called again."""
+def no_capture(function: Function) -> Function:
+    """Return the function itself, to be called again. Implements `Capture` without capturing."""
     return function
 
 
 class CudaGraphs:
-    """Implements `Capture`. All graphs share one memory pool: one at a time may run.
+    """The `Capture` of CUDA. All graphs share one memory pool, so that one at a time may run.
 
     https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
@@ -42,14 +43,15 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Function) -> Function:
+        """Return the replay of a function, which is called three times, on another stream."""
         with torch.cuda.device(self._device):
             before = torch.cuda.current_stream()
             self._stream.wait_stream(before)
             try:
-                # Its exit also undoes the change of stream of a capture that fails.
+                # The exit also restores the stream that a failed capture leaves changed.
                 with torch.cuda.stream(self._stream):
-                    function()  # libraries make their handles and workspaces
-                    with _syncs_are_errors():
+                    function()  # libraries allocate their handles and workspaces
+                    with _forbid_synchronisation():
                         function()
                     return self._capture(function).replay
             finally:
@@ -62,7 +64,7 @@ class CudaGraphs:
             with torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):
                 function()
         except Exception:
-            # The generator still believes that it is being captured, and would draw no more:
+            # The generator's state is still that of a capture, and drawing from it would fail:
             # https://github.com/ace-step/ACE-Step-1.5/issues/587
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             generator.graphsafe_set_state(generator.clone_state())
@@ -71,7 +73,7 @@ class CudaGraphs:
         return graph
 
     def _abandon_pool(self) -> None:
-        """Takes another memory pool after a failed capture, which leaves its pool open.
+        """Take another memory pool after a failed capture, which leaves its pool open.
 
         Seen with PyTorch 2.11 on an H100: the next capture into the same pool raises
         "beginAllocateToPool: already recording to mempool_id".
@@ -82,12 +84,15 @@ class CudaGraphs:
 
 
 @contextmanager
-def _syncs_are_errors() -> Iterator[None]:
-    """What waits for the GPU (``.item()``, a branch on a tensor) cannot be captured. Found out
-    here, it does no harm; found out in a capture, it leaves CUDA in disorder."""
+def _forbid_synchronisation() -> Iterator[None]:
+    """Raise RuntimeError for operations that wait for the GPU (``.item()``, a branch on a tensor).
+
+    They cannot be captured. Found out here, that does no harm; found out during a capture, it
+    leaves CUDA's state inconsistent.
+    """
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is a prototype
+        warnings.simplefilter("ignore")  # PyTorch warns that the mode is a prototype
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield

@@ -1,4 +1,9 @@
-"""From a model's folder to a runner: datatype, optimisation, memory, and a check of the result."""
+"""The way from a model's folder to a runner that has been checked.
+
+The weights are read and optimised, and the KV cache is allocated. The runner's logits are then
+compared with the model's own; a model that does not suit a slot cache is served one sequence at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from backends.batching.engine import LoadedModel
 from backends.batching.runner import Runner
+from backends.contract import parameters as keys
 from backends.pytorch.device import choose_device
 from backends.pytorch.graphs import Capture, CudaGraphs
 from backends.pytorch.memory import memory_budget, plan_context
-from backends.pytorch.packing import Int8Linear, PackedLinear, can_pack, replace_linears
+from backends.pytorch.optimisation import DTYPES, choose_level, optimise
 from backends.pytorch.runner import SequentialRunner, SlotRunner, Unsuitable, layer_shapes
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import SlotCache
@@ -26,11 +30,9 @@ from backends.pytorch.weights import from_pretrained
 
 logger = logging.getLogger(__name__)
 
-Level: TypeAlias = Literal["auto", "O0", "O1", "O2", "O3"]
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
-
-# How far the batched logits may be from the model's own, relative to their spread.
 _TOLERANCE = {"exact": 1e-3, "low": 0.15, "int8": 0.5}
+"""The largest error of the batched logits, relative to the spread of the model's own, by the
+precision that `optimise` returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,17 @@ class LoadOptions:
     quantization: str = "none"
     compile_model: bool = False
     cuda_graphs: str = "auto"
-    max_num_seqs: int = 16
+    max_num_seqs: int = keys.DEFAULT_MAX_NUM_SEQS
     max_model_len: int | None = None
-    memory_utilization: float = 0.9
+    memory_utilization: float = keys.DEFAULT_MEMORY_UTILIZATION
     allow_pickle_weights: bool = False
 
     @classmethod
     def of(cls, model: str, parameters: Mapping[str, str]) -> LoadOptions:
-        """Raises ValueError, which names the parameter."""
+        """Return the options that ``parameters`` have.
+
+        Raises ValueError, which names the parameter.
+        """
 
         def one_of(name: str, values: Sequence[str]) -> str:
             value = parameters.get(name, values[0])
@@ -59,24 +64,25 @@ class LoadOptions:
                 raise ValueError(f"{name}: must be one of {', '.join(values)}, not {value}")
             return value
 
-        length = parameters.get("max_model_len")
+        length = parameters.get(keys.MAX_MODEL_LEN)
         options = cls(
             model,
-            parameters.get("device", "auto"),
-            one_of("torch_dtype", ("auto", *DTYPES)),
-            one_of("optimization_level", ("auto", "O0", "O1", "O2", "O3")),
-            one_of("quantization", ("none", "int8")),
-            one_of("compile_model", ("false", "true", "False", "True")).lower() == "true",
-            one_of("cuda_graphs", ("auto", "true", "false")),
-            int(parameters.get("max_num_seqs", "16")),
+            parameters.get(keys.DEVICE, "auto"),
+            one_of(keys.TORCH_DTYPE, ("auto", *DTYPES)),
+            one_of(keys.OPTIMIZATION_LEVEL, ("auto", "O0", "O1", "O2", "O3")),
+            one_of(keys.QUANTIZATION, ("none", "int8")),
+            one_of(keys.COMPILE_MODEL, ("false", "true", "False", "True")).lower() == "true",
+            one_of(keys.CUDA_GRAPHS, ("auto", "true", "false")),
+            int(parameters.get(keys.MAX_NUM_SEQS, keys.DEFAULT_MAX_NUM_SEQS)),
             None if length is None else int(length),
-            float(parameters.get("memory_utilization", "0.9")),
-            one_of("allow_pickle_weights", ("false", "true", "False", "True")).lower() == "true",
+            float(parameters.get(keys.MEMORY_UTILIZATION, keys.DEFAULT_MEMORY_UTILIZATION)),
+            one_of(keys.ALLOW_PICKLE_WEIGHTS, ("false", "true", "False", "True")).lower() == "true",
         )
         options.check()
         return options
 
     def check(self) -> None:
+        """Raise ValueError for options that contradict each other or are out of range."""
         low = self.torch_dtype in ("bfloat16", "float16")
         level, dtype = self.optimization_level, self.torch_dtype
         if (level == "O0" and low) or (level in ("O1", "O2", "O3") and dtype == "float32"):
@@ -92,13 +98,19 @@ class LoadOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded(LoadedModel):
-    source: str  # where the weights can be read again
-    allow_pickle_weights: bool = False  # then
+class LoadedCausalLM(LoadedModel):
+    """A language model of transformers that is ready to compute."""
+
+    source: str  # a folder or hub id, from which the weights can be read again
+    allow_pickle_weights: bool = False  # when they are read again
 
 
-def load(options: LoadOptions) -> Loaded:
-    """Raises ValueError for what cannot be, OSError where there are no weights."""
+def load(options: LoadOptions) -> LoadedCausalLM:
+    """Load a model.
+
+    Raises ValueError if the options do not fit the model or the device, OSError if there are no
+    weights.
+    """
     device = choose_device(options.device)
     graphs = _wants_graphs(options, device)
     level, dtype = _level(options, device)
@@ -114,32 +126,32 @@ def load(options: LoadOptions) -> Loaded:
     vocabulary: int = model.get_output_embeddings().weight.shape[0]
     context = _context_length(model, options.max_model_len)
     check = SelfCheck.of(model, vocabulary, context)
-    kind = _optimise(model, options, level, dtype, facts)
+    int8 = options.quantization == "int8"
+    precision = optimise(model, level, dtype, int8=int8, compiled=options.compile_model)
+    if int8:
+        facts["dtype"] = "int8"
     runner: Runner
     try:
-        scratch = SCRATCH if graphs else 0
-        runner, context = _slot_runner(model, options, context, scratch)
+        runner, context = _slot_runner(model, options, context, SCRATCH if graphs else 0)
         deviation = check.deviation(runner)
-        if not deviation < _TOLERANCE[kind]:
+        if not deviation < _TOLERANCE[precision]:
             raise Unsuitable(f"its batched logits differ by {deviation:.2g} from its own")
     except Unsuitable as reason:
         _refuse(options, str(reason), "compile_model", "cuda_graphs")
         logger.warning(
             "%s is served one sequence at a time, without continuous batching: %s",
-            *(type(model).__name__, reason),
+            type(model).__name__,
+            reason,
         )
-        model = _read(options, weights, device)  # as it is, without what was optimised
-        runner = _sequential_runner(model, options, check, _TOLERANCE[kind])
+        model = _read(options, weights, device)  # again, because `optimise` has changed it
+        runner = _sequential_runner(model, options, check, _TOLERANCE[precision])
         facts |= {"fallback": str(reason), "dtype": str(weights).removeprefix("torch.")}
     else:
         if graphs:
-            capture = CudaGraphs(model.device)
-            why_not = use_graphs(runner, capture, vocabulary, check, _TOLERANCE[kind])
-            facts["cuda_graphs"] = why_not is None
-            if why_not is not None:
-                _refuse(options, why_not, "cuda_graphs")
-                logger.warning("%s: no CUDA graphs: %s", type(model).__name__, why_not)
-    return Loaded(
+            facts["cuda_graphs"] = _capture_graphs(
+                model, options, runner, vocabulary, check, _TOLERANCE[precision]
+            )
+    return LoadedCausalLM(
         runner=runner,
         context_length=context,
         vocab_size=vocabulary,
@@ -150,11 +162,33 @@ def load(options: LoadOptions) -> Loaded:
     )
 
 
+def _capture_graphs(
+    model: PreTrainedModel,
+    options: LoadOptions,
+    runner: SlotRunner,
+    vocabulary: int,
+    check: SelfCheck,
+    tolerance: float,
+) -> bool:
+    """Capture the decode steps as CUDA graphs. Return False if the model is not suited.
+
+    Raises ValueError if it is not suited and the options require graphs.
+    """
+    reason = use_graphs(runner, CudaGraphs(model.device), vocabulary, check, tolerance)
+    if reason is not None:
+        _refuse(options, reason, "cuda_graphs")
+        logger.warning("%s: no CUDA graphs: %s", type(model).__name__, reason)
+    return reason is None
+
+
 def use_graphs(
     runner: SlotRunner, capture: Capture, vocabulary: int, check: SelfCheck, tolerance: float
 ) -> str | None:
-    """Steps that only decode are replays from here on. Returns why they are not, where they cannot
-    be or are not what the model computes."""
+    """Capture the decode steps of ``runner``, to be replayed from now on, and check the replays.
+
+    Return None, or the reason why nothing is replayed: a capture failed, or the replayed logits
+    differ from the model's own by ``tolerance`` or more.
+    """
     try:
         runner.replay_decodes(capture, vocabulary)
         deviation = check.deviation(runner)
@@ -168,6 +202,7 @@ def use_graphs(
 
 
 def _wants_graphs(options: LoadOptions, device: torch.device) -> bool:
+    """Return whether CUDA graphs are to be captured. Raises ValueError if the device has none."""
     if options.cuda_graphs == "true" and device.type != "cuda":
         raise ValueError(
             f"cuda_graphs: true is for a GPU, and device is {device.type}; must be auto or false"
@@ -176,7 +211,10 @@ def _wants_graphs(options: LoadOptions, device: torch.device) -> bool:
 
 
 def _refuse(options: LoadOptions, reason: str, *names: str) -> None:
-    """What was asked for by name is not left out with a warning. Raises ValueError."""
+    """Raise ValueError with ``reason`` if one of the options ``names`` is on explicitly.
+
+    What the user requested explicitly is not left out with a mere warning.
+    """
     for name in names:
         if getattr(options, name) in (True, "true"):
             raise ValueError(f"{name}: {reason}")
@@ -193,71 +231,27 @@ def _read(options: LoadOptions, dtype: torch.dtype, device: torch.device) -> Pre
 
 
 def _level(options: LoadOptions, device: torch.device) -> tuple[str, torch.dtype]:
-    """The optimisation level, and the low-precision datatype that it uses."""
-    level, dtype = options.optimization_level, DTYPES.get(options.torch_dtype)
+    """Return the optimisation level, and the low-precision datatype that it uses."""
+    dtype, own = DTYPES.get(options.torch_dtype), None
     if dtype is None:
         own = AutoConfig.from_pretrained(options.model).get_text_config().dtype
-        dtype = own if isinstance(own, torch.dtype) else torch.float32
-        if level == "auto" and device.type == "cpu" and not can_pack(dtype):
-            dtype = torch.float32  # without units for it, low precision is slower
-        if options.quantization == "int8":
-            dtype = torch.float32
-    if level == "auto":
-        level = "O0" if dtype == torch.float32 else "O3"
-    if level != "O0" and dtype == torch.float32:
-        dtype = torch.bfloat16
-    return level, dtype
-
-
-def _optimise(
-    model: PreTrainedModel,
-    options: LoadOptions,
-    level: str,
-    dtype: torch.dtype,
-    facts: dict[str, Any],
-) -> str:
-    """Apply what was asked for, in place. Returns the kind of precision that is left."""
-    on_cpu = model.device.type == "cpu"
-    if level == "O1":
-        model.forward = torch.autocast(model.device.type, dtype)(model.forward)
-    elif level == "O2":
-        _norms_in_float32(model, dtype)
-    if options.quantization == "int8":
-        if not on_cpu:
-            raise ValueError("quantization: int8 is for the CPU")
-        replace_linears(model, Int8Linear)
-        facts["dtype"] = "int8"
-        return "int8"
-    if options.compile_model:
-        _compile(model)
-    elif on_cpu and level != "O1" and can_pack(torch.float32 if level == "O0" else dtype):
-        replace_linears(model, PackedLinear)
-    return "exact" if level == "O0" else "low"
-
-
-def _norms_in_float32(model: nn.Module, dtype: torch.dtype) -> None:
-    """Normalisation computes in FP32, between layers that compute in ``dtype``."""
-    for module in model.modules():
-        if "Norm" in type(module).__name__ and any(True for _ in module.parameters(recurse=False)):
-            module.float()
-            module.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
-            module.register_forward_hook(lambda _, args, output: output.to(dtype))
-
-
-def _compile(model: nn.Module) -> None:
-    """The feed-forward parts, which are most of a model and have one shape in all layers."""
-    parts = [
-        m for name, m in model.named_modules() if name.split(".")[-1] in ("mlp", "feed_forward")
-    ]
-    if not parts:
-        raise ValueError("compile_model: this model has no part named mlp or feed_forward")
-    for part in parts:
-        part.compile(dynamic=True)
+    return choose_level(
+        options.optimization_level,
+        dtype,
+        own,
+        on_cpu=device.type == "cpu",
+        int8=options.quantization == "int8",
+    )
 
 
 def _slot_runner(
     model: PreTrainedModel, options: LoadOptions, context: int, scratch: int
 ) -> tuple[SlotRunner, int]:
+    """Return a runner over a slot cache, and its context length.
+
+    Raises `Unsuitable` if the model cannot use such a cache, ValueError if there is not enough
+    memory.
+    """
     try:
         shapes = layer_shapes(model)
     except Unsuitable:
@@ -279,6 +273,7 @@ def _slot_runner(
 def _sequential_runner(
     model: PreTrainedModel, options: LoadOptions, check: SelfCheck, tolerance: float
 ) -> SequentialRunner:
+    """Return a runner for one sequence at a time, without a cache if the check fails with one."""
     with suppress(Unsuitable):
         runner = SequentialRunner(model, options.max_num_seqs)
         if check.deviation(runner) < tolerance:
@@ -293,8 +288,9 @@ def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
-def _context_length(model: PreTrainedModel, asked: int | None) -> int:
+def _context_length(model: PreTrainedModel, requested: int | None) -> int:
+    """Return the context length in tokens. Raises ValueError if the model has not so many."""
     own: int = model.config.get_text_config().max_position_embeddings
-    if asked is not None and not 0 < asked <= own:
+    if requested is not None and not 0 < requested <= own:
         raise ValueError(f"max_model_len: must be from 1 to {own}, the model's own context")
-    return asked or own
+    return requested or own

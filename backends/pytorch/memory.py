@@ -1,4 +1,4 @@
-"""How much KV cache fits, decided at load rather than found out under load."""
+"""The size of the KV cache, decided when the model is loaded rather than found out under load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backends.pytorch.slots import LayerShape
 
 logger = logging.getLogger(__name__)
 
-LEAST_CONTEXT = 256  # tokens; a model that gets less is of no use
+MIN_CONTEXT_LENGTH = 256  # tokens; a model with less is of no use
 
 
 def plan_context(
@@ -24,24 +24,30 @@ def plan_context(
     fixed: bool,
     scratch: int = 0,
 ) -> int:
-    """The context length, in tokens, that each of ``slots`` sequences gets.
+    """Return the context length, in tokens, of each of ``slots`` sequences.
 
-    ``budget``: bytes. ``fixed``: ``context`` was asked for; else the longest that fits is taken, up
-    to it. ``scratch``: positions of each slot beside it. Raises ValueError, with what would fit.
+    ``budget``: bytes. ``fixed``: return ``context`` or raise; else the longest context up to it
+    that fits is returned. ``scratch``: positions of each slot beside the context.
+
+    Raises ValueError, which names what would fit.
     """
     token = sum(shape.bytes_per_token for shape in shapes)
     budget = max(0, budget - slots * scratch * token)
     if slots * context * token <= budget:
         return context
     fitting = budget // (slots * token)
-    if not fixed and fitting >= LEAST_CONTEXT:
+    if not fixed and fitting >= MIN_CONTEXT_LENGTH:
         logger.warning(
             "max_model_len is %d, not the model's %d: a KV cache for %d sequences of that length "
             "needs %.1f GiB, and %.1f GiB may be used",
-            *(fitting, context, slots, slots * context * token / GIB, budget / GIB),
+            fitting,
+            context,
+            slots,
+            slots * context * token / GIB,
+            budget / GIB,
         )
         return fitting
-    wanted = context if fixed else LEAST_CONTEXT
+    wanted = context if fixed else MIN_CONTEXT_LENGTH
     fewer = budget // (wanted * token)
     options = [f"max_num_seqs {fewer}"] if fewer else []
     options += [f"max_model_len {fitting}"] if fitting else []
@@ -53,8 +59,11 @@ def plan_context(
 
 
 def memory_budget(device: torch.device, utilization: float) -> int:
-    """Bytes that a KV cache may take: of a GPU, ``utilization`` of the whole less what is in use;
-    of a computer, ``utilization`` of what is available to this process."""
+    """Return the bytes that a KV cache may take.
+
+    On a GPU it is ``utilization`` of the total memory, less what is in use; on a CPU it is
+    ``utilization`` of the memory that is available to this process.
+    """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return max(0, int(utilization * total) - (total - free))

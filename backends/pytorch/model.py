@@ -32,12 +32,16 @@ allow_control_tokens  ``true``: the spelling of a control token in a chat messag
 
 from __future__ import annotations
 
+from backends.contract import parameters as keys
 from backends.engine import Engine
 from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
+    """The model class that Triton loads."""
+
     def create_engine(self, options: ModelOptions) -> Engine:
+        """Load the model. Raises ValueError, which names the parameter, or OSError."""
         # Imported late: Triton also imports this module just to complete a configuration.
         from transformers.utils.logging import disable_progress_bar
 
@@ -49,8 +53,10 @@ class TritonPythonModel(ServedModel):
         load_options = LoadOptions.of(options.model, parameters)
         return PyTorchEngine(
             lambda: load(load_options),
-            max_queue_size=int(parameters.get("max_queue_size", "256")),
-            prefill_chunk_tokens=int(parameters.get("prefill_chunk_tokens", "0")),
-            num_threads=int(parameters.get("num_threads", "0")),
+            max_queue_size=int(parameters.get(keys.MAX_QUEUE_SIZE, keys.DEFAULT_MAX_QUEUE_SIZE)),
+            prefill_chunk_tokens=int(
+                parameters.get(keys.PREFILL_CHUNK_TOKENS, keys.DEFAULT_PREFILL_CHUNK_TOKENS)
+            ),
+            num_threads=int(parameters.get(keys.NUM_THREADS, keys.DEFAULT_NUM_THREADS)),
             tokenizer_json=self.tokenizer.to_json,
         )

@@ -15,11 +15,11 @@ from transformers.masking_utils import causal_mask_function
 
 from backends.batching.runner import Segment
 from backends.pytorch.attention import Attention
-from backends.pytorch.slots import MaskFunction, seen
+from backends.pytorch.slots import MaskFunction, visible_keys
 
-HOLES = 512
-"""Idle cache positions that a batched decode may read to join two groups of neighbours: reading
-them costs less than a second call."""
+MAX_GAP_POSITIONS = 512
+"""Idle cache positions that a batched decode may read to join two groups of neighbouring slots:
+reading them costs less than a second call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +28,33 @@ class _Neighbours:
 
     low: int
     high: int
-    length: int  # keys to look at
-    tokens: slice  # in the packed row
+    length: int  # the number of keys to read of each slot
+    tokens: slice  # the group's part of the packed row
     rows: Tensor | None  # slot minus ``low`` of each token; None: no slot is idle
-    positions: Tensor  # INT64 [high - low]: of each slot's token
+    positions: Tensor  # INT64 [high - low]: the position of each slot's token, 0 for idle slots
 
 
 @dataclass(frozen=True, slots=True)
 class _Masks:
-    """Of a step, for one kind of layer; None: nothing of what comes before is masked."""
+    """The masks of a step for one kind of layer. None: nothing before the query is masked."""
 
-    neighbours: list[Tensor | None]
-    chunks: list[Tensor | None]
+    neighbours: list[Tensor | None]  # BOOL [slots of the group, 1, 1, keys] each
+    chunks: list[Tensor | None]  # BOOL [1, 1, tokens of the chunk, keys] each
 
 
 @dataclass(slots=True)
 class PackedStep:
-    """Implements `Step`. ``segments``: decodes by ascending slot, then chunks."""
+    """A `CacheStep` over the tokens of any slots: decodes by ascending slot, then chunks."""
 
-    decodes: int
+    decodes: int  # the number of segments of one token
     slots: Tensor  # INT64 [decodes]
     positions: Tensor  # INT64 [tokens]
     neighbours: list[_Neighbours]
-    chunks: list[tuple[slice, Segment]]
+    chunks: list[tuple[slice, Segment]]  # with the chunk's part of the packed row
 
     @classmethod
     def plan(cls, segments: Sequence[Segment], device: torch.device) -> PackedStep:
+        """Return the step that computes ``segments``: decodes by ascending slot, then chunks."""
         decodes = sum(s.length == 1 for s in segments)
         positions = torch.cat(
             [
@@ -74,12 +75,15 @@ class PackedStep:
         )
 
     def store(self, buffer: Tensor, states: Tensor) -> None:
+        """Write the keys or values of the step's tokens into a layer's buffer."""
         if n := self.decodes:
             buffer[self.slots, :, self.positions[:n]] = states[:, :n].transpose(0, 1)
         for tokens, segment in self.chunks:
             buffer[segment.slot, :, segment.start : segment.end] = states[:, tokens]
 
     def mask(self, function: MaskFunction, window: int | None) -> _Masks:
+        """Return the masks of the step for one kind of layer."""
+
         def sees_all(end: int) -> bool:
             return function is causal_mask_function or (window is not None and end <= window)
 
@@ -87,13 +91,13 @@ class PackedStep:
             [
                 None
                 if group.high - group.low == 1 and sees_all(group.length)
-                else seen(function, group.positions[:, None], group.length)
+                else visible_keys(function, group.positions[:, None], group.length)
                 for group in self.neighbours
             ],
             [
                 None
                 if segment.start == 0 and sees_all(segment.end)
-                else seen(function, self.positions[None, tokens], segment.end)
+                else visible_keys(function, self.positions[None, tokens], segment.end)
                 for tokens, segment in self.chunks
             ],
         )
@@ -101,6 +105,7 @@ class PackedStep:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: _Masks, attention: Attention
     ) -> Tensor:
+        """Return the attention of the step's tokens: ``[tokens, heads, value dimension]``."""
         heads, tokens, dim = query.shape
         output = query.new_empty(tokens, heads, value.shape[-1])
         queries = query.transpose(0, 1)
@@ -112,21 +117,22 @@ class PackedStep:
                 q = spread
             k = key[group.low : group.high, :, : group.length]
             v = value[group.low : group.high, :, : group.length]
-            made = attention.of_last(q, k, v, group_mask)
-            output[group.tokens] = made if group.rows is None else made[group.rows]
+            attended = attention.of_last(q, k, v, group_mask)
+            output[group.tokens] = attended if group.rows is None else attended[group.rows]
         for (where, segment), chunk_mask in zip(self.chunks, mask.chunks, strict=True):
             k = key[segment.slot : segment.slot + 1, :, : segment.end]
             v = value[segment.slot : segment.slot + 1, :, : segment.end]
-            made = attention.of_chunk(query[None, :, where], k, v, chunk_mask)
-            output[where] = made[0].transpose(0, 1)
+            attended = attention.of_chunk(query[None, :, where], k, v, chunk_mask)
+            output[where] = attended[0].transpose(0, 1)
         return output
 
 
 def _neighbours(decodes: Sequence[Segment], device: torch.device) -> list[_Neighbours]:
+    """Group decodes of neighbouring slots, across gaps of at most `MAX_GAP_POSITIONS`."""
     groups: list[list[Segment]] = []
     for segment in decodes:
         group = groups[-1] if groups else None
-        if group and (segment.slot - group[-1].slot - 1) * segment.end <= HOLES:
+        if group and (segment.slot - group[-1].slot - 1) * segment.end <= MAX_GAP_POSITIONS:
             group.append(segment)
         else:
             groups.append([segment])

@@ -1,7 +1,8 @@
 """Linear layers whose weights are laid out for the CPU once, at load.
 
-PyTorch's own ``Linear`` hands oneDNN or MKL the plain matrix, which is laid out anew, or read
-badly, in every call. Prepacking is what ``torch.compile``'s freezing does, here without compiling.
+PyTorch's own ``Linear`` passes oneDNN or MKL the plain matrix, which is laid out anew, or read
+inefficiently, in every call. Prepacking is what ``torch.compile``'s freezing does, here without
+compiling.
 On AVX2 (2 cores, 768 x 3072, FP32) it is 1.6 times as fast for 1 row and for 16; on CPUs with
 bfloat16 units it is 2.5 times as fast in BF16.
 """
@@ -19,19 +20,17 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 EXPECTED_ROWS = 16
-"""What the layout is tuned for. More rows are padded to a multiple of it: oneDNN compiles and keeps
-a kernel for every number of rows that it meets."""
+"""The number of rows that the layout is tuned for. More rows are padded to a multiple of it: oneDNN
+compiles and keeps a kernel for every number of rows that it meets."""
 
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest result
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative to the largest result
 
 
 class PackedLinear(nn.Module):
-    """``Linear`` for inference on a CPU, FP32 or BF16; it has no gradient.
-
-    Raises RuntimeError where the CPU cannot do it.
-    """
+    """A ``Linear`` for inference on a CPU, FP32 or BF16. It has no gradient."""
 
     def __init__(self, linear: nn.Linear) -> None:
+        """Pack the weights of ``linear``. Raises RuntimeError if the CPU cannot use them."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().contiguous()
@@ -39,6 +38,7 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return ``[..., out_features]`` for ``input`` ``[..., in_features]``."""
         rows = input.numel() // self.in_features
         if rows <= EXPECTED_ROWS or not rows % EXPECTED_ROWS:
             return self._compute(input)
@@ -54,16 +54,19 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """``Linear`` with INT8 weights, a scale an output channel, and activations quantised as they
-    come. FP32 in and out. Raises RuntimeError where the CPU cannot do it."""
+    """A ``Linear`` with INT8 weights, one scale an output channel.
+
+    Inputs and outputs are FP32; activations are quantised at each call.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
+        """Quantise the weights of ``linear``. Raises RuntimeError if the CPU cannot compute so."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
         scales = weight.abs().amax(1).clamp(min=1e-8).double() / 127
         with warnings.catch_warnings():
-            # PyTorch means to replace quantised tensors, and has no other INT8 kernel for AVX2 yet.
+            # PyTorch has deprecated quantised tensors, but has no other INT8 kernel for AVX2 yet.
             warnings.simplefilter("ignore", UserWarning)
             quantised = torch.quantize_per_channel(
                 weight, scales, torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
@@ -72,15 +75,16 @@ class Int8Linear(nn.Module):
         self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        # 7 bits an activation: the AVX2 kernel adds products in 16 bits, which 8 would overflow.
+        """Return FP32 ``[..., out_features]`` for ``input`` ``[..., in_features]``."""
+        # Activations get 7 bits: the AVX2 kernel adds products in 16 bits, which 8 would overflow.
         result: Tensor = torch.ops.quantized.linear_dynamic(input.float(), self._packed, True)
         return result
 
 
 def replace_linears(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> int:
-    """Put ``make(linear)`` in place of every plain Linear; how many there were.
+    """Replace every plain Linear by ``make(linear)``, and return how many there were.
 
-    The weights of those replaced are freed as it goes.
+    The weights of a layer are freed as soon as it has been replaced.
     """
     count = 0
     for module in list(model.modules()):
@@ -92,7 +96,7 @@ def replace_linears(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) ->
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this CPU packs weights of ``dtype``, and computes with them what Linear computes."""
+    """Return whether this CPU packs weights of ``dtype``, and computes with them as Linear does."""
     if dtype not in _TOLERANCE:
         return False
     generator = torch.Generator().manual_seed(0)

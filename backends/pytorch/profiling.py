@@ -1,6 +1,6 @@
-"""A profiler's trace of one request, with all that the engine computes meanwhile.
+"""A profiler's trace of one request, with everything that the engine computes meanwhile.
 
-The trace is Chrome's JSON, gzipped: chrome://tracing and https://ui.perfetto.dev open it.
+The trace is gzipped JSON in Chrome's format: chrome://tracing and https://ui.perfetto.dev open it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ logger = logging.getLogger(__name__)
 
 
 class Trace:
-    """The sink of the request that is traced. The engine's thread calls `begin` before it computes
-    anything of it, and `finish` once, when the request has left, however it did."""
+    """The sink of the request that is traced.
+
+    The engine's thread calls `begin` before it computes anything of the request, and `finish` once,
+    when the request has ended.
+    """
 
     def __init__(self, done: Callable[[bytes | EngineError], None]) -> None:
+        """Create a sink; ``done`` is called once, with the gzipped trace or an error."""
         self._done = done
         self._profiler: profile | None = None
         self._error: EngineError | None = None
 
     def put(self, token: Token, finish_reason: FinishReason | None) -> None:
-        pass  # what is generated is of no interest here
+        """Ignore the token: only the trace is of interest."""
 
     def fail(self, error: EngineError) -> None:
+        """Keep the error for `finish`."""
         self._error = error
 
     def begin(self) -> None:
+        """Start the profiler."""
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
@@ -44,6 +50,7 @@ class Trace:
         self._profiler.start()
 
     def finish(self) -> None:
+        """Stop the profiler, and pass on the trace, or the error of the request."""
         if self._profiler is not None:
             self._profiler.stop()
         if self._error is not None or self._profiler is None:

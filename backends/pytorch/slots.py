@@ -2,11 +2,11 @@
 
 A *slot* is a row of the buffers and holds one sequence. A forward pass computes a *step*: tokens of
 several slots, packed one behind the other into a single row ``[1, tokens]``. Everything but
-attention treats the tokens alike; attention looks only at the token's own slot. What a step stores,
-and what its tokens look at, is the step's own: `backends.pytorch.packed.PackedStep` has tokens of
-any slots, `backends.pytorch.static_decode.StaticStep` has static shapes.
+attention treats the tokens alike; attention reads only the token's own slot. How keys and values
+are stored and read is up to the step: `backends.pytorch.packed.PackedStep` has tokens of any slots,
+`backends.pytorch.static_decode.StaticStep` has static shapes.
 
-It plugs into unmodified transformers models through their `AttentionInterface`,
+Unmodified transformers models use the cache through transformers' `AttentionInterface`,
 `AttentionMaskInterface` and `Cache`.
 """
 
@@ -31,16 +31,22 @@ MaskFunction: TypeAlias = Callable[..., Tensor]
 """``(batch, head, query position, key position) -> BOOL``, by broadcasting."""
 
 
-class Step(Protocol):
-    """What one forward pass computes."""
+class CacheStep(Protocol):
+    """The tokens of one forward pass, and how they use the cache."""
 
     def store(self, buffer: Tensor, states: Tensor) -> None:
-        """``states``: ``[heads, tokens, dimension]``, of the step's tokens. ``buffer``:
-        ``[slots, heads, context, dimension]``."""
+        """Write the keys or values of the step's tokens into a layer's buffer.
+
+        ``buffer``: ``[slots, heads, context, dimension]``. ``states``: ``[heads, tokens,
+        dimension]``, of the buffer's datatype.
+        """
 
     def mask(self, function: MaskFunction, window: int | None) -> Any:  # noqa: ANN401
-        """What `attend` needs for one kind of layer: ``function`` says which keys a query sees,
-        those of the last ``window`` positions if it is not None."""
+        """Return the masks of the step for one kind of layer, in the form that `attend` takes.
+
+        ``function``: which keys a query sees. ``window``: None, or how many positions it sees at
+        most, with its own.
+        """
 
     def attend(
         self,
@@ -50,35 +56,40 @@ class Step(Protocol):
         mask: Any,  # noqa: ANN401
         attention: Attention,
     ) -> Tensor:
-        """``query``: ``[heads, tokens, dimension]``; ``key``, ``value``: a layer's whole buffers.
+        """Return the attention of the step's tokens: ``[tokens, heads, value dimension]``.
 
-        Returns ``[tokens, heads, dimension]``.
+        ``query``: ``[heads, tokens, dimension]``; ``key``, ``value``: a layer's whole buffers;
+        ``mask``: from `mask`, for layers of this kind.
         """
 
 
-class _Thread(threading.local):
-    step: Step
+class _Current(threading.local):
+    step: CacheStep
 
 
-_thread = _Thread()
+_current = _Current()
 
 
-def begin(step: Step) -> None:
-    """This thread's next forward pass computes ``step``: transformers asks for masks, and calls
-    attention, without a way to pass it on."""
-    _thread.step = step
+def set_current_step(step: CacheStep) -> None:
+    """Make ``step`` the one that this thread's next forward pass computes.
+
+    Transformers has no argument by which it would reach the mask and attention functions.
+    """
+    _current.step = step
 
 
-def seen(function: MaskFunction, queries: Tensor, keys: int) -> Tensor:
-    """Which of the first ``keys`` positions each query sees. ``queries``: INT64 positions
-    ``[n, queries]``. Returns BOOL ``[n, 1, queries, keys]``."""
+def visible_keys(function: MaskFunction, queries: Tensor, keys: int) -> Tensor:
+    """Return which of the first ``keys`` positions each query sees: BOOL ``[n, 1, queries, keys]``.
+
+    ``queries``: the positions of the queries, INT64 ``[n, queries]``.
+    """
     zero = torch.zeros((), dtype=torch.int64, device=queries.device)
     positions = torch.arange(keys, device=queries.device)
     return function(zero, zero, queries[:, None, :, None], positions[None, None, None])
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values: ``[slots, heads, context, head dimension]`` each."""
+    """The keys and values of one layer: ``[slots, heads, context, head dimension]`` each."""
 
     is_sliding = False
 
@@ -90,35 +101,43 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """Store what a step has computed. ``key_states``: ``[1, heads, tokens, dimension]``."""
+        """Store the keys and values of the current step, and return the whole buffers.
+
+        ``key_states``, ``value_states``: ``[1, heads, tokens, dimension]``.
+        """
         assert self.keys is not None
         assert self.values is not None
-        step = _thread.step
-        # Autocast makes keys and values of another datatype.
+        step = _current.step
+        # With autocast, keys and values have another datatype than the buffers.
         step.store(self.keys, key_states[0].to(self.keys.dtype))
         step.store(self.values, value_states[0].to(self.values.dtype))
         return self.keys, self.values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Raise NotImplementedError: there is nothing to initialise."""
         raise NotImplementedError("a slot cache has its buffers from the start")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0  # the masks are made from the step instead
+        """Return ``(query_length, 0)``. The masks depend on the step instead."""
+        return query_length, 0
 
     def get_query_offset(self) -> int:
+        """Return 0. The positions are the step's."""
         return 0
 
     def get_seq_length(self) -> int:
+        """Return 0. The lengths are the step's."""
         return 0
 
     def get_max_length(self) -> int:
+        """Return the number of positions of a slot."""
         assert self.keys is not None
         return self.keys.shape[2]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer keeps of a token."""
+    """The keys and values that one layer caches for a token."""
 
     heads: int
     key_dim: int
@@ -127,11 +146,12 @@ class LayerShape:
 
     @property
     def bytes_per_token(self) -> int:
+        """Return the size of a token's keys and values."""
         return self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """The cache that a model gets as ``cache``."""
+    """The KV cache of a model, which its ``forward`` takes as ``cache``."""
 
     def __init__(
         self,
@@ -142,12 +162,15 @@ class SlotCache(Cache):  # type: ignore[misc]
         *,
         scratch: int = 0,
     ) -> None:
-        """``scratch``: positions of each slot behind ``context``, which hold no sequence's keys and
-        which no query sees."""
+        """Allocate the buffers, one of keys and one of values a layer.
+
+        ``scratch``: positions of each slot behind ``context``, which belong to no sequence and
+        which no query sees.
+        """
         self.context = context
 
         def buffer(heads: int, dim: int, dtype: torch.dtype) -> Tensor:
-            # Zeros: a masked key may be anything but NaN, which a weight of 0 does not silence.
+            # Zeros, because a masked key may be anything but NaN: 0 times NaN is NaN.
             return torch.zeros(slots, heads, context + scratch, dim, dtype=dtype, device=device)
 
         layers: list[Any] = [
@@ -160,7 +183,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         super().__init__(layers=layers)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first ``length`` positions of one slot to another."""
+        """Copy the first ``length`` positions of one slot to another."""
         for layer in self.layers:
             for buffer in (layer.keys, layer.values):
                 buffer[target, :, :length] = buffer[source, :, :length]
@@ -172,8 +195,11 @@ def _mask(
     local_size: int | None = None,
     **_: object,
 ) -> Any:  # noqa: ANN401
-    """Takes the place of ``sdpa_mask``; the model hands the result on to `_attention`."""
-    return _thread.step.mask(mask_function, local_size)
+    """Return the masks of the current step; the model passes them to `_attention`.
+
+    It is called in the place of transformers' ``sdpa_mask``.
+    """
+    return _current.step.mask(mask_function, local_size)
 
 
 def _attention(
@@ -187,12 +213,12 @@ def _attention(
     s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """``query``: ``[1, heads, tokens, dimension]``; ``key``, ``value``: a layer's whole buffers.
+    """Return the attention of the current step: ``[1, tokens, heads, value dimension]``.
 
-    Returns ``[1, tokens, heads, dimension]``.
+    ``query``: ``[1, heads, tokens, dimension]``; ``key``, ``value``: a layer's whole buffers.
     """
     attention = Attention(scaling, softcap, s_aux)
-    return _thread.step.attend(query[0], key, value, attention_mask, attention)[None], None
+    return _current.step.attend(query[0], key, value, attention_mask, attention)[None], None
 
 
 AttentionInterface.register(ATTENTION, _attention)

@@ -1,6 +1,6 @@
-"""Checkpoints of transformers, without running what they may bring along.
+"""Checkpoints of transformers, read without running code that they may contain.
 
-``pytorch_model.bin`` is a pickle: a program, whose author is whoever made the checkpoint.
+``pytorch_model.bin`` is a pickle: a program, written by whoever wrote the checkpoint.
 https://docs.python.org/3/library/pickle.html
 """
 
@@ -18,9 +18,10 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class PickledWeights(ValueError):
-    """Weights in a pickle, which nobody has allowed."""
+    """The weights are in a pickle, and reading pickles is not allowed."""
 
     def __init__(self, model: str, allowing: str) -> None:
+        """Create the error; ``allowing`` is the setting that would allow it."""
         found = sorted(p.name for pattern in PICKLES for p in Path(model).glob(pattern))
         named = f" ({', '.join(found[:3])})" if found else ""
         super().__init__(
@@ -37,19 +38,21 @@ def from_pretrained(
     allowing: str = "allow_pickle_weights",
     **options: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
-    """What ``model_class.from_pretrained(model)`` gives. ``allowing``: what the user would set.
+    """Return ``model_class.from_pretrained(model)``, from safetensors files alone.
+
+    ``allow_pickle``: also from pickles. ``allowing``: the setting that the error names.
 
     Raises `PickledWeights`, and transformers' own errors.
     """
     if allow_pickle:
         return model_class.from_pretrained(model, **options)
-    # Else transformers asks a converter for a pull request on the hub, and takes weights from that.
+    # Otherwise transformers requests a conversion on the hub, and reads the weights of that.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
     try:
         with _no_unpickling(PickledWeights(model, allowing)):
             return model_class.from_pretrained(model, use_safetensors=True, **options)
     except OSError as error:
-        # A folder or a hub's model that has neither kind is told of in transformers' words.
+        # If there are neither safetensors files nor pickles, transformers' own error says so.
         if "safetensors" not in str(error) or (Path(model).is_dir() and not _pickles(model)):
             raise
         raise PickledWeights(model, allowing) from None
@@ -61,7 +64,7 @@ def _pickles(model: str) -> bool:
 
 @contextmanager
 def _no_unpickling(refusal: PickledWeights) -> Iterator[None]:
-    """Also where an index of safetensors files, or an adapter, names a pickle."""
+    """Raise ``refusal`` when a pickle is read: an index of safetensors files may name one, too."""
 
     def refuse(*_: object, **__: object) -> None:
         raise refusal

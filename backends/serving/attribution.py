@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import json
 
+from backends.contract import names
 from backends.contract.errors import EngineError, InvalidField
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
 from backends.engine import Attribution, Engine, EngineRequest, Token
 from backends.serving.responder import Call
-from backends.text.tokenizer import Tokenizer
+from backends.tokenizer import Tokenizer
 
-GENERATED_TOKENS = 64
-"""A target that is generated has no more."""
+MAX_GENERATED_TOKENS = 64
+"""Of a target that is generated."""
 
 
 class AttributionRequest:
-    """One request; a target that is not given is generated first. It is its own engine sink."""
+    """A request, and its own engine sink: a target that is not given is generated first."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> None:
         self._engine = engine
@@ -35,40 +36,42 @@ class AttributionRequest:
         self._limit = min(engine.attribution_length, engine.context_length - 1)
 
     def start(self, prompt: str | None, target: str | None) -> None:
-        """The call is answered later, if this raises nothing. Raises `InvalidField`, `Overloaded`,
-        and `Cancelled` where nobody waits for the answer."""
+        """Begin; the call is answered later if this raises nothing.
+
+        Raises `InvalidField`, `Overloaded`, and `Cancelled` if nobody waits for the answer.
+        """
         if not prompt:
-            raise InvalidField("text_input", "must be given for attributions, and not be empty")
+            raise InvalidField(names.TEXT_INPUT, "must be given for attributions, and not be empty")
         if target == "":
-            raise InvalidField("target", "must not be empty")
+            raise InvalidField(names.TARGET, "must not be empty")
         if not self._limit:
             raise InvalidField(
-                "text_input", "cannot have attributions: this engine has no gradients"
+                names.TEXT_INPUT, "cannot have attributions: this engine has no gradients"
             )
-        self._check_length("text_input", prompt)
-        self._check_length("target", target or "")
+        self._check_length(names.TEXT_INPUT, prompt)
+        self._check_length(names.TARGET, target or "")
         self._prompt_ids = self._tokenizer.encode(prompt)
         if not 0 < len(self._prompt_ids) < self._limit:
             raise InvalidField(
-                "text_input",
+                names.TEXT_INPUT,
                 f"must have from 1 to {self._limit - 1} tokens for attributions, "
                 f"not {len(self._prompt_ids)}",
             )
         self._call.raise_if_left()
         left = self._limit - len(self._prompt_ids)
         if target is None:
-            sampling = SamplingParameters(max_tokens=min(GENERATED_TOKENS, left), temperature=0)
+            sampling = SamplingParameters(max_tokens=min(MAX_GENERATED_TOKENS, left), temperature=0)
             self._generation = EngineRequest(self._prompt_ids, sampling, self)
             self._engine.submit(self._generation)
             return
         self._target_ids = self._tokenizer.encode_continuation(target)
         if len(self._target_ids) > left:
-            raise InvalidField("target", f"must have at most {left} tokens")
+            raise InvalidField(names.TARGET, f"must have at most {left} tokens")
         self._call.raise_if_left()
         self._engine.attribute(self._prompt_ids, self._target_ids, self._done)
 
     def _check_length(self, field: str, text: str) -> None:
-        """Of what must have too many tokens for its length alone."""
+        """Raise `InvalidField` for a text that has too many tokens for its length alone."""
         rate = self._tokenizer.characters_per_token
         if rate is not None and len(text) > self._limit * rate:
             raise InvalidField(

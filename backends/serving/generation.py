@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from backends.contract import names
 from backends.contract.errors import EngineError
 from backends.contract.requests import GenerationRequest
 from backends.contract.responses import (
@@ -25,9 +26,9 @@ from backends.contract.responses import (
 from backends.engine import EngineRequest, Token
 from backends.serving.prompt import Prompt
 from backends.serving.responder import Call, Responder, response
-from backends.text.detokenizer import Detokenizer, Verbatim
+from backends.text.detokenizer import Detokenizer, RawDecoder
 from backends.text.stop_strings import StopMatcher
-from backends.text.tokenizer import Tokenizer
+from backends.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,10 @@ stop strings or ids each one is, as it may be the last.)"""
 
 
 class Generation(Call):
-    """One request between the engine, which puts tokens, and its response sender. It is accepted
-    first, and `begin` is called when its prompt has been read."""
+    """A request between the engine, which puts tokens, and its response sender.
+
+    It is accepted first, and `begin` is called when its prompt has been read.
+    """
 
     engine_request: EngineRequest
 
@@ -52,7 +55,7 @@ class Generation(Call):
         tokenizer: Tokenizer,
         run_apart: Callable[[Callable[[], None]], None],
     ) -> None:
-        """``run_apart``: in another thread, what would hold up the responses of others."""
+        """Accept a request. ``run_apart`` runs work in another thread, which would delay others."""
         super().__init__(request_id, sender, responder)
         self._tokenizer = tokenizer
         self._run_apart = run_apart
@@ -65,7 +68,7 @@ class Generation(Call):
         sampling = request.sampling
         self._request = request
         self._skips_special_tokens = sampling.skip_special_tokens
-        decoder = self._tokenizer if self._skips_special_tokens else Verbatim(self._tokenizer)
+        decoder = self._tokenizer if self._skips_special_tokens else RawDecoder(self._tokenizer)
         self._detokenizer = Detokenizer(decoder, prompt.ids)
         self._stops = StopMatcher(sampling.stop, include=sampling.include_stop_str_in_output)
         self._tokens = self._characters = 0  # of the answer, before any stop string is cut off
@@ -136,7 +139,7 @@ class Generation(Call):
         self.check_cancelled(CANCEL_CHECK_SECONDS)
 
     def _add_apart(self, token: Token, finish_reason: FinishReason | None) -> None:
-        """The first token, where the prompt's log probabilities come with it: there may be many."""
+        """Add the first token in another thread: the prompt's log probabilities come with it."""
 
         def add() -> None:
             try:
@@ -171,13 +174,13 @@ class Generation(Call):
         chunk.finish_reason = "stop" if stopped else finish_reason
 
     def _push(self, text: str) -> tuple[str, bool]:
-        """A token's text: what may go out, and whether a stop string has ended it."""
+        """Return what may be sent after a token's text, and whether a stop string has ended it."""
         self._tokens += 1
         self._characters += len(text)
         return self._stops.push(text, stops=self._tokens > self._request.sampling.min_tokens)
 
     def _text_of(self, token: Token, finish_reason: FinishReason | None) -> str:
-        """The token that ends an answer is no part of it, though others of its kind may be."""
+        """Return a token's text, but for the token that ends an answer, which is no part of it."""
         sampling = self._request.sampling
         ends = token.id in sampling.stop_token_ids or (
             not self._skips_special_tokens and self._tokenizer.is_special(token.id)
@@ -195,7 +198,7 @@ class Generation(Call):
             self._chunk.logprobs.append(self._logprobs(token))
 
     def _logprobs(self, token: Token) -> list[Logprob]:
-        """The token itself, then its alternatives."""
+        """Return the log probability of the token itself, then those of its alternatives."""
         assert token.logprob is not None
         top = [(id_, p, rank) for rank, (id_, p) in enumerate(token.top, 1) if id_ != token.id]
         return [
@@ -204,7 +207,9 @@ class Generation(Call):
         ]
 
     def _new_chunk(self, text: str | None = "") -> ResponseChunk:
-        wants = "logprobs" in self._request.returns and self._request.sampling.logprobs is not None
+        wants = (
+            names.LOGPROBS in self._request.returns and self._request.sampling.logprobs is not None
+        )
         return ResponseChunk(
             text or "",
             [],
@@ -223,8 +228,10 @@ class Generation(Call):
             self._sender.send(message)
 
     def _send_usage(self) -> None:
-        """End a request that was cancelled by telling what it took: the tokens that were generated
-        and not sent, and the prompt's if it was computed."""
+        """End a cancelled request with its usage.
+
+        That is the tokens that were generated and not sent, and the prompt's if it was computed.
+        """
         chunk = self._chunk
         chunk.text, chunk.finish_reason = "", None
         chunk.token_ids += [item[0].id for item in self._inbox if isinstance(item, tuple)]

@@ -22,25 +22,23 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from backends.contract.errors import Cancelled, EngineError
-from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec, flag, text
+from backends.contract import names
+from backends.contract import parameters as keys
+from backends.contract.errors import EngineError
+from backends.contract.facts import ModelFacts
+from backends.contract.kinds import RequestKind, cancel_id, kind_of
+from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec
 from backends.engine import Engine
 from backends.logs import BoundedFormatter
 from backends.serving.generation import Generation
 from backends.serving.packages import missing_ones_are_named
 from backends.serving.pool import WorkPool
-from backends.serving.reading import ONE_ANSWER, RequestReader
+from backends.serving.reading import READERS, RequestReader
 from backends.serving.responder import Call, Responder, failure, response
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer
+from backends.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_STREAM_INTERVAL_MS = 20
-"""50 events a second: nobody reads faster."""
-
-DEFAULT_SPIN_COUNT = 1000
-"""Long enough for the gaps between the operations of a step, short beside a turn of the scheduler:
-a thread that spins keeps another process's thread, or its own model's, from the core."""
 
 SLOW_LOAD_SECONDS = 100
 """A load that takes longer says in the log, once, where it is: it may hang."""
@@ -48,7 +46,7 @@ SLOW_LOAD_SECONDS = 100
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """What a model's ``config.pbtxt`` says: its name, folder, and ``parameters``."""
+    """The name, folder and ``parameters`` in a model's ``config.pbtxt``."""
 
     name: str
     version_folder: Path
@@ -56,7 +54,7 @@ class ModelOptions:
 
     @classmethod
     def of(cls, args: Mapping[str, str]) -> ModelOptions:
-        """``args``: those of ``initialize``."""
+        """Return the options in the arguments of ``initialize``."""
         parameters = json.loads(args["model_config"])["parameters"]
         return cls(
             args["model_name"],
@@ -66,36 +64,37 @@ class ModelOptions:
 
     @property
     def model(self) -> str:
-        """Weights: a folder beside ``model.py``, a folder anywhere, or a hub id."""
-        value = self.parameters.get("model", "weights")
+        """Return where the weights are: a folder, such as one beside ``model.py``, or a hub id."""
+        value = self.parameters.get(keys.MODEL, keys.DEFAULT_MODEL)
         beside = self.version_folder / value
         return str(beside) if beside.is_dir() else value
 
     @property
     def enable_streaming(self) -> bool:
-        return self.parameters.get("enable_streaming", "true") != "false"
+        return self.parameters.get(keys.ENABLE_STREAMING, "true") != "false"
 
     @property
     def stream_interval(self) -> float:
-        """Seconds."""
-        return int(self.parameters.get("stream_interval_ms", DEFAULT_STREAM_INTERVAL_MS)) / 1e3
+        """Return the time between two responses of a stream, in seconds."""
+        interval = self.parameters.get(keys.STREAM_INTERVAL_MS, keys.DEFAULT_STREAM_INTERVAL_MS)
+        return int(interval) / 1e3
 
     @property
     def allow_control_tokens(self) -> bool:
-        return self.parameters.get("allow_control_tokens", "false") == "true"
+        return self.parameters.get(keys.ALLOW_CONTROL_TOKENS, "false") == "true"
 
     @property
     def spin_count(self) -> int:
-        """How many times a thread without work looks for some before it sleeps."""
-        return int(self.parameters.get("spin_count", DEFAULT_SPIN_COUNT))
+        """Return how many times a thread without work looks for some before it sleeps."""
+        return int(self.parameters.get(keys.SPIN_COUNT, keys.DEFAULT_SPIN_COUNT))
 
     @property
     def served_name(self) -> str:
-        return self.parameters.get("served_model_name", self.name)
+        return self.parameters.get(keys.SERVED_MODEL_NAME, self.name)
 
 
 def set_up_process(options: ModelOptions) -> None:
-    """What a model's process needs before it imports or reads anything."""
+    """Set up what a model's process needs before it imports or reads anything."""
     # Texts are tokenised in a thread of ours, and not in as many more as there are cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # libgomp, whose threads carry out PyTorch's operations, reads this when PyTorch is imported.
@@ -110,7 +109,7 @@ def set_up_process(options: ModelOptions) -> None:
 
 
 def freeze_loaded() -> None:
-    """What is loaded by now stays: walking it in every full collection would stall all requests."""
+    """Exempt what is loaded from garbage collection: each full one would stall all requests."""
     gc.collect()
     gc.freeze()
 
@@ -128,7 +127,7 @@ class ServedModel(ABC):
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
-        """The contract's tensors and policies, so that ``config.pbtxt`` need not repeat them."""
+        """Add the contract's tensors and policies, which ``config.pbtxt`` need not repeat."""
         for spec in INPUTS:
             config.add_input(tensor_config(spec) | {"optional": spec.optional})
         for spec in OUTPUTS:
@@ -157,34 +156,39 @@ class ServedModel(ABC):
         freeze_loaded()
 
     def create_tokenizer(self, options: ModelOptions) -> Tokenizer:
-        return Tokenizer(options.model, allow_control_tokens=options.allow_control_tokens)
+        return HuggingFaceTokenizer(
+            options.model, allow_control_tokens=options.allow_control_tokens
+        )
 
     def execute(self, requests: list[Any]) -> None:
         accept_each(requests, self._accept)
 
     def _accept(self, request: Any, sender: Any) -> None:  # noqa: ANN401
         inputs = input_tensors(request)
-        if flag(inputs, "describe"):
-            return answer(sender, json.dumps(self._describe()).encode())
-        if flag(inputs, "metrics"):
-            return answer(sender, self.engine.metrics().encode())
-        if (request_id := text(inputs, "cancel")) is not None:
-            return answer(sender, str(self.responder.cancel(request_id)).encode())
-        call = self._call(request.request_id(), inputs, sender)
+        kind = kind_of(inputs, default=RequestKind.GENERATE, known=(*AT_ONCE, *READERS))
+        if kind in AT_ONCE:
+            return answer(sender, AT_ONCE[kind](self, inputs).encode())
+        call = self._call(kind, request.request_id(), sender)
         self.responder.add(call)
-        read = partial(self.front.read, call, inputs, request.parameters())
+        read = partial(self.front.read, kind, call, inputs, request.parameters())
         try:
             self.pool.submit(partial(attempt, call, read), size(inputs))
         except EngineError as error:
             call.fail(error)
 
-    def _call(self, request_id: str, inputs: Inputs, sender: Any) -> Call:  # noqa: ANN401
-        if any(flag(inputs, name) for name in ONE_ANSWER):
+    def _call(self, kind: RequestKind, request_id: str, sender: Any) -> Call:  # noqa: ANN401
+        if kind is not RequestKind.GENERATE:
             return Call(request_id, sender, self.responder)
         return Generation(request_id, sender, self.responder, self.tokenizer, self.pool.run_long)
 
-    def _describe(self) -> dict[str, Any]:
-        return self.engine.describe() | {
+    def _metrics(self, inputs: Inputs) -> str:
+        return self.engine.metrics()
+
+    def _cancel(self, inputs: Inputs) -> str:
+        return str(self.responder.cancel(cancel_id(inputs)))
+
+    def _describe(self, inputs: Inputs) -> str:
+        values = self.engine.describe() | {
             "model_name": self.options.served_name,
             "tokenizer_loaded": True,
             "characters_per_token": self.tokenizer.characters_per_token,
@@ -192,8 +196,9 @@ class ServedModel(ABC):
             "chat": self.tokenizer.chat_format.describe()
             | {"keeps_texts": self.tokenizer.keeps_texts},
             "requests": len(self.responder),
-            "restarted_at": self.options.parameters.get("restarted_at"),
+            "restarted_at": self.options.parameters.get(keys.RESTARTED_AT),
         }
+        return ModelFacts.of(values).to_json()
 
     def finalize(self) -> None:
         self.pool.close()
@@ -201,13 +206,21 @@ class ServedModel(ABC):
         self.responder.stop()
 
 
+AT_ONCE: Mapping[RequestKind, Callable[[ServedModel, Inputs], str]] = {
+    RequestKind.DESCRIBE: ServedModel._describe,
+    RequestKind.METRICS: ServedModel._metrics,
+    RequestKind.CANCEL: ServedModel._cancel,
+}
+"""The kinds of requests that Triton's own thread answers."""
+
+
 def input_tensors(request: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
-    """Copies: Triton may use the memory for another request before they are read."""
+    """Return copies of the inputs: Triton may use their memory again before they are read."""
     return {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
 
 
 def size(inputs: Inputs) -> int:
-    """Bytes, of texts and numbers."""
+    """Return how many bytes of texts and numbers there are."""
     return sum(
         sum(map(len, array.reshape(-1))) if array.dtype == np.object_ else array.nbytes
         for array in inputs.values()
@@ -215,18 +228,16 @@ def size(inputs: Inputs) -> int:
 
 
 def attempt(call: Call, work: Callable[[], None]) -> None:
-    """``work`` for a request: what it raises is the request's answer."""
+    """Do the ``work`` for a request, and answer the request with what it raises."""
     try:
         call.raise_if_left()
         work()
-    except Cancelled:
-        pass  # the responder has ended it, or will
     except Exception as error:
         call.fail(as_engine_error(error))
 
 
 def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None:
-    """``accept(request, sender)``: what it raises is the request's answer."""
+    """Call ``accept(request, sender)`` for each request, and answer with what it raises."""
     for request in requests:
         sender = request.get_response_sender()
         try:
@@ -236,7 +247,7 @@ def accept_each(requests: list[Any], accept: Callable[[Any, Any], None]) -> None
 
 
 def as_engine_error(error: Exception) -> EngineError:
-    """One of ours as it is; any other is a defect, which is logged."""
+    """Return an error of ours as it is; log any other, which is a defect, and name its class."""
     if isinstance(error, EngineError):
         return error
     logger.error("a request failed", exc_info=error)
@@ -244,7 +255,7 @@ def as_engine_error(error: Exception) -> EngineError:
 
 
 def answer(sender: Any, body: bytes) -> None:  # noqa: ANN401
-    outputs = [("text_output", np.array([body], np.object_))]
+    outputs = [(names.TEXT_OUTPUT, np.array([body], np.object_))]
     sender.send(response(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 

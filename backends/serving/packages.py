@@ -1,4 +1,4 @@
-"""What a model's Python has to have."""
+"""The packages that a model's Python has to have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backends.contract.errors import EngineError
 
 @contextmanager
 def missing_ones_are_named() -> Iterator[None]:
-    """Raises `EngineError` for a package that is not installed."""
+    """Raise `EngineError`, which names the package, if one is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -18,7 +18,7 @@ from backends.contract.errors import Overloaded
 
 logger = logging.getLogger(__name__)
 
-LONG_BYTES, LONGEST_BYTES = 1 << 14, 1 << 18
+MIN_LONG_BYTES, MIN_LONGEST_BYTES = 1 << 14, 1 << 18
 """From these sizes on, about 10 and 200 ms of work."""
 MAX_WAITING_REQUESTS = 1024
 MAX_WAITING_BYTES = 1 << 26
@@ -32,7 +32,7 @@ Work: TypeAlias = Callable[[], None]
 
 @dataclass
 class _Lane:
-    """One thread and what waits for it."""
+    """A thread and the work that waits for it."""
 
     name: str
     _queue: queue.SimpleQueue[tuple[Work, int] | None] = field(default_factory=queue.SimpleQueue)
@@ -52,7 +52,7 @@ class _Lane:
         self._queue.put((work, size))
 
     def check_room(self, size: int) -> None:
-        """Raises `Overloaded`."""
+        """Raise `Overloaded` if no more of this size, in bytes, may wait."""
         with self._lock:
             full = self._requests and self._bytes + size > MAX_WAITING_BYTES
             if full or self._requests >= MAX_WAITING_REQUESTS:
@@ -77,7 +77,7 @@ class _Lane:
 
 
 class WorkPool:
-    """For any thread."""
+    """A pool of threads, one for each size of text. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._short = _Lane("short-texts")
@@ -85,18 +85,21 @@ class WorkPool:
         self._longest = _Lane("longest-texts")
 
     def submit(self, work: Work, size: int) -> None:
-        """``size``: bytes of text. ``work`` sees to its own failures. Raises `Overloaded`."""
+        """Queue work with so many bytes of text. Raises `Overloaded`.
+
+        ``work`` must handle its own failures.
+        """
         lane = self._short
-        if size >= LONG_BYTES:
-            lane = self._longest if size >= LONGEST_BYTES else self._long
+        if size >= MIN_LONG_BYTES:
+            lane = self._longest if size >= MIN_LONGEST_BYTES else self._long
         lane.check_room(size)
         lane.put(work, size)
 
     def run_long(self, work: Work) -> None:
-        """Work for a request that is running already."""
+        """Queue work for a request that is running already."""
         self._long.put(work, 0)
 
     def close(self) -> None:
-        """What waits is left: the responder ends it."""
+        """End the threads; the responder ends the requests that still wait."""
         for lane in (self._short, self._long, self._longest):
             lane.close()

@@ -8,15 +8,16 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
 from backends.contract.requests import GenerationRequest
 from backends.text.encoding import TooManyTokens
-from backends.text.tokenizer import Tokenizer
+from backends.tokenizer import Tokenizer
 
-KEPT_TOKENS = 1 << 20
+MAX_KEPT_TOKENS = 1 << 20
 """Of prompts that were read last: several answers to one are asked for at once."""
 
-TOKENIZED_CONTEXTS = 4
+MAX_TOKENIZED_CONTEXTS = 4
 """A text that is only tokenised may be longer than the context, but no more often than this."""
 
 Check: TypeAlias = Callable[[], None]
@@ -24,14 +25,14 @@ Check: TypeAlias = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """``in_reasoning``: it ends inside of a block of reasoning."""
+    """A prompt's token ids. ``in_reasoning``: it ends inside of a block of reasoning."""
 
     ids: list[int]
     in_reasoning: bool = False
 
 
 class _TooManyCharacters(Exception):
-    """``rate``: characters that a token stands for at most."""
+    """A text is too long. ``rate``: characters that a token stands for at most."""
 
     def __init__(self, count: int, rate: int) -> None:
         super().__init__(count)
@@ -40,20 +41,25 @@ class _TooManyCharacters(Exception):
 
 
 class PromptReader:
-    """Makes prompts of requests, for any thread. ``check`` is called between two steps, and may
-    raise to end them. Raises `InvalidField`."""
+    """A reader of requests' prompts, for any thread. Its methods raise `InvalidField`.
+
+    ``check`` is called between two steps, and may raise to end them.
+    """
 
     def __init__(self, tokenizer: Tokenizer, context_length: int, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._context_length = context_length
-        self.tokenize_length = TOKENIZED_CONTEXTS * context_length
+        self.tokenize_length = MAX_TOKENIZED_CONTEXTS * context_length
         self._vocab_size = vocab_size
         self._kept: OrderedDict[Hashable, Prompt] = OrderedDict()
         self._kept_tokens = 0
         self._lock = threading.Lock()
 
     def read(self, key: Hashable, request: GenerationRequest, check: Check) -> Prompt:
-        """``key``: equal for requests with equal prompts. Raises `ContextExceeded` too."""
+        """Return a prompt that fits into the context. Raises `ContextExceeded`.
+
+        ``key`` is equal for requests with equal prompts.
+        """
         if (known := self._known(key)) is not None:
             return known
         context, field = self._context_length, request.prompt_input
@@ -69,7 +75,7 @@ class PromptReader:
         return prompt
 
     def read_to_tokenize(self, request: GenerationRequest, check: Check) -> Prompt:
-        """As `read`, of a prompt that need not fit into the context."""
+        """Return a prompt that need not fit into the context."""
         most, field = self.tokenize_length, request.prompt_input
         try:
             return self._read(request, most, check)
@@ -80,7 +86,7 @@ class PromptReader:
         raise InvalidField(field, problem)
 
     def _read(self, request: GenerationRequest, most: int, check: Check) -> Prompt:
-        """``most``: tokens. A text that must have more is refused for its length alone."""
+        """Return a prompt of at most ``most`` tokens; refuse a text that is too long unread."""
         if request.prompt_token_ids is not None:
             ids = self._checked_ids(request.prompt_token_ids, most)
             return Prompt(ids, request.in_reasoning)
@@ -101,7 +107,7 @@ class PromptReader:
             raise TooManyTokens(len(ids))
         if any(not 0 <= id_ < self._vocab_size for id_ in ids):
             raise InvalidField(
-                "prompt_token_ids", f"must hold token ids from 0 to {self._vocab_size - 1}"
+                names.PROMPT_TOKEN_IDS, f"must hold token ids from 0 to {self._vocab_size - 1}"
             )
         return list(ids)
 
@@ -121,6 +127,6 @@ class PromptReader:
             if key not in self._kept:
                 self._kept[key] = prompt
                 self._kept_tokens += len(prompt.ids)
-            while self._kept_tokens > KEPT_TOKENS:
+            while self._kept_tokens > MAX_KEPT_TOKENS:
                 _, dropped = self._kept.popitem(last=False)
                 self._kept_tokens -= len(dropped.ids)

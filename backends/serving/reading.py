@@ -1,4 +1,4 @@
-"""What stands in front of an engine: a request's tensors become work for it.
+"""The front of an engine: a request's tensors become work for it.
 
 It is called in threads of a pool, and looks between its steps whether anybody still waits.
 """
@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
+from backends.contract.kinds import RequestKind
 from backends.contract.requests import GenerationRequest, decode_request
-from backends.contract.tensors import Inputs, flag, text
+from backends.contract.tensors import Inputs, text
 from backends.engine import Engine
 from backends.serving.attribution import AttributionRequest
 from backends.serving.generation import Generation
-from backends.serving.prompt import PromptReader
+from backends.serving.prompt import Prompt, PromptReader
 from backends.serving.responder import Call
 from backends.text.offsets import token_offsets
-from backends.text.tokenizer import Tokenizer
-
-ONE_ANSWER = ("attributions", "tokenize", "detokenize", "tokenizer_info", "profile")
-"""Inputs that ask for something else than a generation."""
+from backends.tokenizer import Tokenizer
 
 _PROMPT_INPUTS = (
-    *("text_input", "messages", "prompt_token_ids", "in_reasoning", "tools"),
-    *("chat_template_options", "add_special_tokens"),
+    *(names.TEXT_INPUT, names.MESSAGES, names.PROMPT_TOKEN_IDS, names.IN_REASONING, names.TOOLS),
+    *(names.CHAT_TEMPLATE_OPTIONS, names.ADD_SPECIAL_TOKENS),
 )
 
 
 class RequestReader:
+    """A reader of one model's requests."""
+
     def __init__(self, engine: Engine, tokenizer: Tokenizer, enable_streaming: bool) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -38,46 +41,70 @@ class RequestReader:
         self._prompts = PromptReader(tokenizer, engine.context_length, engine.vocab_size)
         self.tokenize_length = self._prompts.tokenize_length
 
-    def read(self, call: Call, inputs: Inputs, parameters: str) -> None:
-        """Answers the call, or submits it to the engine. Raises `EngineError`; `Cancelled` where
-        the call was left meanwhile. ``parameters``: as `decode_request` takes them."""
-        if flag(inputs, "attributions"):
-            attribution = AttributionRequest(self._engine, self._tokenizer, call)
-            return attribution.start(text(inputs, "text_input"), text(inputs, "target"))
-        if flag(inputs, "tokenizer_info"):
-            info = self._tokenizer.info() | {"model_max_length": self._engine.context_length}
-            return call.answer_text(json.dumps(info).encode())
-        request = decode_request(inputs, parameters)
-        call.raise_if_left()
-        if flag(inputs, "tokenize"):
-            return self._tokenize(call, inputs, request)
-        if flag(inputs, "detokenize"):
-            ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
-            text_ = self._tokenizer.decode(ids, skip_special_tokens=False)
-            return call.answer_text(text_.encode())
-        self._check_parameters(request)
-        prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
-        self._check_fits(request, prompt.ids)
-        call.raise_if_left()
-        if flag(inputs, "profile"):
-            return self._engine.trace(prompt.ids, request.sampling, call.settle)
+    def read(self, kind: RequestKind, call: Call, inputs: Inputs, parameters: str) -> None:
+        """Answer the call, or submit it to the engine.
+
+        Raises `EngineError`; `Cancelled` where the call was left meanwhile.
+
+        ``kind``: one of those in `READERS`. ``parameters``: as `decode_request` takes them.
+        """
+        READERS[kind](self, call, inputs, parameters)
+
+    def _generate(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request, prompt = self._read_generation(call, inputs, parameters)
         assert isinstance(call, Generation)
         submitted = call.begin(request, prompt)
         self._engine.submit(submitted)
         submitted.cancelled |= call.left
 
-    def _tokenize(self, call: Call, inputs: Inputs, request: GenerationRequest) -> None:
-        if "prompt_token_ids" not in request.returns:
+    def _profile(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request, prompt = self._read_generation(call, inputs, parameters)
+        self._engine.trace(prompt.ids, request.sampling, call.settle)
+
+    def _read_generation(
+        self, call: Call, inputs: Inputs, parameters: str
+    ) -> tuple[GenerationRequest, Prompt]:
+        request = self._decode(call, inputs, parameters)
+        self._check_parameters(request)
+        prompt = self._read_prompt(call, inputs, request)
+        call.raise_if_left()
+        return request, prompt
+
+    def _attribute(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        attribution = AttributionRequest(self._engine, self._tokenizer, call)
+        attribution.start(text(inputs, names.TEXT_INPUT), text(inputs, names.TARGET))
+
+    def _tokenizer_info(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        info = self._tokenizer.info() | {"model_max_length": self._engine.context_length}
+        call.answer_text(json.dumps(info).encode())
+
+    def _detokenize(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request = self._decode(call, inputs, parameters)
+        ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
+        call.answer_text(self._tokenizer.decode(ids, skip_special_tokens=False).encode())
+
+    def _tokenize(self, call: Call, inputs: Inputs, parameters: str) -> None:
+        request = self._decode(call, inputs, parameters)
+        if names.PROMPT_TOKEN_IDS not in request.returns:
             ids = self._prompts.read_to_tokenize(request, call.raise_if_left).ids
             return call.answer_text(self._tokenized(request, ids))
-        prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
-        self._check_fits(request, prompt.ids)
+        prompt = self._read_prompt(call, inputs, request)
         call.answer(
             [
-                ("prompt_token_ids", np.array(prompt.ids, np.int32)),
-                ("in_reasoning", np.array([prompt.in_reasoning])),
+                (names.PROMPT_TOKEN_IDS, np.array(prompt.ids, np.int32)),
+                (names.IN_REASONING, np.array([prompt.in_reasoning])),
             ]
         )
+
+    def _decode(self, call: Call, inputs: Inputs, parameters: str) -> GenerationRequest:
+        request = decode_request(inputs, parameters)
+        call.raise_if_left()
+        return request
+
+    def _read_prompt(self, call: Call, inputs: Inputs, request: GenerationRequest) -> Prompt:
+        prompt = self._prompts.read(_key(inputs), request, call.raise_if_left)
+        self._check_fits(request, prompt.ids)
+        return prompt
 
     def _tokenized(self, request: GenerationRequest, ids: list[int]) -> bytes:
         body = {
@@ -85,22 +112,22 @@ class RequestReader:
             "tokens": [self._tokenizer.name(id_) for id_ in ids],
             "texts": [self._tokenizer.token(id_)[0] for id_ in ids],
         }
-        if "text_offsets" in request.returns:
+        if names.TEXT_OFFSETS in request.returns:
             body["text_offsets"] = self._prompt_offsets(request, ids)
         return json.dumps(body).encode()
 
     def _prompt_offsets(self, request: GenerationRequest, ids: list[int]) -> list[int]:
-        """In the text that was given, or else in that of the ids with their special tokens."""
+        """Return the offsets in the text that was given, or else in that of the ids."""
         if request.prompt is None:
             return token_offsets(self._tokenizer, ids)
         special = request.add_special_tokens is not False
         return self._tokenizer.text_offsets(request.prompt, add_special_tokens=special)
 
     def _check_parameters(self, request: GenerationRequest) -> None:
-        """What needs no look at the prompt."""
+        """Raise `InvalidField` for what is wrong whatever the prompt is."""
         sampling, context = request.sampling, self._engine.context_length
         if request.stream and not self._enable_streaming:
-            raise InvalidField("stream", "must be false: this model's answers come whole")
+            raise InvalidField(names.STREAM, "must be false: this model's answers come whole")
         if sampling.max_tokens > context:
             raise ContextExceeded(
                 "max_tokens",
@@ -130,13 +157,26 @@ class RequestReader:
         vocabulary = self._engine.vocab_size
         if len(resumed) >= left or any(not 0 <= id_ < vocabulary for id_ in resumed):
             raise InvalidField(
-                "resume_token_ids",
+                names.RESUME_TOKEN_IDS,
                 f"must hold fewer than {left} ids, each from 0 to {vocabulary - 1}",
             )
 
 
+Read: TypeAlias = Callable[[RequestReader, Call, Inputs, str], None]
+
+READERS: Mapping[RequestKind, Read] = {
+    RequestKind.GENERATE: RequestReader._generate,
+    RequestKind.TOKENIZE: RequestReader._tokenize,
+    RequestKind.DETOKENIZE: RequestReader._detokenize,
+    RequestKind.TOKENIZER_INFO: RequestReader._tokenizer_info,
+    RequestKind.ATTRIBUTIONS: RequestReader._attribute,
+    RequestKind.PROFILE: RequestReader._profile,
+}
+"""The kinds of requests that are read in a thread of the pool."""
+
+
 def _key(inputs: Inputs) -> bytes:
-    """Equal where prompts are."""
+    """Return a key that is equal where prompts are."""
     digest = hashlib.sha256()
     for name in _PROMPT_INPUTS:
         if (array := inputs.get(name)) is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from backends.contract import names
 from backends.contract.errors import Cancelled, EngineError, ShuttingDown
 
 logger = logging.getLogger(__name__)
@@ -23,15 +24,17 @@ Outputs: TypeAlias = Sequence[tuple[str, NDArray[Any]]]
 """Tensors by name."""
 
 CANCEL_SCAN_SECONDS = 0.05
-"""Requests that send no tokens (in preparation, queued, in prefill, not streamed) are asked this
-often whether their client has left, ..."""
+"""Requests that send no tokens (in preparation, queued, in prefill, not streamed) are checked this
+often for a client that has left, ..."""
 CANCEL_SCAN_REQUESTS = 16
-"""... this many of them at a time, in turn: a crowd's questions must not hold up its tokens."""
+"""... this many of them at a time, in turn: checks of very many must not delay their tokens."""
 
 
 class Call:
-    """One request that Triton waits for. It is answered once, by the responder's thread alone;
-    all other methods are for any thread."""
+    """A request that Triton waits for.
+
+    It is answered once, by the responder's thread alone; its other methods are for any thread.
+    """
 
     def __init__(self, request_id: str, sender: Any, responder: Responder) -> None:  # noqa: ANN401
         self.request_id = request_id
@@ -45,29 +48,28 @@ class Call:
 
     @property
     def left(self) -> bool:
-        """Nobody waits for an answer any more."""
+        """Return whether nobody waits for an answer any more."""
         return self.cancelled or self.closed
 
     def raise_if_left(self) -> None:
-        """Raises `Cancelled`. Asked between two steps of work that an abandoned request is not
-        worth."""
+        """Raise `Cancelled` if nobody waits for an answer: between two steps of long work."""
         if self.left:
             raise Cancelled("the request was cancelled")
 
     def answer(self, outputs: Outputs) -> None:
-        """The only response."""
+        """Answer with the only response."""
         self._outcome = outputs
         self._wake_to_end()
 
     def answer_text(self, body: bytes) -> None:
-        self.answer([("text_output", np.array([body], np.object_))])
+        self.answer([(names.TEXT_OUTPUT, np.array([body], np.object_))])
 
     def fail(self, error: EngineError) -> None:
         self._outcome = error
         self._wake_to_end()
 
     def settle(self, result: bytes | EngineError) -> None:
-        """An answer or a failure, as engines report them."""
+        """Answer with a result, or fail, as engines report it."""
         if isinstance(result, EngineError):
             self.fail(result)
         else:
@@ -95,7 +97,7 @@ class Call:
             self._finish(response(self._outcome))
 
     def check_cancelled(self, interval: float) -> None:
-        """Drop the request if its client has left; asks at most once an ``interval`` seconds."""
+        """End the request if its client has left; check at most once an ``interval`` seconds."""
         now = time.monotonic()
         if not self.closed and now - self._checked >= interval:
             self._checked = now
@@ -108,7 +110,7 @@ class Call:
             self._finish(failure(error))
 
     def _finish(self, last: Any) -> None:  # noqa: ANN401
-        """``last``: a response, or None to end without one."""
+        """Send the ``last`` response, or none, and end."""
         self.closed = True
         self._responder.forget(self)
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -123,14 +125,12 @@ def response(outputs: Outputs) -> Any:  # noqa: ANN401
 
 
 def failure(error: EngineError) -> Any:  # noqa: ANN401
-    # A lone surrogate would not go.
-    message = error.wire_text.encode(errors="backslashreplace").decode()
     status = getattr(pb_utils.TritonError, error.status)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, status))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(error.wire_text, status))
 
 
 class Responder:
-    """The one thread that sends responses. ``interval``: seconds between two of a stream."""
+    """The one thread that sends responses, at most one an ``interval`` seconds to a stream."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -143,12 +143,14 @@ class Responder:
         self._thread.start()
 
     def enqueue(self, call: Call) -> None:
-        """It is flushed as soon as its interval allows, or at once where it ends."""
+        """Flush the call as soon as its interval allows, or at once if it ends."""
         self._queue.put(call)
 
     def enqueue_later(self, call: Call) -> bool:
-        """After a response of a stream: it is flushed when its interval is over. False: there is
-        no interval. Called by the responder's thread."""
+        """Flush the call when its interval is over; return False if there is no interval.
+
+        Called by the responder's thread, after a response of a stream.
+        """
         if self._interval:
             self._later[call] = time.monotonic() + self._interval
         return self._interval > 0
@@ -165,7 +167,7 @@ class Responder:
         return len(self._active)
 
     def cancel(self, request_id: str) -> int:
-        """End the requests with this id; how many there are."""
+        """End the requests with this id; return how many there are."""
         found = [call for call in list(self._active) if call.request_id == request_id]
         for call in found:
             call.cancel()
@@ -198,7 +200,7 @@ class Responder:
             self._guard(call, call.close, ShuttingDown("the model is being unloaded"))
 
     def _patience(self, next_scan: float) -> float | None:
-        """Seconds until there is something to do; None where there is no request."""
+        """Return the seconds until there is something to do, None if there is no request."""
         if not self._active:
             return None
         return max(min(self._next_turn, next_scan) - time.monotonic(), 0)
@@ -217,7 +219,7 @@ class Responder:
 
     @staticmethod
     def _guard(call: Call, action: Any, *args: object) -> None:  # noqa: ANN401
-        """One request's failure must not end the thread that serves all of them."""
+        """Run an action; one request's failure must not end the thread that serves all of them."""
         try:
             action(*args)
         except Exception as error:

@@ -1,1 +1,1 @@
-"""Text to token ids and back, once for all engines."""
+"""Conversion between text and token ids, for all engines."""

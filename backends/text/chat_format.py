@@ -1,39 +1,39 @@
-"""How a model writes what is not plain text: recognised from its chat template.
+"""The format in which a model writes tool calls and reasoning, recognised from its chat template.
 
-The template is what the model was trained with, and its only description that comes with it.
+The model was trained with the template, and has no other description of its formats with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-ToolFormat: TypeAlias = Literal["hermes", "llama3_json", "mistral"]
+from backends.contract.facts import TOOL_MARKERS, ToolFormat
 
-TOOL_MARKERS: dict[ToolFormat, tuple[str, ...]] = {
-    "hermes": ("<tool_call>", "</tool_call>"),
-    "llama3_json": ("<|python_tag|>",),
-    "mistral": ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
-}
 REASONING_MARKERS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """``tools``: how calls are written. ``reasoning``: what stands around it. None: not at all.
+    """The format of a model's chat responses.
 
-    ``special_tokens``: a marker is a special token, and is lost where these are skipped.
+    ``template``: the model has a chat template. ``tools``: the format of tool calls, or None where
+    the model writes none. ``reasoning``: the markers before and after it, or None.
+    ``special_tokens``: a marker is a special token, which is lost where these are skipped.
     """
 
-    template: bool = False  # there is one
+    template: bool = False
     tools: ToolFormat | None = None
     reasoning: tuple[str, str] | None = None
     special_tokens: bool = False
 
     @classmethod
     def of(cls, template: str | None, is_special: Callable[[str], bool]) -> ChatFormat:
-        """``is_special``: whether a text is one special token."""
+        """Return the format that a chat template describes.
+
+        ``is_special`` returns True for a text that is one special token.
+        """
         if not template:
             return cls()
         tools = _tools(template)
@@ -42,21 +42,22 @@ class ChatFormat:
         return cls(True, tools, reasoning, any(map(is_special, markers)))
 
     def describe(self) -> dict[str, Any]:
+        """Return the fields as JSON values, for the facts of a model."""
         return asdict(self)
 
     def opens_reasoning(self, text: str) -> bool:
-        """Whether a text that the template has written ends inside of a block of reasoning."""
+        """Return True if a text from the template ends inside of a block of reasoning."""
         if self.reasoning is None:
             return False
         begin, end = self.reasoning
         return text.rfind(begin) > text.rfind(end)
 
-    def begins_with_reasoning(self, answer: str) -> bool:
-        """Whether what there is of an answer is the beginning of a block of reasoning."""
+    def begins_with_reasoning(self, response: str) -> bool:
+        """Return True if a partial response is an unfinished block of reasoning."""
         if self.reasoning is None:
             return False
         begin, end = self.reasoning
-        return answer.lstrip().startswith(begin) and end not in answer
+        return response.lstrip().startswith(begin) and end not in response
 
 
 def _tools(template: str) -> ToolFormat | None:
@@ -65,7 +66,7 @@ def _tools(template: str) -> ToolFormat | None:
     if "[TOOL_CALLS]" in template:
         return "mistral"
     if "<tool_call>" in template:
-        # Calls as XML (Qwen3-Coder, GLM-4.5) stand between the same markers.
+        # Models that write calls as XML (Qwen3-Coder, GLM-4.5) have the same markers.
         xml = "<function=" in template or "<arg_key>" in template
         return None if xml else "hermes"
     if "<|start_header_id|>" in template and "parameters" in template:

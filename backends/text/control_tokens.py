@@ -1,14 +1,14 @@
-"""A caller's text never becomes a control token of the chat template.
+"""Encoding of chats in which a caller's text never becomes a control token of the chat template.
 
-Templates write messages between control tokens such as ``<|im_end|>``, and a tokenizer takes their
-spelling for them wherever it stands: a text with one in it could end its message and begin
-another, in somebody else's name. So a mark is put before each spelling in what the caller gave, and
-when the template has been applied, the spellings without a mark, which are its own, get stand-ins:
-added tokens of a second tokenizer, which knows no other control tokens. It has the first one's
-vocabulary and rules, so each text becomes the tokens that it is without its special meaning.
+Templates write messages between control tokens such as ``<|im_end|>``, and a tokenizer reads the
+spelling of one as that token wherever it stands: a text with one in it could end its message and
+begin another, in somebody else's name. So a mark is put before each spelling in the caller's texts.
+When the template has been applied, the spellings without a mark, which are the template's own, are
+replaced by placeholders: added tokens of a second tokenizer, which knows no other control tokens.
+It has the first one's vocabulary and rules, so a marked spelling becomes ordinary tokens.
 
 Only whole spellings are looked for. A template that joins two of a caller's texts without anything
-between them, or takes characters out of them, could make one.
+between them, or removes characters from them, could create one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from backends.contract import names
 from backends.contract.chat import Message
 from backends.contract.errors import InvalidField
-from backends.text.encoding import encoded, listed
+from backends.text.encoding import encode_text, token_ids
 
 
 class ControlTokens:
-    """Of a Hugging Face tokenizer. For any thread."""
+    """The control tokens of a Hugging Face tokenizer. Its methods may be called in any thread."""
 
     def __init__(
         self,
@@ -33,13 +34,16 @@ class ControlTokens:
         backend: Any,  # noqa: ANN401
         unknown: int | None,
     ) -> None:
-        """``tokens``: spellings with their ids. ``allowed_to_assistants``: those that stay what
-        they are in the text of an assistant's message. ``backend``: a `tokenizers.Tokenizer`; None
-        where there is no such: a text with a control token in it is then refused. ``unknown``: the
-        id of the token that any text may become."""
+        """Build the second tokenizer.
+
+        ``tokens``: the spellings of control tokens, with their ids. ``allowed_to_assistants``: the
+        spellings that remain control tokens in an assistant's message. ``backend``: the
+        `tokenizers.Tokenizer`, or None where there is none; texts with control tokens are then
+        refused. ``unknown``: the id of the token for unknown text, which any text may become.
+        """
         self._ids = dict(tokens)
         self._backend = backend
-        self._mark = secrets.token_hex(8)  # no text has it
+        self._mark = secrets.token_hex(8)  # No text contains it.
         self._anywhere = _spellings(self._ids)
         self._in_assistants = _spellings(set(self._ids) - set(allowed_to_assistants))
         self._in_prompt = re.compile(
@@ -47,21 +51,21 @@ class ControlTokens:
         )
         self._normalizer = None
         if backend is not None:
-            self._make_stand_ins(backend, unknown)
+            self._build_plain_tokenizer(backend, unknown)
 
-    def _make_stand_ins(self, backend: Any, unknown: int | None) -> None:  # noqa: ANN401
+    def _build_plain_tokenizer(self, backend: Any, unknown: int | None) -> None:  # noqa: ANN401
         from tokenizers import AddedToken, Tokenizer
 
         added: dict[int, Any] = backend.get_added_tokens_decoder()
         if backend.normalizer is not None and any(
             token.normalized for id_, token in added.items() if token.content in self._ids
         ):
-            self._normalizer = backend.normalizer  # such tokens are found in what it makes
-        self._stand_ins = {
+            self._normalizer = backend.normalizer  # Such tokens are found in normalised text.
+        self._placeholders = {
             spelling: f"<{self._mark}-{number}>" for number, spelling in enumerate(self._ids)
         }
-        self._break = f"<{self._mark}>"  # a token of no text, which keeps what is around it apart
-        self._plain = plain = Tokenizer(backend.model)  # which is shared, and not copied
+        self._break = f"<{self._mark}>"  # A token without text, which separates what is around it.
+        self._plain = plain = Tokenizer(backend.model)  # The model is shared, not copied.
         for part in ("normalizer", "pre_tokenizer", "post_processor"):
             if (value := getattr(backend, part)) is not None:
                 setattr(plain, part, value)
@@ -69,57 +73,62 @@ class ControlTokens:
         own: dict[str, int] = {}
         for id_, token in sorted(added.items()):
             if token.content in self._ids:
-                content = self._stand_ins[token.content]
+                content = self._placeholders[token.content]
                 around = {
                     name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip")
                 }
-                stand_in = AddedToken(content, normalized=False, special=True, **around)
-                plain.add_special_tokens([stand_in])
+                placeholder = AddedToken(content, normalized=False, special=True, **around)
+                plain.add_special_tokens([placeholder])
             else:
                 content = token.content
                 plain.add_tokens([token])
             own[content] = id_
-        # What the second tokenizer numbers in its own way.
+        # The ids of added tokens, which the second tokenizer numbers in its own way.
         self._renumbered = {plain.token_to_id(content): id_ for content, id_ in own.items()}
         self._break_id = plain.token_to_id(self._break)
-        # Those that are among the words of the vocabulary, too.
+        # The control tokens that are words of the vocabulary, too.
         words = backend.get_vocab_size(with_added_tokens=False)
         self._control_ids = {id_ for id_ in self._ids.values() if id_ < words} - {unknown}
 
     def marking(self) -> Marking:
+        """Return a `Marking` for one request."""
         return Marking(self._mark, self._anywhere, self._in_assistants, self._normalizer)
 
     def unmarked(self, text: str) -> str:
+        """Return a text without its marks."""
         return text.replace(self._mark, "")
 
-    def encode(self, text: str, *, add_special_tokens: bool, most: int | None) -> list[int]:
-        """``text``: what a template has made of what was marked. Raises `InvalidField`, and
-        `TooManyTokens` where there are more than ``most``."""
+    def encode(self, text: str, *, add_special_tokens: bool, max_tokens: int | None) -> list[int]:
+        """Return the token ids of ``text``, the output of a template for marked texts.
+
+        Raises `InvalidField`, and `TooManyTokens` where there are more than ``max_tokens``.
+        """
         if self._backend is None:
             raise InvalidField(
-                "messages", "must not hold control tokens: this model's tokenizer cannot write them"
+                names.MESSAGES,
+                "must not hold control tokens: this model's tokenizer cannot write them",
             )
         for parted in (False, True):
             encoding = self._encode(text, add_special_tokens, parted=parted)
-            ids = listed(encoding, most)
+            ids = token_ids(encoding, max_tokens)
             if self._control_ids.isdisjoint(ids):
                 return [self._renumbered.get(i, i) for i in ids if i != self._break_id]
-        raise InvalidField("messages", "hold a control token that cannot be written as text")
+        raise InvalidField(names.MESSAGES, "hold a control token that cannot be written as text")
 
     def _encode(self, text: str, add_special_tokens: bool, *, parted: bool) -> Any:  # noqa: ANN401
         between = self._break if parted else ""
 
-        def written(match: re.Match[str]) -> str:
+        def replacement(match: re.Match[str]) -> str:
             spelling = match[0].removeprefix(self._mark)
             if spelling == match[0]:
-                return self._stand_ins[spelling]
+                return self._placeholders[spelling]
             return spelling[:1] + between + spelling[1:]
 
-        return encoded(self._plain, self._in_prompt.sub(written, text), add_special_tokens)
+        return encode_text(self._plain, self._in_prompt.sub(replacement, text), add_special_tokens)
 
 
 class Marking:
-    """Marks the control tokens in what a caller gave. ``found``: there were some."""
+    """The marking of control tokens in the texts of one request. ``found``: there were some."""
 
     def __init__(
         self,
@@ -135,16 +144,17 @@ class Marking:
         self._normalizer = normalizer
 
     def messages(self, messages: list[Message]) -> list[Message]:
+        """Return copies of the messages, with a mark before each control token."""
         return [self._message(message) for message in messages]
 
     def _message(self, message: Message) -> Message:
         marked: Message = self.values(message)
-        if message["role"] == "assistant":  # some are the model's own words, which it gets back
+        if message["role"] == "assistant":  # Some are the model's own words, which it gets back.
             marked["content"] = self._text(message["content"], self._in_assistants)
         return marked
 
     def values(self, value: Any) -> Any:  # noqa: ANN401
-        """Of anything that JSON has, with a mark before each control token; keys have them too."""
+        """Return a copy of any JSON value with a mark before each control token, in keys, too."""
         if isinstance(value, str):
             return self._text(value, self._anywhere)
         if isinstance(value, dict):
@@ -164,8 +174,11 @@ class Marking:
 
 
 def _spellings(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Matches the longest of these. As a tree, in which a text's character costs a step or two
-    however many there are."""
+    """Return a pattern that matches the longest of the tokens.
+
+    It is written as a prefix tree, in which a character of a text costs a step or two, however many
+    tokens there are.
+    """
     root: dict[str, Any] = {}
     for token in tokens:
         node = root
@@ -183,10 +196,10 @@ def _written(node: dict[str, Any]) -> str:
 
 
 def literal_text(template: str) -> str:
-    """What a template can write of its own: its text and its strings."""
+    """Return the text that a template may write by itself: its text and its string constants."""
     from jinja2 import Environment, TemplateSyntaxError, nodes
 
-    # `generation` marks an assistant's words, for training: a tag of transformers'.
+    # The tag `generation` of transformers marks an assistant's words, for training.
     source = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
     try:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)

@@ -1,8 +1,8 @@
-"""How long a text may be that fits into so many tokens: known before it is tokenised.
+"""A bound on the characters of a text that fits into a number of tokens, known before tokenization.
 
-A bound must never refuse what could fit. So there is one only for tokenizers whose every rule is
-known to keep a text's characters: many leave out spaces or accents, or make one token of any number
-of characters that they do not know.
+The bound must never refuse a text that could fit. So there is one only for tokenizers of which
+every rule is known to keep a text's characters: many remove spaces or accents, or encode any number
+of unknown characters as one token.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-LONGEST_COMPOSITION = 4
-"""Characters that Unicode's composition makes one of, at most, such as U+1F82."""
+MAX_COMPOSED_CHARACTERS = 4
+"""The maximum number of characters that Unicode composes into one, such as U+1F82."""
 
-_KEEP_LENGTH = {"NFD", "NFKD", "Lowercase", "Prepend", "ByteLevel"}  # or make it longer
+# Normalisers that keep the length of a text or increase it.
+_KEEP_LENGTH = {"NFD", "NFKD", "Lowercase", "Prepend", "ByteLevel"}
 _KEEP_TEXT = {"ByteLevel", "Metaspace", "Digits", "UnicodeScripts"}
 
 
 def characters_per_token(backend: Any) -> int | None:  # noqa: ANN401
-    """Characters of a text that one token stands for, at most; None where there is no bound.
-    ``backend``: a `tokenizers.Tokenizer`."""
+    """Return the maximum number of characters that one token of ``backend``, a
+    `tokenizers.Tokenizer`, stands for, or None where there is no bound."""
     parts = list(_parts(backend.pre_tokenizer, "pretokenizers"))
     rules = list(_parts(backend.normalizer, "normalizers"))
     shrinkage = math.prod(_shrinkage(rule) for rule in rules)
     if math.isinf(shrinkage) or not all(map(_keeps_text, parts)):
         return None
     added = backend.get_added_tokens_decoder().values()
-    if any(token.lstrip or token.rstrip for token in added):  # these take in the spaces beside them
-        return None
+    if any(token.lstrip or token.rstrip for token in added):
+        return None  # Such tokens absorb any number of spaces beside them.
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
     if not _knows_all_characters(backend.model, [*parts, *rules], vocabulary):
         return None
@@ -37,7 +38,7 @@ def characters_per_token(backend: Any) -> int | None:  # noqa: ANN401
 
 
 def splits_words(backend: Any) -> bool:  # noqa: ANN401
-    """Whether no token reaches over the end of a word into what follows it."""
+    """Return True if no token extends over the end of a word into the text after it."""
     return any(
         part["type"] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
         or (part["type"] == "ByteLevel" and part["use_regex"])
@@ -59,11 +60,11 @@ def _parts(part: Any, of_a_sequence: str) -> Iterator[dict[str, Any]]:  # noqa: 
 
 
 def _shrinkage(rule: dict[str, Any]) -> float:
-    """How many characters a normaliser may make one of."""
+    """Return the maximum number of characters that a normaliser turns into one."""
     if rule["type"] in _KEEP_LENGTH:
         return 1
     if rule["type"] in ("NFC", "NFKC"):
-        return LONGEST_COMPOSITION
+        return MAX_COMPOSED_CHARACTERS
     if rule["type"] == "Replace" and "String" in rule["pattern"] and rule["content"]:
         return max(1.0, len(rule["pattern"]["String"]) / len(rule["content"]))
     return math.inf
@@ -80,7 +81,7 @@ def _knows_all_characters(
     parts: list[dict[str, Any]],
     vocabulary: dict[str, int],
 ) -> bool:
-    """Whether each character has tokens of its own, if only its bytes."""
+    """Return True if every character has tokens of its own, if only those of its bytes."""
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 

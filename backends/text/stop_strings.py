@@ -1,4 +1,4 @@
-"""Stop strings, found in a text that comes in pieces."""
+"""Stop strings in a text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from functools import lru_cache
 
 
 class _Automaton:
-    """Looks for all strings at once, in time linear in the text: the automaton of Aho and Corasick
-    (https://doi.org/10.1145/360825.360855).
+    """The automaton of Aho and Corasick (https://doi.org/10.1145/360825.360855), which searches for
+    all strings at once, in time linear in the text.
 
-    A state is the longest end of the text that begins one of the strings; 0 is the empty one.
+    A state is the longest suffix of the text that is a prefix of one of the strings. State 0 is the
+    empty one.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._next: list[dict[str, int]] = [{}]
-        self._shorter = [0]  # the state of the longest end that is not all of it
+        self._shorter = [0]  # The state of the longest proper suffix.
         self.length = [0]
-        self.match = [0]  # the length of the longest string that ends with the state
+        self.match = [0]  # The length of the longest string that ends with the state.
         for string in strings:
             self._add(string)
         self._link()
@@ -39,7 +40,8 @@ class _Automaton:
         self.match[state] = len(string)
 
     def _link(self) -> None:
-        """Breadth first: shorter states are ready before those that need them."""
+        """Link each state to its longest proper suffix, breadth first, because a state needs the
+        links of shorter ones."""
         waiting = deque(self._next[0].values())
         while waiting:
             state = waiting.popleft()
@@ -49,53 +51,56 @@ class _Automaton:
             self.match[state] = self.match[state] or self.match[self._shorter[state]]
 
     def begun(self, state: int) -> int:
-        """The longest end of its text that begins a string and is not all of it."""
+        """Return the longest suffix of a state that is a proper prefix of a string."""
         while state and not self._next[state]:
             state = self._shorter[state]
         return state
 
     def step(self, state: int, character: str) -> int:
+        """Return the state after one more character."""
         while state and character not in self._next[state]:
             state = self._shorter[state]
         return self._next[state].get(character, 0)
 
 
 _automaton = lru_cache(maxsize=16)(_Automaton)
-"""Several answers to one prompt have the same strings."""
+"""Automata are cached, because several choices for one prompt have the same strings."""
 
 
 class StopMatcher:
-    """Cuts text exactly before the first stop string, however the text is split into pieces.
+    """A matcher that cuts text exactly before the first stop string, however the text is split.
 
-    Text that may be the beginning of a stop string is held back. Of several matches, the one
-    that ends first counts, and of those the longest.
+    Text that may be the beginning of a stop string is withheld. Of several matches, the one that
+    ends first counts, and of those that end together, the longest.
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        """``include``: the cut is behind the stop string."""
+        """Create a matcher. ``include``: cut after the stop string, not before it."""
         self._automaton = _automaton(tuple(stops))
         self._include = include
         self._state = 0
-        self._held = ""
+        self._withheld = ""
 
     def push(self, text: str, *, stops: bool = True) -> tuple[str, bool]:
-        """The text that may go out now, and whether a stop string was reached. With ``stops``
-        false, strings that end in this text do not count."""
+        """Return the text that may be sent now, and whether a stop string was reached.
+
+        If ``stops`` is false, stop strings that end in this text are ignored.
+        """
         automaton, state = self._automaton, self._state
         if not state and automaton.first.isdisjoint(text):
             return text, False
-        held = self._held + text
-        for end, character in enumerate(text, len(self._held) + 1):
+        pending = self._withheld + text
+        for end, character in enumerate(text, len(self._withheld) + 1):
             state = automaton.step(state, character)
             if stops and (length := automaton.match[state]):
-                self._held, self._state = "", 0
-                return held[: end if self._include else end - length], True
+                self._withheld, self._state = "", 0
+                return pending[: end if self._include else end - length], True
         self._state = state = automaton.begun(state)
-        cut = len(held) - automaton.length[state]
-        self._held = held[cut:]
-        return held[:cut], False
+        cut = len(pending) - automaton.length[state]
+        self._withheld = pending[cut:]
+        return pending[:cut], False
 
     def flush(self) -> str:
-        """What was held back, when no more text comes."""
-        held, self._held, self._state = self._held, "", 0
-        return held
+        """Return the withheld text, when no more text comes."""
+        withheld, self._withheld, self._state = self._withheld, "", 0
+        return withheld

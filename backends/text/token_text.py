@@ -1,6 +1,6 @@
 """The text and bytes of single tokens, as log probabilities report them.
 
-A token of a byte-level vocabulary may be a part of a character, and one of a SentencePiece
+A token of a byte-level vocabulary may be part of a character, and a token of a SentencePiece
 vocabulary loses its leading space when it is decoded alone.
 """
 
@@ -13,8 +13,12 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
 
 
-class Spelling:
-    """Of a Hugging Face tokenizer. Vocabularies of other kinds are decoded token by token."""
+class TokenTextDecoder:
+    """A decoder of single tokens of a Hugging Face tokenizer.
+
+    Byte-level and SentencePiece vocabularies are read directly; tokens of other vocabularies are
+    decoded by the tokenizer, one at a time.
+    """
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401
         self._tokenizer = tokenizer
@@ -22,15 +26,15 @@ class Spelling:
         decoder = str(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
         self._byte_level = "ByteLevel" in decoder
         self._sentencepiece = not self._byte_level and _SPACE in decoder
-        self._known: dict[int, tuple[str, bytes | None]] = {}
+        self._cache: dict[int, tuple[str, bytes | None]] = {}
 
-    def of(self, id_: int) -> tuple[str, bytes | None]:
-        """The text; the bytes too where they are not the text's."""
-        if (known := self._known.get(id_)) is None:
-            known = self._known[id_] = self._spell(id_)
-        return known
+    def decode(self, id_: int) -> tuple[str, bytes | None]:
+        """Return the text of a token, and its bytes where they are not valid UTF-8, else None."""
+        if (cached := self._cache.get(id_)) is None:
+            cached = self._cache[id_] = self._decode(id_)
+        return cached
 
-    def _spell(self, id_: int) -> tuple[str, bytes | None]:
+    def _decode(self, id_: int) -> tuple[str, bytes | None]:
         if id_ in self._added:
             return self._added[id_], None
         token = self._tokenizer.convert_ids_to_tokens(id_)
@@ -51,7 +55,8 @@ def _decoded(raw: bytes) -> tuple[str, bytes | None]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the bytes: ``bytes_to_unicode`` in openai/gpt-2."""
+    """Return the byte that each character of a byte-level vocabulary stands for, which is the
+    inverse of ``bytes_to_unicode`` in openai/gpt-2."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in set(printable))

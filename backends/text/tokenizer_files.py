@@ -1,4 +1,4 @@
-"""Loading a Hugging Face tokenizer."""
+"""Loading of Hugging Face tokenizers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ SENTENCEPIECE = "sentencepiece>=0.2,<0.2.3"
 
 
 def load_tokenizer(model: str, **options: Any) -> Any:  # noqa: ANN401
-    """``model``: a folder or a hub id. Raises what transformers raises, and `EngineError` where a
-    package is missing."""
+    """Return the transformers tokenizer of ``model``, a folder or a hub id.
+
+    Raises transformers' own exceptions, and `EngineError` where the package sentencepiece is
+    missing or does not work.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -26,19 +29,20 @@ def load_tokenizer(model: str, **options: Any) -> Any:  # noqa: ANN401
 
 
 def _without_sentencepiece() -> str | None:
-    """Why SentencePiece's files cannot be read: transformers then takes them for another kind."""
+    """Return the reason why SentencePiece's files cannot be read, or None. Without the package,
+    transformers takes them for another kind of file."""
     try:
         from sentencepiece import sentencepiece_model_pb2  # noqa: F401
     except ImportError:
         return "the package sentencepiece is not installed"
-    except Exception as error:  # of protobuf, whose releases do not fit all of sentencepiece's
+    except Exception as error:  # Some releases of protobuf do not work with this sentencepiece.
         return f"the package sentencepiece cannot be used ({error})"
     return None
 
 
 def direct_backend(tokenizer: Any) -> Any:  # noqa: ANN401
-    """The `tokenizers.Tokenizer` that does all the work of one of transformers'; None where there
-    is none, or transformers does some of it."""
+    """Return the `tokenizers.Tokenizer` that does all the work of a transformers tokenizer, or None
+    where there is none, or where transformers does some of the work."""
     from transformers import PreTrainedTokenizerFast
 
     whole = ("__call__", "_encode_plus", "decode", "_decode")

@@ -1,7 +1,7 @@
-"""A model's parameters to vLLM's engine arguments.
+"""The translation of a model's parameters to vLLM's engine arguments.
 
-vLLM's own command-line parser reads the values, so everything that ``vllm serve`` takes is taken
-here, and what it refuses is refused with its words.
+vLLM's own command-line parser reads the values: everything that ``vllm serve`` takes is taken here,
+and what it refuses is refused with its error messages.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from backends.contract import parameters as keys
 from backends.memory import GIB, available_memory
 from backends.serving.model import ModelOptions
 from backends.vllm.pickles import refuse_pickles
@@ -21,77 +22,91 @@ from backends.vllm.pickles import refuse_pickles
 logger = logging.getLogger(__name__)
 
 DEFAULTS = {
-    "max_num_seqs": "256",
-    "gpu_memory_utilization": "0.9",
+    keys.MAX_NUM_SEQS: str(keys.VLLM_MAX_NUM_SEQS),
+    "gpu_memory_utilization": str(keys.VLLM_GPU_MEMORY_UTILIZATION),
     "structured_outputs_config": '{"backend": "guidance"}',
 }
-DEFAULT_MAX_MODEL_LEN = 2048
 CPU_KV_CACHE_BYTES, CPU_KV_CACHE_SHARE = 4 * GIB, 0.4
 
 _NOT_ARGUMENTS = frozenset(
     {
-        *("model", "served_model_name", "enable_streaming", "lora_modules", "num_threads"),
-        *("spin_count", "stream_interval_ms", "allow_control_tokens", "allow_pickle_weights"),
-        # The control plane's and the Python backend's own.
-        *("backend_type", "restarted_at", "EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),
+        keys.MODEL,
+        keys.SERVED_MODEL_NAME,
+        keys.ENABLE_STREAMING,
+        keys.LORA_MODULES,
+        keys.NUM_THREADS,
+        keys.SPIN_COUNT,
+        keys.STREAM_INTERVAL_MS,
+        keys.ALLOW_CONTROL_TOKENS,
+        keys.ALLOW_PICKLE_WEIGHTS,
+        # These belong to the control plane and to the Python backend.
+        keys.BACKEND_TYPE,
+        keys.RESTARTED_AT,
+        keys.EXECUTION_ENV_PATH,
+        keys.FORCE_CPU_ONLY_INPUT_TENSORS,
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class EngineArguments:
-    """``engine``: vLLM's ``AsyncEngineArgs``. ``adapters``: folders of LoRA adapters by name."""
+    """The arguments of a `backends.vllm.engine.VllmEngine`."""
 
-    engine: Any
-    adapters: Mapping[str, str]
+    engine: Any  # vLLM's `AsyncEngineArgs`
+    adapters: Mapping[str, str]  # folders of LoRA adapters by name
 
     @classmethod
     def of(cls, options: ModelOptions) -> EngineArguments:
-        """Raises ValueError for an argument that vLLM does not take."""
+        """Return the arguments that the parameters of a model have.
+
+        Sets environment variables that vLLM reads, so call it before vLLM is imported. Raises
+        ValueError for an argument that vLLM does not take.
+        """
         parameters = options.parameters
-        _set_up_environment(int(parameters.get("num_threads", "0")))
-        allow_pickle = parameters.get("allow_pickle_weights", "false").lower() == "true"
-        adapters = _adapters(parameters.get("lora_modules", "{}"), options.version_folder)
+        _set_up_environment(int(parameters.get(keys.NUM_THREADS, keys.DEFAULT_NUM_THREADS)))
+        allow_pickle = parameters.get(keys.ALLOW_PICKLE_WEIGHTS, "false").lower() == "true"
+        adapters = _adapters(parameters.get(keys.LORA_MODULES, "{}"), options.version_folder)
         given = {k: v for k, v in parameters.items() if k not in _NOT_ARGUMENTS}
         if adapters:
             given.setdefault("enable_lora", "true")
         if not allow_pickle:
-            refuse_pickles("model", options.model)
+            refuse_pickles(keys.MODEL, options.model)
             for adapter in adapters.values():
-                refuse_pickles("lora_modules", adapter)
+                refuse_pickles(keys.LORA_MODULES, adapter)
             if not Path(options.model).is_dir():
-                # Of a hub's model it is not known yet what there is. A folder's own format stays.
+                # A hub's model is not downloaded yet. The format of a folder is left to vLLM.
                 given.setdefault("load_format", "safetensors")
-        given = DEFAULTS | given | {"model": options.model}
-        engine = parse({**given, "served_model_name": options.served_name})
-        if "max_model_len" not in given:
-            engine.max_model_len = min(DEFAULT_MAX_MODEL_LEN, _own_context(engine))
+        given = DEFAULTS | given | {keys.MODEL: options.model}
+        engine = parse({**given, keys.SERVED_MODEL_NAME: options.served_name})
+        if keys.MAX_MODEL_LEN not in given:
+            engine.max_model_len = min(keys.VLLM_MAX_MODEL_LEN, _own_context(engine))
         if _on_cpu():
             _fit_cpu(engine, len(adapters))
         return cls(engine, adapters)
 
 
 def _fit_cpu(engine: Any, adapters: int) -> None:  # noqa: ANN401
+    """Set what vLLM needs on a CPU: the size of the KV cache, and a spare place for adapters."""
     if engine.kv_cache_memory_bytes is None:
         share = int(available_memory() * CPU_KV_CACHE_SHARE)
         engine.kv_cache_memory_bytes = min(CPU_KV_CACHE_BYTES, share)
     if adapters:
         # Beside requests that have an adapter, vLLM's CPU kernels (`lora/ops/torch_ops`) give those
-        # that have none the last place's: one place more, and it stays empty.
+        # that have none the adapter in the last place. With one place more, the last one is empty.
         engine.max_loras = max(engine.max_loras, adapters + 1)
 
 
 def _set_up_environment(num_threads: int) -> None:
-    """For this process, before vLLM is imported, and for the engine's process after it."""
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nobody is told what is run here
+    """Set environment variables for this process, before vLLM is imported, and the engine's."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no telemetry
     if num_threads:
-        # Else each engine is bound to cores, the same ones for two models on one machine.
+        # Otherwise vLLM binds each engine to cores, the same ones for two models on one machine.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def parse(parameters: Mapping[str, str]) -> Any:  # noqa: ANN401
-    """``AsyncEngineArgs`` from arguments by name. Raises ValueError."""
+    """Return ``AsyncEngineArgs`` from arguments by name. Raises ValueError."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -105,6 +120,7 @@ def parse(parameters: Mapping[str, str]) -> Any:  # noqa: ANN401
 
 
 def _words(name: str, value: str) -> list[str]:
+    """Return an argument as it is written on a command line."""
     option = name.replace("_", "-")
     if value in ("true", "false"):
         return [f"--{option}" if value == "true" else f"--no-{option}"]
@@ -112,6 +128,7 @@ def _words(name: str, value: str) -> list[str]:
 
 
 def _adapters(text: str, folder: Path) -> dict[str, str]:
+    """Return the folders of adapters by name, from JSON. Raises ValueError."""
     try:
         adapters = json.loads(text)
     except ValueError as error:

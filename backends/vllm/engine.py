@@ -1,7 +1,7 @@
-"""vLLM's `AsyncLLM` as an engine of ours.
+"""The engine over vLLM's `AsyncLLM`.
 
-An event loop in a thread of its own runs it. vLLM schedules and computes in further processes; when
-one of them dies, all requests fail, and so does `describe`: the model is then loaded again.
+It runs on an event loop in a thread of its own. vLLM schedules and computes in further processes;
+when one of them crashes, all requests fail, and so does `describe`: the model is then loaded again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from backends.contract.errors import EngineDead, EngineError, Overloaded, ShuttingDown
 from backends.contract.structured import StructuredOutput
-from backends.engine import EngineRequest, GenerationOnly
+from backends.engine import Engine, EngineRequest
 from backends.guidance.checked import CheckedGrammars
 from backends.guidance.limits import TRIAL
-from backends.guidance.recent import Recent
+from backends.guidance.lru_cache import LRUCache
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
 from backends.vllm.gauges import Gauges, exposition, gpu_memory
@@ -45,21 +45,21 @@ from backends.vllm.sampling import (
 logger = logging.getLogger(__name__)
 
 DIED = "the engine's process has died"
-CACHED = 64
-"""Grammars that need not be tried again: those used last."""
+MAX_CACHED_GRAMMARS = 64
+"""The most recently used grammars, which are not checked again."""
 CANCEL_SECONDS = 0.02
-"""Running requests are looked at this often, to see whether they were cancelled."""
+"""The interval in which running requests are checked for cancellation."""
 
 
-class VllmEngine(GenerationOnly):
-    """Implements `backends.engine.Engine`, without gradients and profiles.
-
-    Raises what vLLM raises where the model cannot be loaded.
-    """
+class VllmEngine(Engine):
+    """The engine of vLLM models, without gradients and profiles."""
 
     def __init__(self, arguments: EngineArguments, tokenizer_json: Callable[[], str]) -> None:
-        """``tokenizer_json``: gives the tokenizer as the ``tokenizers`` library writes it, and
-        raises ValueError where it cannot."""
+        """Load a model and start to serve it.
+
+        ``tokenizer_json``: returns the tokenizer in the format of the ``tokenizers`` library, or
+        raises ValueError if it cannot. Raises what vLLM raises if the model cannot be loaded.
+        """
         self._gauges = Gauges()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
@@ -83,10 +83,11 @@ class VllmEngine(GenerationOnly):
         self.vocab_size: int = config.get_vocab_size()
         backend = self._llm.vllm_config.structured_outputs_config.backend
         self._uses_guidance = backend == GUIDANCE
-        self._preparing: set[EngineRequest] = set()  # those whose grammars are tried
-        self._tried: Recent[StructuredOutput, str] = Recent(CACHED)
+        self._preparing: set[EngineRequest] = set()  # their grammars are being checked
+        # The grammars that were checked, for llguidance; "": vLLM compiles its own.
+        self._checked: LRUCache[StructuredOutput, str] = LRUCache(MAX_CACHED_GRAMMARS)
         self._lock = threading.Lock()
-        self._grammars = CheckedGrammars(lambda: self._trials(tokenizer_json))
+        self._grammars = CheckedGrammars(lambda: self._trial_options(tokenizer_json))
         self._facts = static_facts(self._llm.vllm_config)
 
     async def _start(self, arguments: Any) -> AsyncLLM:  # noqa: ANN401
@@ -94,7 +95,8 @@ class VllmEngine(GenerationOnly):
         self._sweeper = asyncio.create_task(self._sweep())
         return llm
 
-    def _trials(self, tokenizer_json: Callable[[], str]) -> dict[str, Any]:
+    def _trial_options(self, tokenizer_json: Callable[[], str]) -> dict[str, Any]:
+        """Return the options of the process that checks grammars."""
         return {
             "tokenizer_json": tokenizer_json() if self._uses_guidance else "",
             "vocab_size": max(self.vocab_size, self._llm.model_config.get_vocab_size()),
@@ -108,6 +110,7 @@ class VllmEngine(GenerationOnly):
         }
 
     def submit(self, request: EngineRequest) -> None:
+        """Queue a request. Raises `InvalidField`, `Overloaded`, `ShuttingDown`."""
         if self._closing:
             raise ShuttingDown("the model is being unloaded")
         guided = request.sampling.guided
@@ -115,43 +118,46 @@ class VllmEngine(GenerationOnly):
             return self._start_soon(request, None)
         if request.output_ids:
             check_resumable(request.sampling)
-        if (tried := self._tried.get(guided)) is not None:
-            return self._start_soon(request, tried or None)
+        if (checked := self._checked.get(guided)) is not None:
+            return self._start_soon(request, checked or None)
         with self._lock:
-            grammar = self._grammars.prepare(request, partial(self._tried.get, guided), str)
+            grammar = self._grammars.prepare(request, partial(self._checked.get, guided), str)
             self._preparing.add(request)
-        grammar.add_done_callback(partial(self._prepared, request))
+        grammar.add_done_callback(partial(self._on_prepared, request))
 
     def _start_soon(self, request: EngineRequest, grammar: str | None) -> None:
         params, name = sampling_params(request, grammar), request.sampling.lora_name
         adapter = self._adapters[name] if name is not None else None
         self._loop.call_soon_threadsafe(self._begin, request, params, adapter)
 
-    def _prepared(self, request: EngineRequest, grammar: Future[str]) -> None:
-        """Called from a thread of the grammars'."""
+    def _on_prepared(self, request: EngineRequest, grammar: Future[str]) -> None:
+        """Start a request whose grammar has been checked. Called by a thread that checks them."""
         with self._lock:
             if request not in self._preparing:
-                return  # the engine has closed, and ended it
+                return  # the engine was closed, and has failed the request
             self._preparing.remove(request)
         guided = request.sampling.guided
         assert guided is not None
         try:
-            tried = grammar.result()
-            self._tried.put(guided, tried)
-            self._start_soon(request, tried or None)
+            checked = grammar.result()
+            self._checked.put(guided, checked)
+            self._start_soon(request, checked or None)
         except Exception as error:
             if not request.cancelled:
                 request.sink.fail(self._translated(error, request))
 
     def describe(self) -> dict[str, Any]:
+        """Return static facts and gauges. Raises `EngineDead` if a process of vLLM has crashed."""
         if self._llm.errored:
             raise EngineDead(DIED)
         return self._facts | self._gauges.now() | {"gpus": gpu_memory()}
 
     def metrics(self) -> str:
+        """Return vLLM's metrics in Prometheus' text format."""
         return exposition()
 
     def close(self) -> None:
+        """Fail all unfinished requests with `ShuttingDown`, and stop vLLM's processes."""
         self._closing = True
         with self._lock:
             preparing, self._preparing = self._preparing, set()
@@ -165,6 +171,7 @@ class VllmEngine(GenerationOnly):
         self._reaper.wait()
 
     def _run(self, work: Any) -> Any:  # noqa: ANN401
+        """Run a coroutine on the event loop, and return its result to this thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _stop_loop(self) -> None:
@@ -189,7 +196,7 @@ class VllmEngine(GenerationOnly):
         adapter: LoRARequest | None,
         request_id: str,
     ) -> None:
-        """One request, from its submission to its end. Cancelling this aborts it in vLLM."""
+        """Serve one request until its end. Cancelling this coroutine aborts it in vLLM."""
         request.started = True
         prompt = TokensPrompt(prompt_token_ids=[*request.prompt_ids, *request.output_ids])
         if request.sampling.cache_salt:
@@ -206,6 +213,7 @@ class VllmEngine(GenerationOnly):
             request.sink.fail(self._translated(error, request))
 
     def _translated(self, error: Exception, request: EngineRequest) -> EngineError:
+        """Return the engine's error for an error of vLLM."""
         if isinstance(error, EngineError):
             return error
         if isinstance(error, EngineDeadError):
@@ -218,12 +226,14 @@ class VllmEngine(GenerationOnly):
         return EngineError(f"generation failed: {type(error).__name__}: {error}")
 
     async def _sweep(self) -> None:
-        """Abort what was cancelled and gets no tokens: it waits, or its prompt is computed."""
+        """Abort cancelled requests that get no tokens: they wait, or their prompts are computed."""
         while True:
             await asyncio.sleep(CANCEL_SECONDS)
             for request, task in list(self._active.items()):
                 if request.cancelled:
-                    del self._active[request]  # once: a second time would cancel the aborting
+                    del self._active[
+                        request
+                    ]  # once only: a second time would cancel the task's own cleanup
                     task.cancel()
 
     async def _end_all(self) -> None:

@@ -1,4 +1,4 @@
-"""What vLLM says of its load: gauges for `describe`, and its own metrics for Prometheus."""
+"""The load of vLLM: gauges for `describe`, and its own metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Gauges:
         self._by_engine: dict[int, Any] = {}
 
     def logger(self, config: Any, engine_index: int = 0) -> StatLoggerBase:  # noqa: ANN401
-        """A factory of stat loggers, as vLLM asks for: one for each data-parallel engine."""
+        """Return a stat logger. vLLM calls this factory for each data-parallel engine."""
         return _Recorder(self._by_engine, engine_index)
 
     def now(self) -> dict[str, Any]:
-        """``running`` and ``waiting`` sequences; ``kv_cache_usage`` from 0 to 1."""
+        """Return ``running`` and ``waiting`` sequences, and ``kv_cache_usage`` from 0 to 1."""
         stats = list(self._by_engine.values())
         return {
             "running": sum(s.num_running_reqs for s in stats),
@@ -33,33 +33,41 @@ class Gauges:
 
 
 class _Recorder(StatLoggerBase):  # type: ignore[misc]
+    """A stat logger that keeps the scheduler's latest state."""
+
     def __init__(self, by_engine: dict[int, Any], engine_index: int) -> None:
         self._by_engine = by_engine
         self._engine_index = engine_index
 
     def record(self, scheduler_stats: Any, *_: object, **__: object) -> None:  # noqa: ANN401
+        """Keep the scheduler's state, if it is given."""
         if scheduler_stats is not None:
             self._by_engine[self._engine_index] = scheduler_stats
 
     def log_engine_initialized(self) -> None:
-        pass
+        """Do nothing."""
 
 
 class _VllmMetrics(Collector):
+    """The metrics of this process that are vLLM's."""
+
     def collect(self) -> list[Metric]:
+        """Return the metrics whose names begin with `PREFIX`."""
         return [m for m in REGISTRY.collect() if m.name.startswith(PREFIX)]
 
 
 def exposition() -> str:
-    """vLLM's metrics under its own names, in Prometheus' text format."""
+    """Return vLLM's metrics under its own names, in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_VllmMetrics())
     return generate_latest(registry).decode()
 
 
 def gpu_memory() -> list[dict[str, int]]:
-    """Bytes of every GPU: ``total``, ``used``, ``free``. Asks the driver: through CUDA, this
-    process would take memory of each GPU itself."""
+    """Return bytes for every GPU: ``total``, ``used``, ``free``.
+
+    They come from the driver: through CUDA, this process would take memory of each GPU itself.
+    """
     memory = []
     with suppress(ImportError):
         from vllm.third_party import pynvml

@@ -36,7 +36,10 @@ from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
+    """The model class that Triton loads."""
+
     def create_engine(self, options: ModelOptions) -> Engine:
+        """Load the model. Raises `EngineError` without vLLM, ValueError, and vLLM's own errors."""
         if find_spec("vllm") is None:
             raise EngineError(
                 "vLLM is not installed in this model's Python: install it there, or name another "

@@ -1,4 +1,4 @@
-"""Weights that vLLM would unpickle, where there is nothing else: pickles can run code when read."""
+"""The refusal of weights that vLLM would unpickle: pickles can run code when they are read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
 def refuse_pickles(parameter: str, name: str) -> None:
-    """``name``: a folder with weights or an adapter; of a hub's id nothing is known yet.
+    """Raise ValueError, which names the parameter, if a folder has weights in pickles alone.
 
-    Raises ValueError, which names the parameter.
+    ``name``: a folder with weights or an adapter. The files of a hub id are not known yet, so
+    it is accepted.
     """
     folder = Path(name)
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))

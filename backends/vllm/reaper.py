@@ -1,5 +1,7 @@
-"""Ends vLLM's processes when the model's process was killed: they would live on, with the GPUs'
-memory, and the model could not be loaded again."""
+"""A process that ends vLLM's processes when the model's process was killed.
+
+Otherwise they would keep running, with the GPUs' memory, and the model could not be loaded again.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ import psutil
 
 
 def start_reaper() -> subprocess.Popen[bytes]:
-    """For the children that this process has now. It ends with this process, or is terminated."""
+    """Start the reaper of the children that this process has now, and return its process.
+
+    It ends after this process has ended, or when it is terminated.
+    """
     children = [str(p.pid) for p in psutil.Process().children(recursive=True)]
     return subprocess.Popen(
         [sys.executable, "-E", __file__, str(os.getpid()), *children],
@@ -23,8 +28,10 @@ def start_reaper() -> subprocess.Popen[bytes]:
 
 
 def reap(parent: int, children: list[int]) -> None:
-    """Waits for the parent's end, then kills the children. File descriptors stand for processes:
-    a number may be another's by then."""
+    """Wait for the parent's end, then kill the children.
+
+    Processes are identified by file descriptors, because their ids may have been reused by then.
+    """
     parent_fd, *fds = [os.pidfd_open(pid) for pid in (parent, *children)]
     select.select([parent_fd], [], [])
     for fd in fds:

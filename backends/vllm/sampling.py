@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -14,13 +13,14 @@ from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+from backends.contract import names
 from backends.contract.errors import EngineError, InvalidField
 from backends.contract.responses import FinishReason
-from backends.contract.sampling import SamplingParameters
+from backends.contract.sampling import PARAMETERS, SamplingParameters
 from backends.contract.structured import StructuredOutput
 from backends.engine import EngineRequest, Token
-from backends.guidance.bounds import Literals
-from backends.guidance.calls import Calls
+from backends.guidance.bounds import LiteralBudget
+from backends.guidance.calls import ToolCallGrammar
 from backends.guidance.json_schema import OPTIONS
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -45,7 +45,7 @@ class TriedParams(SamplingParams):  # type: ignore[misc]
 
 
 def sampling_params(request: EngineRequest, grammar: str | None = None) -> SamplingParams:
-    """Text is not vLLM's business here: neither detokenisation nor stop strings.
+    """Return vLLM's parameters. Text is not its business: neither detokenisation nor stop strings.
 
     ``grammar``: of a request that is guided, where llguidance is to keep to it, in Lark's form.
     Raises `InvalidField`.
@@ -60,40 +60,32 @@ def sampling_params(request: EngineRequest, grammar: str | None = None) -> Sampl
 
 
 def refusal(error: Exception, sampling: SamplingParameters) -> InvalidField:
-    """Of a range that is vLLM's own."""
-    name = getattr(error, "parameter", None)
+    """Return the error for a value outside a range that is vLLM's own."""
+    name: Any = getattr(error, "parameter", None)
     if sampling.guided is not None:
         name = sampling.guided.given_as
-    elif name not in _NAMES:
-        name = "sampling_parameters"
+    elif name not in PARAMETERS:
+        name = names.SAMPLING_PARAMETERS
     return InvalidField(
         name, f"is refused by vLLM: {str(error.args[0] if error.args else error)[:300]}"
     )
 
 
-_NAMES = frozenset(f.name for f in fields(SamplingParameters))
-
-
 def _params(sampling: SamplingParameters, resumed: int, grammar: str | None) -> SamplingParams:
-    """``resumed``: how many tokens of the answer vLLM gets as a part of the prompt."""
+    """Return vLLM's. ``resumed``: how many tokens of the answer vLLM gets as part of the prompt."""
+    for name in _REFUSED:
+        if getattr(sampling, name) != PARAMETERS[name].default:
+            raise InvalidField(
+                name, "cannot be honoured by this engine: vLLM has no such parameter"
+            )
+    values = {name: getattr(sampling, name) for name in _PASSED}
+    values |= {name: convert(getattr(sampling, name)) for name, convert in _CONVERTED.items()}
+    values["max_tokens"] -= resumed
+    values["min_tokens"] = max(0, sampling.min_tokens - resumed)
+    if not sampling.min_tokens:  # `serving.generation` looks for them
+        values["stop_token_ids"] = None
     return (SamplingParams if grammar is None else TriedParams)(
-        max_tokens=sampling.max_tokens - resumed,
-        min_tokens=max(0, sampling.min_tokens - resumed),
-        # So that they do not come before `min_tokens`; else `serving.generation` looks for them.
-        stop_token_ids=list(sampling.stop_token_ids) if sampling.min_tokens else None,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        seed=sampling.seed,
-        ignore_eos=sampling.ignore_eos,
-        logprobs=sampling.logprobs,
-        prompt_logprobs=sampling.prompt_logprobs,
-        logit_bias=dict(sampling.logit_bias) or None,
-        allowed_token_ids=sampling.allowed_token_ids and list(sampling.allowed_token_ids),
+        **values,
         structured_outputs=StructuredOutputsParams(grammar=grammar)
         if grammar is not None
         else _structured_outputs(sampling.guided),
@@ -102,18 +94,41 @@ def _params(sampling: SamplingParameters, resumed: int, grammar: str | None) -> 
     )
 
 
+_CONVERTED: Mapping[str, Callable[[Any], Any]] = {
+    "logit_bias": lambda pairs: dict(pairs) or None,
+    "allowed_token_ids": lambda ids: ids and list(ids),
+    "stop_token_ids": list,
+}
+"""Parameters of which vLLM wants the values in another form."""
+
+_ELSEWHERE = frozenset(
+    {
+        *("stop", "skip_special_tokens", "include_stop_str_in_output"),  # of the text
+        *("lora_name", "cache_salt", "guided"),  # beside vLLM's SamplingParams
+    }
+)
+_PLAIN = [name for name in PARAMETERS if name not in _ELSEWHERE | _CONVERTED.keys()]
+_PASSED = [name for name in _PLAIN if name in SamplingParams.__struct_fields__]
+_REFUSED = [name for name in _PLAIN if name not in SamplingParams.__struct_fields__]
+"""Parameters that vLLM has under the same name, and those that it has not."""
+
+
 def check_resumable(sampling: SamplingParameters) -> None:
-    """vLLM takes the tokens of the answer so far as part of the prompt."""
+    """Refuse what cannot be resumed: vLLM takes the answer so far as part of the prompt. Raises
+    `InvalidField`."""
     for name in ("presence_penalty", "frequency_penalty", "guided"):
         if getattr(sampling, name):
             raise InvalidField(name, "cannot be used with `resume_token_ids` on this engine")
 
 
 def _structured_outputs(guided: StructuredOutput | None) -> StructuredOutputsParams | None:
-    """For the other backends of vLLM's, as it takes them."""
+    """Return them for vLLM's other backends of structured output. Raises `InvalidField`."""
     if guided is None:
         return None
-    if guided.kind == "tool_calls" and (calls := Calls.of(guided, Literals())).format == "json":
+    if (
+        guided.kind == "tool_calls"
+        and (calls := ToolCallGrammar.of(guided, LiteralBudget())).format == "json"
+    ):
         schema = calls.schema("parameters", listed=True)
         return StructuredOutputsParams(json=json.dumps(schema))
     if guided.kind in ("any_of", "tool_calls"):
@@ -129,8 +144,8 @@ def _structured_outputs(guided: StructuredOutput | None) -> StructuredOutputsPar
 
 @cache
 def json_options() -> Mapping[str, Any]:
-    """The other engines', as far as vLLM's llguidance has them: before 1.9 it lacks the last one,
-    and repeats a whitespace pattern."""
+    """Return the other engines' options as far as vLLM's llguidance has them: before 1.9 it lacks
+    the last one, and repeats a whitespace pattern."""
     major, minor = (int(part) for part in version("llguidance").split(".")[:2])
     if (major, minor) >= (1, 9):
         return OPTIONS
@@ -141,7 +156,7 @@ def json_options() -> Mapping[str, Any]:
 def tokens(
     request: EngineRequest, output: RequestOutput
 ) -> Iterator[tuple[Token, FinishReason | None]]:
-    """What an output adds to an answer, each token with the reason if it is the last one.
+    """Yield what an output adds to an answer, the last token with the reason.
 
     Raises `EngineError` where vLLM ended the request for another reason than those there are.
     """
@@ -160,7 +175,7 @@ def tokens(
 
 
 def _prompt_tokens(request: EngineRequest, logprobs: Any) -> tuple[Token, ...]:  # noqa: ANN401
-    """Of the prompt's second token and on: for the first there is none."""
+    """Return the prompt's second token and on: for the first there is no log probability."""
     if not logprobs:
         return ()
     top = request.sampling.prompt_logprobs or 0
@@ -171,7 +186,7 @@ def _prompt_tokens(request: EngineRequest, logprobs: Any) -> tuple[Token, ...]: 
 def _token(
     id_: int, logprobs: Mapping[int, Any] | None, top: int, prompt: tuple[Token, ...] = ()
 ) -> Token:
-    """``logprobs``: vLLM's, by token id; the chosen token's is there too, of any rank."""
+    """Return a token. ``logprobs``: vLLM's, by token id; the chosen one's may have any rank."""
     if logprobs is None:
         return Token(id_, prompt=prompt)
     ranked = sorted((p.rank, other, p.logprob) for other, p in logprobs.items() if p.rank <= top)

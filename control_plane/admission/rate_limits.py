@@ -15,24 +15,25 @@ import time
 from control_plane.errors import RateLimited
 from control_plane.settings import RateLimitingSettings
 
-_MOST_KEPT = 10_000
+_MAX_KEPT = 10_000
 """Callers, before those are dropped whose bucket is full again."""
 _EPSILON = 1e-6
 """Seconds: what adding up times may be off by."""
 
 
 class Meter:
-    """Buckets by caller: ``per_minute`` comes in, and one holds ``most``. Times in seconds."""
+    """Token buckets by caller: ``per_minute`` comes in, and a bucket holds ``most``. Times are
+    in seconds."""
 
     def __init__(self, per_minute: int, most: int) -> None:
         self.per_minute = per_minute
         self._each = 60 / per_minute
         self._most = most * self._each
         self._full: dict[str, float] = {}  # when each bucket is full again
-        self._drop_at = _MOST_KEPT
+        self._drop_at = _MAX_KEPT
 
     def wait(self, caller: str, now: float) -> float:
-        """Until the bucket holds one; 0: it does."""
+        """Return the time until the bucket holds one, which is 0 when it does."""
         wait = self.refill(caller, now) + self._each - self._most
         return wait if wait > _EPSILON else 0.0
 
@@ -41,10 +42,10 @@ class Meter:
         self._full[caller] = now + self.refill(caller, now) + count * self._each
         if len(self._full) > self._drop_at:
             self._full = {key: full for key, full in self._full.items() if full > now}
-            self._drop_at = max(_MOST_KEPT, 2 * len(self._full))
+            self._drop_at = max(_MAX_KEPT, 2 * len(self._full))
 
     def refill(self, caller: str, now: float) -> float:
-        """Until the bucket is full."""
+        """Return the time until the bucket is full."""
         return max(0.0, self._full.get(caller, now) - now)
 
     def left(self, caller: str, now: float) -> int:
@@ -52,7 +53,7 @@ class Meter:
 
 
 class RateLimits:
-    """In this process's memory."""
+    """The limits of all callers, in this process's memory."""
 
     def __init__(self, settings: RateLimitingSettings) -> None:
         self.burst = settings.burst_allowance
@@ -61,14 +62,14 @@ class RateLimits:
 
 
 class Account:
-    """One caller's."""
+    """The limits of one caller."""
 
     def __init__(self, limits: RateLimits, caller: str) -> None:
         self._limits = limits
         self._caller = caller
 
     def admit(self) -> None:
-        """One more request. Raises `RateLimited`."""
+        """Count one more request. Raises `RateLimited`."""
         now, limits = time.monotonic(), self._limits
         if wait := limits.requests.wait(self._caller, now):
             raise RateLimited(
@@ -93,7 +94,7 @@ class Account:
         self._limits.tokens.take(self._caller, tokens, time.monotonic())
 
     def headers(self) -> dict[str, str]:
-        """As OpenAI's API has them."""
+        """Return the response headers that say what is left, as OpenAI's API has them."""
         now, headers = time.monotonic(), {}
         for name, meter in (("requests", self._limits.requests), ("tokens", self._limits.tokens)):
             headers[f"x-ratelimit-limit-{name}"] = str(meter.per_minute)

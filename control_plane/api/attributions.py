@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 from fastapi import APIRouter, Request
-from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from control_plane.api.body import settle_unknown_fields
 from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
-from control_plane.generation.context_limit import check_attributable
-from control_plane.triton import codec
-from control_plane.triton.client import TritonClient, ask
 from control_plane.validation import check_texts
 from control_plane.validation.texts import Place
 
@@ -26,7 +19,7 @@ router = APIRouter(tags=["generation"], route_class=JsonRoute)
 async def attributions(
     body: AttributionRequest, request: Request, services: ServicesDep
 ) -> AttributionResponse:
-    """Which prompt tokens an answer hangs on, by the gradients of its log likelihood.
+    """Attribute an answer to the tokens of its prompt, by the gradients of its log likelihood.
 
     For each prompt token, with embedding `e` and gradient `g`: `gradient_x_input` is `g . e`, the
     first-order estimate of what the token adds (arXiv:1605.01713), and `gradient_norm` is `|g|`,
@@ -36,17 +29,7 @@ async def attributions(
     texts = [(Place("prompt"), body.prompt), (Place("target"), body.target or "")]
     check_texts(services.settings.validation, texts)
     model = services.catalog.language_model(body.model)
-    check_attributable(model, body.prompt, body.target)
     request_id = request.state.request_id
-    message = codec.attribution_request(
-        model.name, codec.unique_id(request_id), body.prompt, body.target
-    )
-    timeout = services.settings.request_timeout
-    work = _ask(services.client, message, timeout)
+    work = services.inspection.attribute(model, request_id, body.prompt, body.target)
     answer = await charged(request, work, lambda a: len(a["prompt_tokens"]) + a["target_tokens"])
     return AttributionResponse(request_id=request_id, model_name=model.served_name, **answer)
-
-
-async def _ask(client: TritonClient, message: ModelInferRequest, timeout: float) -> dict[str, Any]:
-    answer: dict[str, Any] = orjson.loads(await ask(client, message, timeout=timeout))
-    return answer

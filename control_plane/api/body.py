@@ -93,7 +93,7 @@ def settle_unknown_fields(body: Body, request: Request) -> None:
 
 
 def _parts(body: Body, path: str = "") -> Iterator[tuple[str, Body]]:
-    """The body and the objects in it, each with the path to it."""
+    """Yield the body and the objects in it, each with the path to it."""
     if body.model_extra:
         yield path, body
     for name, value in body.__dict__.items():
@@ -105,7 +105,7 @@ def _parts(body: Body, path: str = "") -> Iterator[tuple[str, Body]]:
 
 
 def _shown(name: str) -> str:
-    """A client's word, fit for a message and a header."""
+    """Return a client's word in a form that is fit for a message and for a header."""
     return re.sub(r"[^A-Za-z0-9_.-]", "?", name[:MAX_NAME_CHARACTERS])
 
 
@@ -122,7 +122,8 @@ def _nearest(name: str, body: Body) -> str:
 
 
 def _header(fields: list[str], count: int) -> str:
-    """As many of them as there is room for, and how many more there are."""
+    """Return the header's value: as many of the fields as there is room for, and the number of
+    the rest."""
     listed, length = 0, 0
     for field in fields[:MAX_NAMES]:
         length += len(field) + len(", ")
@@ -134,8 +135,17 @@ def _header(fields: list[str], count: int) -> str:
 
 
 IN_ANY_REQUEST = NO_EFFECT | {
-    *("user", "priority", "request_id", "session_id", "cache_salt", "service_tier"),
-    *("safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
-    *("prediction", "guided_decoding_backend"),
+    "user",
+    "priority",
+    "request_id",
+    "session_id",
+    "cache_salt",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "prediction",
+    "guided_decoding_backend",
 }
 """What clients of OpenAI's and vLLM's APIs send, and what changes no answer."""

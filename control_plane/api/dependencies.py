@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from control_plane.admission.rate_limits import Account
 from control_plane.api.disconnect import until_disconnect
-from control_plane.generation.service import CacheUse
+from control_plane.generation.requests import CacheUse
 from control_plane.services import Services
 
 T = TypeVar("T")
@@ -21,8 +21,8 @@ async def _services(request: Request) -> Services:
     return services
 
 
-def bill(request: Request) -> Callable[[int], None] | None:
-    """What takes note of the tokens that a request costs, where there is a limit."""
+def usage_recorder(request: Request) -> Callable[[int], None] | None:
+    """Return what records the tokens that a request uses; None where there is no limit on them."""
     account: Account | None = request.scope["state"].get("account")
     return None if account is None else account.spend
 
@@ -35,12 +35,12 @@ def count_requests(request: Request, count: int) -> None:
 
 
 async def charged(request: Request, work: Coroutine[Any, Any, T], cost: Callable[[T], int]) -> T:
-    """The result of ``work``, for which the caller is charged ``cost`` in tokens, where there is a
-    limit: also when the client has left meanwhile, since it is computed all the same.
+    """Return the result of ``work``, and charge the caller ``cost`` of it in tokens, where there is
+    a limit: also when the client has left meanwhile, since it is computed all the same.
 
     Raises `ClientDisconnected`, and what ``work`` raises.
     """
-    if (spend := bill(request)) is None:
+    if (spend := usage_recorder(request)) is None:
         return await until_disconnect(request.receive, work)
 
     async def charge() -> T:
@@ -57,7 +57,8 @@ async def _shielded(task: asyncio.Future[T]) -> T:
 
 
 def cache_control(request: Request) -> CacheUse:
-    """What the header says: https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1"""
+    """Return what the Cache-Control header allows:
+    https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1"""
     words = {word.strip().lower() for word in request.headers.get("cache-control", "").split(",")}
     if "no-store" in words:
         return "none"

@@ -20,7 +20,8 @@ async def disconnected(receive: Receive) -> None:
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client leaves: `ClientDisconnected`."""
+    """Return the result of ``work``. It is cancelled when the client leaves. Raises
+    `ClientDisconnected` then."""
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(disconnected(receive))
     try:

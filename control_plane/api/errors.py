@@ -29,12 +29,12 @@ def error_response(error: TriadError, request_id: str) -> Response:
 
 
 def log_failure(request_id: str, error: Exception) -> None:
-    """A defect of ours."""
+    """Log a defect of ours, with its traceback."""
     logger.error("request %s failed", request_id, exc_info=error)
 
 
 def log_detail(request_id: str, error: TriadError) -> None:
-    """What is for the operator, and not for the client."""
+    """Log what is for the operator, and not for the client."""
     if isinstance(error, EngineFailed) and error.detail is not None:
         logger.error("request %s failed in the engine: %.1000s", request_id, error.detail)
 
@@ -92,9 +92,10 @@ _DOCUMENTED = {
 
 
 def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer, for OpenAPI; without ``statuses``: what one may that runs a model.
+    """Return a route's error responses for OpenAPI; without ``statuses``, those of a route that
+    runs a model.
 
-    With a default FastAPI does not add its own 422, which is never sent.
+    With a default response FastAPI does not add its own 422, which is never sent.
     """
     errors: dict[int | str, str] = {
         status: text for status, text in _DOCUMENTED.items() if status in statuses or not statuses

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from control_plane.api.body import settle_unknown_fields
-from control_plane.api.dependencies import ServicesDep, bill, cache_control
+from control_plane.api.dependencies import ServicesDep, cache_control, usage_recorder
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
@@ -24,8 +24,8 @@ from control_plane.api.schemas import (
 )
 from control_plane.api.sse import EventEncoder, EventStream
 from control_plane.auth.caller import caller_id
+from control_plane.generation.requests import GenerationRequest
 from control_plane.generation.result import GenerationResult, collect
-from control_plane.generation.service import GenerationRequest
 from control_plane.services import Services
 from control_plane.validation import check_request
 
@@ -61,7 +61,7 @@ async def _respond(
         model=body.model,
         stream=body.stream,
         metadata=body.metadata,
-        bill=bill(request),
+        record_usage=usage_recorder(request),
         cache=cache_control(request),
         caller=caller_id(request.scope),
     )

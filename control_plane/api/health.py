@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 
+from backends.contract.facts import UNKNOWN, ModelFacts
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import GpuMemory, HealthResponse
@@ -21,55 +20,55 @@ PATHS = ("/health", "/health/live", "/health/ready")
     "/health", responses={503: {"model": HealthResponse, "description": "It does not answer"}}
 )
 async def health(services: ServicesDep, response: Response) -> HealthResponse:
-    """The state of the default model: 200 when it answers, else 503 with the same body."""
+    """Return the state of the default model: 200 when it answers, else 503 with the same body."""
     facts = default_model_facts(services)
     ready = is_ready(services)
     if not ready:
         response.status_code = 503
-    gpus = facts.get("gpus", [])
+    gpus = facts.gpus
     return HealthResponse(
         status="healthy" if ready else "unhealthy",
         is_loaded=is_loaded(services),
         is_ready=ready,
         backend_type=backend_type(services),
         model_loaded=is_loaded(services),
-        tokenizer_loaded=is_loaded(services) and facts.get("tokenizer_loaded", False),
+        tokenizer_loaded=is_loaded(services) and facts.tokenizer_loaded,
         gpu_available=bool(gpus),
         gpu_count=len(gpus),
         gpu_memory=GpuMemory(
-            total=_gigabytes(gpus, "total"),
-            used=_gigabytes(gpus, "used"),
-            free=_gigabytes(gpus, "free"),
+            total=_gigabytes(sum(gpu.total for gpu in gpus)),
+            used=_gigabytes(sum(gpu.used for gpu in gpus)),
+            free=_gigabytes(sum(gpu.free for gpu in gpus)),
         ),
     )
 
 
 @router.get("/health/live")
 async def live() -> dict[str, str]:
-    """200 as long as this process answers at all: for a liveness probe."""
+    """Return 200 as long as this process answers at all: for a liveness probe."""
     return {"status": "alive"}
 
 
 @router.get("/health/ready", responses=documented_errors(503))
 async def ready(services: ServicesDep) -> dict[str, str]:
-    """200 when the default model answers and the server is not shutting down; else 503."""
+    """Return 200 when the default model answers and the server is not shutting down; else 503."""
     if services.generation.draining:
         raise ShuttingDown("the server is shutting down")
     services.catalog.ready(None)
     return {"status": "ready"}
 
 
-def default_model_facts(services: Services) -> dict[str, Any]:
+def default_model_facts(services: Services) -> ModelFacts:
     try:
         return services.catalog.find(None).facts
     except TriadError:
-        return {}
+        return UNKNOWN
 
 
 def backend_type(services: Services) -> str:
-    """The default model's engine."""
-    name: str = default_model_facts(services).get("backend", services.settings.backend_type)
-    return name
+    """Return the name of the default model's engine."""
+    facts = default_model_facts(services)
+    return services.settings.backend_type if facts == UNKNOWN else facts.backend
 
 
 def is_loaded(services: Services) -> bool:
@@ -87,5 +86,5 @@ def is_ready(services: Services) -> bool:
     return not services.generation.draining
 
 
-def _gigabytes(gpus: list[dict[str, int]], key: str) -> str:
-    return f"{round(sum(gpu[key] for gpu in gpus) / 2**30)}GB"
+def _gigabytes(size: int) -> str:
+    return f"{round(size / 2**30)}GB"

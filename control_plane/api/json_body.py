@@ -13,18 +13,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Generator
 from contextlib import suppress
 from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
-from math import isfinite
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from control_plane.api.json_check import TOO_DEEP, ValueCheck, WrongValue
 from control_plane.errors import InvalidRequest, field_path
 
-MAX_DEPTH = 64
-"""Objects and lists in each other."""
 MAX_VALUES = 350_000
 """In all: a batch of texts as token ids has many."""
 MAX_NODES = 60_000
@@ -38,6 +36,11 @@ MAX_INTEGER_DIGITS = 308
 _ALL_DIGITS_0 = bytes.maketrans(b"123456789", b"0" * 9)
 _TOO_LONG = b"0" * (MAX_INTEGER_DIGITS + 1)
 
+_TOO_MUCH = (
+    f"has too much in it: a body may hold {MAX_VALUES} values, with {MAX_NODES} objects, lists, "
+    "keys and fractions among them"
+)
+
 _PAUSE_AFTER = 100_000
 """Bytes of a body that takes long enough for others to notice."""
 
@@ -47,9 +50,9 @@ Steps: TypeAlias = Generator[None, None, Any]
 
 
 async def parse_body(body: bytes) -> dict[str, Any]:
-    """A request's fields. Raises `InvalidRequest`, which names the one that is wrong.
+    """Return a request's fields. Raises `InvalidRequest`, which names the one that is wrong.
 
-    Others get their turn between two steps.
+    Parsing is done in steps, and other requests run between two of them.
     """
     steps = _parsing(body, whole=True)
     try:
@@ -60,7 +63,7 @@ async def parse_body(body: bytes) -> dict[str, Any]:
     except StopIteration as end:
         fields: dict[str, Any] = end.value
         return fields
-    except _Wrong as wrong:
+    except WrongValue as wrong:
         path = field_path(wrong.path)
         message = f"{path}: {wrong}" if path else f"the body {wrong}"
         raise InvalidRequest(message, param=path or None) from None
@@ -74,59 +77,43 @@ def parse_json(text: str, field: str) -> Any:  # noqa: ANN401
             next(steps)
     except StopIteration as end:
         return end.value
-    except _Wrong as wrong:
+    except WrongValue as wrong:
         path = field_path([field, *wrong.path])
         raise InvalidRequest(f"{path}: {wrong}", param=path) from None
 
 
 def require_few_fields(value: object) -> object:
-    """For objects in the body whose fields are known, before they are looked at one by one. Raises
-    `ValueError`."""
+    """Return an object of the body whose fields are known, before they are looked at one by one.
+    Raises `ValueError` where it has too many."""
     if isinstance(value, dict) and len(value) > MAX_FIELDS:
         raise ValueError(f"must have at most {MAX_FIELDS} fields, not {len(value)}")
     return value
 
 
 def _parsing(data: bytes, *, whole: bool) -> Steps:
-    """``whole``: it must be an object, whose fields are named in errors. Raises `_Wrong`."""
+    """Parse in steps. ``whole``: the data must be an object, whose fields errors name. Raises
+    `WrongValue`."""
     yield from _require_affordable(data)
     try:
         text = data.decode("utf-8-sig")
         decoder = _decoder(text)
         value = _Fields(text, decoder).read() if whole else decoder.decode(text)
     except UnicodeDecodeError as error:
-        raise _Wrong(f"is not valid UTF-8: see byte {error.start}") from None
+        raise WrongValue(f"is not valid UTF-8: see byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise _Wrong(f"is not valid JSON: {error.msg} at character {error.pos}") from None
+        raise WrongValue(f"is not valid JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
-        raise _Wrong(_TOO_DEEP) from None
+        raise WrongValue(TOO_DEEP) from None
     yield
     if isinstance(value, dict | list):
         # Half a pair can only come from an escape: bytes that are UTF-8 have none.
-        _Check(texts="\\ud" in text or "\\uD" in text).container(value, 1)
+        ValueCheck(texts="\\ud" in text or "\\uD" in text).container(value, 1)
     yield
     return value
 
 
-class _Wrong(Exception):
-    """What is wrong with a value. Each container on its way out adds where it stands."""
-
-    def __init__(self, problem: str, *path: str | int) -> None:
-        super().__init__(problem)
-        self.path: Path = list(path)
-
-
-_TOO_MUCH = (
-    f"has too much in it: a body may hold {MAX_VALUES} values, with {MAX_NODES} objects, lists, "
-    "keys and fractions among them"
-)
-_NOT_FINITE = "must be a finite number"
-_NO_TEXT = "must be text: half of a surrogate pair is no character"
-_TOO_DEEP = f"must not be nested more than {MAX_DEPTH} levels deep"
-
-
 def _require_affordable(body: bytes) -> Steps:
-    """Raises `_Wrong`. Counting is far cheaper than parsing."""
+    """Raises `WrongValue`. Counting is far cheaper than parsing."""
     if _is_affordable(_separators(body)):
         return
     yield
@@ -135,11 +122,11 @@ def _require_affordable(body: bytes) -> Steps:
         return
     yield
     field = _crowded_field(body, outside)
-    raise _Wrong(_TOO_MUCH, *(() if field is None else (field,)))
+    raise WrongValue(_TOO_MUCH, *(() if field is None else (field,)))
 
 
 def _separators(body: bytes, start: int = 0, end: int = sys.maxsize) -> tuple[int, int]:
-    """As many nodes and values as there may be at most."""
+    """Return the numbers of nodes and values that there may be at most, counted by separators."""
     nodes = sum(body.count(mark, start, end) for mark in (b":", b"[", b"{", b"."))
     return nodes, body.count(b",", start, end) + nodes
 
@@ -150,7 +137,7 @@ def _is_affordable(separators: tuple[int, int]) -> bool:
 
 
 def _outside_of_texts(body: bytes) -> bytes:
-    """The body with spaces in place of its texts."""
+    """Return the body with spaces in place of its texts."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
     characters = np.frombuffer(body, np.uint8)
@@ -159,7 +146,8 @@ def _outside_of_texts(body: bytes) -> bytes:
 
 
 def _crowded_field(body: bytes, outside: bytes) -> str | None:
-    """The field in which there begins to be too much. ``outside``: the body without its texts."""
+    """Return the field in which the limit of values is passed. ``outside``: the body without its
+    texts."""
     low, high, before = 0, len(body), (0, 0)
     while high - low > 1:
         middle = (low + high) // 2
@@ -170,7 +158,7 @@ def _crowded_field(body: bytes, outside: bytes) -> str | None:
         else:
             high = middle
     reader = _Fields(body[:low].decode("utf-8-sig", "replace"), _PLAIN)
-    with suppress(json.JSONDecodeError, _Wrong):
+    with suppress(json.JSONDecodeError, WrongValue):
         reader.read()
     return reader.name
 
@@ -182,7 +170,7 @@ def _decoder(text: str) -> json.JSONDecoder:
 
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
-        raise _Wrong(f"must have integers of at most {MAX_INTEGER_DIGITS} digits")
+        raise WrongValue(f"must have integers of at most {MAX_INTEGER_DIGITS} digits")
     return int(digits)
 
 
@@ -191,8 +179,8 @@ _PLAIN, _COUNTING_DIGITS = json.JSONDecoder(), json.JSONDecoder(parse_int=_integ
 
 
 class _Fields:
-    """The body's own object is read here, and its values as `json` does: so an error in one of them
-    is known by its field. ``name``: the one that is being read."""
+    """The reader of the body's own object, whose values it reads as `json` does: so an error in
+    one of them is known by its field. ``name``: the field that is being read."""
 
     def __init__(self, text: str, decoder: json.JSONDecoder) -> None:
         self._text = text
@@ -201,10 +189,10 @@ class _Fields:
         self.name: str | None = None
 
     def read(self) -> dict[str, Any]:
-        """Raises `json.JSONDecodeError`, `_Wrong`."""
+        """Raises `json.JSONDecodeError`, `WrongValue`."""
         fields: dict[str, Any] = {}
         if not self._takes("{"):
-            raise _Wrong("must be a JSON object, sent as application/json")
+            raise WrongValue("must be a JSON object, sent as application/json")
         if not self._takes("}"):
             self._read_field(fields)
             while not self._takes("}"):
@@ -216,7 +204,7 @@ class _Fields:
 
     def _read_field(self, fields: dict[str, Any]) -> None:
         if len(fields) == MAX_FIELDS:
-            raise _Wrong(f"must have at most {MAX_FIELDS} fields")
+            raise WrongValue(f"must have at most {MAX_FIELDS} fields")
         if self._text[self._at : self._at + 1] != '"':
             raise json.JSONDecodeError("Expecting a field's name", self._text, self._at)
         self.name, self._at = scanstring(self._text, self._at + 1, True)
@@ -227,8 +215,8 @@ class _Fields:
         except StopIteration as end:
             raise json.JSONDecodeError("Expecting a value", self._text, end.value) from None
         except RecursionError:
-            raise _Wrong(_TOO_DEEP, self.name) from None
-        except _Wrong as wrong:
+            raise WrongValue(TOO_DEEP, self.name) from None
+        except WrongValue as wrong:
             wrong.path.insert(0, self.name)
             raise
         self._at = _skip(self._text, self._at)
@@ -245,62 +233,5 @@ class _Fields:
 
 
 def _skip(text: str, at: int) -> int:
-    """Behind white space."""
+    """Return the position after white space."""
     return WHITESPACE.match(text, at).end()  # type: ignore[no-any-return]
-
-
-class _Check:
-    """Of what has been parsed. ``texts``: whether half a surrogate pair may be in it."""
-
-    def __init__(self, *, texts: bool) -> None:
-        self._texts = texts
-
-    def container(self, container: dict[str, Any] | list[Any], depth: int) -> None:
-        """Raises `_Wrong`. What can be asked of all values at once is: a loop takes longer."""
-        values: Collection[Any] = container.values() if isinstance(container, dict) else container
-        kinds = set(map(type, values))
-        if float in kinds and not all(map(isfinite, _of(float, values, kinds))):
-            self._find(container, lambda v: type(v) is not float or isfinite(v), _NOT_FINITE)
-        if self._texts:
-            self._check_texts(container, _of(str, values, kinds))
-        if dict in kinds or list in kinds:
-            if depth == MAX_DEPTH:
-                raise _Wrong(_TOO_DEEP)
-            self._below(container, depth + 1)
-
-    def _check_texts(self, container: dict[str, Any] | list[Any], texts: Collection[str]) -> None:
-        if type(container) is dict and not _is_text("".join(container)):
-            raise _Wrong("must not have a key with half of a surrogate pair in it")
-        if not _is_text("".join(texts)):
-            self._find(container, lambda v: type(v) is not str or _is_text(v), _NO_TEXT)
-
-    def _below(self, container: dict[str, Any] | list[Any], depth: int) -> None:
-        for place, value in _items(container):
-            if type(value) is dict or type(value) is list:
-                try:
-                    self.container(value, depth)
-                except _Wrong as wrong:
-                    wrong.path.insert(0, place)
-                    raise
-
-    def _find(
-        self, container: dict[str, Any] | list[Any], good: Callable[[Any], bool], problem: str
-    ) -> None:
-        raise _Wrong(problem, next(place for place, v in _items(container) if not good(v)))
-
-
-def _of(kind: type, values: Collection[Any], kinds: set[type]) -> Collection[Any]:
-    """Those of the kind. ``kinds``: all that there are."""
-    return values if kinds == {kind} else [v for v in values if type(v) is kind]
-
-
-def _items(container: dict[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:
-    return container.items() if isinstance(container, dict) else enumerate(container)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

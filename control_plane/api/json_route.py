@@ -14,7 +14,8 @@ from control_plane.errors import UnsupportedMediaType
 
 
 class JsonRoute(APIRoute):
-    """Of a router with routes that have bodies: ``APIRouter(route_class=JsonRoute)``."""
+    """The route class of routers whose routes have JSON bodies:
+    ``APIRouter(route_class=JsonRoute)``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -29,7 +30,7 @@ class JsonRoute(APIRoute):
 
 
 class _JsonRequest(Request):
-    """FastAPI asks it for the body."""
+    """A request whose body FastAPI asks for, and gets parsed."""
 
     async def json(self) -> Any:  # noqa: ANN401
         return await parse_body(await self.body())

@@ -14,29 +14,30 @@ router = APIRouter(tags=["models"])
 
 @router.get("/models")
 async def models(services: ServicesDep) -> ModelsResponse:
-    """The models that a request may name."""
+    """List the models that a request may name."""
     catalog = services.catalog
     try:
         default = catalog.find(None).served_name
     except ModelNotReady:
         default = catalog.default_model
-    return ModelsResponse(models=[_info(model) for model in catalog], default_model=default)
+    return ModelsResponse(models=[_info(m) for m in catalog if m.is_served], default_model=default)
 
 
 def _info(model: Model) -> ModelInfo:
     facts = model.facts
     return ModelInfo(
         name=model.served_name,
-        type=facts.get("type"),
-        parameters=parameter_count(facts["parameters"]) if "parameters" in facts else None,
-        context_length=facts.get("context_length"),
+        type=facts.type if model.is_described else None,
+        parameters=None if facts.parameters is None else parameter_count(facts.parameters),
+        context_length=facts.context_length,
         loaded=model.loaded,
         backend=model.backend,
     )
 
 
 def parameter_count(count: int) -> str:
-    """``3B``, ``1.5B``, ``494M``, ``12K``: at most one decimal, and none from 10 up."""
+    """Return a number of parameters as ``3B``, ``1.5B``, ``494M`` or ``12K``: with one decimal
+    at most, and none from 10 up."""
     for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if count >= unit:
             value = count / unit

@@ -65,7 +65,7 @@ def _add_events(document: dict[str, Any]) -> None:
 
 
 def _add_header(document: dict[str, Any]) -> None:
-    """To the responses of routes that have bodies."""
+    """Add the header of ignored fields to the responses of routes that have bodies."""
     header = {
         "description": "Fields of the request that are not known, and were ignored",
         "schema": {"type": "string"},

@@ -10,8 +10,6 @@ from control_plane.api.dependencies import ServicesDep, charged
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import GenerateRequest
-from control_plane.triton import codec
-from control_plane.triton.client import ask
 from control_plane.validation import check_request
 
 router = APIRouter(tags=["debug"], route_class=JsonRoute)
@@ -26,22 +24,20 @@ class ProfileRequest(GenerateRequest):
 
 @router.post("/profile", response_class=Response, responses=documented_errors())
 async def profile(body: ProfileRequest, request: Request, services: ServicesDep) -> Response:
-    """The profiler's trace of a generation, gzipped JSON: open it at https://ui.perfetto.dev.
+    """Return the profiler's trace of a generation, gzipped JSON: open it at
+    https://ui.perfetto.dev.
 
-    Takes what `/generate` takes, for a few tokens. Everything that the engine computes meanwhile
-    is in it.
+    The request is that of `/generate`, for a few tokens. Everything that the engine computes
+    meanwhile is in the trace.
     """
     settle_unknown_fields(body, request)
     check_request(services.settings.validation, body.prompt, body.max_tokens)
     model = services.catalog.language_model(body.model)
     request_id = request.state.request_id
-    message = codec.profile_request(
-        model.name, codec.unique_id(request_id), body.prompt, body.sampling_parameters()
-    )
-    timeout = services.settings.request_timeout
-    tokens = await services.generation.tokenize(model, request_id, body.prompt, must_fit=True)
+    inspection = services.inspection
+    tokens = await inspection.tokenize(model, request_id, body.prompt, must_fit=True)
     cost = len(tokens.ids) + body.max_tokens  # the trace does not say how many there were
-    work = ask(services.client, message, timeout=timeout)
+    work = inspection.profile(model, request_id, body.prompt, body.sampling_parameters())
     trace = await charged(request, work, lambda _: cost)
     name = f"trace-{request_id}.json.gz"
     return Response(

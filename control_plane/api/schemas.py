@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from backends.contract.sampling import MAX_ALLOWED_TOKEN_IDS, MAX_SALT
+from backends.contract.sampling import PARAMETERS
 from backends.contract.vllm_parameters import UNSUPPORTED
-from control_plane.api.body import (
-    IN_ANY_REQUEST,
-    Body,
-    Count,
-    Integral,
-    Positive,
-    StopStringList,
-    TokenId,
-    TopK,
-    Unsupported,
-)
+from control_plane.api.body import IN_ANY_REQUEST, Body, Unsupported
 from control_plane.api.json_body import MAX_MESSAGES
+from control_plane.api.sampling_fields import REST_FIELDS, with_rest_fields
 
 
+@with_rest_fields
 class Sampling(Body):
-    """The fields that ``/generate`` and ``/chat`` share."""
+    """The fields that ``/generate`` and ``/chat`` share, and the sampling parameters."""
 
     no_effect = IN_ANY_REQUEST
     # Fields of ``/v1``: there they mean something.
@@ -58,57 +50,36 @@ class Sampling(Body):
     }
 
     model: str | None = Field(None, description="The default model where absent")
-    max_tokens: Positive = Field(512, description="Tokens to generate at most")
-    temperature: float = Field(0.7, ge=0, le=100, description="0: greedy decoding")
-    top_p: float = Field(1.0, ge=0, le=1, description="0: greedy decoding")
-    top_k: TopK = Field(0, description="0 or -1: off")
-    min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    stop_sequences: StopStringList = Field(default_factory=list)
-    include_stop_str_in_output: bool = False
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Integral] | None = None
-    min_tokens: Count = Field(
-        0, description="Nothing ends the answer before so many tokens but its structure's end"
-    )
-    allowed_token_ids: list[TokenId] | None = Field(
-        None,
-        max_length=MAX_ALLOWED_TOKEN_IDS,
-        fail_fast=True,
-        description="No other token comes",
-    )
-    ignore_eos: bool = False
-    guided: dict[str, Any] | None = Field(
-        None,
-        description="What the text must look like: an object with one of `json` (a JSON schema), "
-        "`json_object` (true), `regex`, `choice` (a list of strings), `grammar` (GBNF)",
-    )
     response_format: dict[str, Any] | None = Field(
         None,
-        description="The same in OpenAI's form: an object whose `type` is `text`, `json_object`, "
+        description="`guided` in OpenAI's form: an object whose `type` is `text`, `json_object`, "
         "or `json_schema` with `json_schema: {schema}`",
-    )
-    lora_name: str | None = Field(None, description="One of the model's LoRA adapters, by name")
-    cache_salt: str | None = Field(
-        None, max_length=MAX_SALT, description="Keeps what is cached apart from other salts'"
     )
     stream: bool = False
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="The caller's own; goes to the log"
     )
+    if TYPE_CHECKING:  # of the list of parameters
+        max_tokens: int
 
     def sampling_parameters(self) -> dict[str, Any]:
-        """By the names of `backends.contract.tensors.SamplingParameters`."""
-        return {"stop": self.stop_sequences} | {name: getattr(self, name) for name in _SAMPLING}
+        """Return those that differ from the defaults of `SamplingParameters`, by its names."""
+        fields = self.__dict__
+        values = {
+            name: value
+            for field, name, default in _SAMPLING
+            if (value := fields[field]) is not default and value != default
+        }
+        if self.response_format is not None:
+            values["response_format"] = self.response_format
+        return values
 
 
-_SAMPLING = (
-    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-    *("presence_penalty", "frequency_penalty", "include_stop_str_in_output", "seed"),
-    *("min_tokens", "allowed_token_ids", "ignore_eos", "guided", "response_format", "lora_name"),
-    "cache_salt",
-)
+_SAMPLING = [
+    (field, name, [] if PARAMETERS[name].default == () else PARAMETERS[name].default)
+    for field, name in REST_FIELDS.items()
+]
+"""Fields, their parameters, and the defaults of the contract, as JSON has them."""
 
 
 class GenerateRequest(Sampling):

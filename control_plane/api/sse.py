@@ -18,7 +18,7 @@ from control_plane.api.disconnect import disconnected
 from control_plane.api.errors import log_detail, log_failure
 from control_plane.errors import ClientDisconnected, TriadError
 from control_plane.generation.generation import Generation
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,20 +28,20 @@ _HEADERS = [
 
 
 class Events(Protocol):
-    """What a stream of one or more generations says. Each method gives whole events."""
+    """The events of a stream of one or more generations. Each method returns whole events."""
 
     def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
-        """``generation``: its place among those of the stream."""
+        """Return the events of some deltas. ``generation``: its place among those of the stream."""
 
     def end(self) -> bytes:
-        """After the last event of all generations."""
+        """Return what comes after the last event of all generations."""
 
     def error(self, error: TriadError) -> bytes:
-        """The last thing that a stream says which has failed."""
+        """Return the last event of a stream that has failed."""
 
 
 class EventEncoder:
-    """Deltas to the events of ``/generate`` and ``/chat``."""
+    """The encoder of deltas to the events of ``/generate`` and ``/chat``."""
 
     def __init__(self, request_id: str) -> None:
         self._request_id = request_id
@@ -71,7 +71,7 @@ class EventEncoder:
 
 
 class EventStream(Response):
-    """Streams generations, and closes them.
+    """A response that streams generations, and closes them.
 
     ``starting``: the generations, or a task that has them when their first responses are there.
     ``keep_alive``: seconds of silence after which a comment is written; None: never.

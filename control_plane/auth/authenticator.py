@@ -27,7 +27,8 @@ TOKEN_HEADERS = {
 
 
 class Authenticator:
-    """A token is a key of the store or, where there is an introspector, one that it knows."""
+    """The check of tokens: one is a key of the store or, where there is an introspector, one
+    that it knows."""
 
     def __init__(
         self, settings: AuthSettings, keys: KeyStore, introspector: Introspector | None
@@ -39,8 +40,8 @@ class Authenticator:
         self._failures = Failures(settings.max_failures_per_minute)
 
     async def authenticate(self, headers: Headers, host: str) -> Caller:
-        """``host``: the client's address. Raises `Unauthorized`, `Forbidden`, `RateLimited`, or
-        `Unavailable`."""
+        """Return who calls. ``host``: the client's address. Raises `Unauthorized`, `Forbidden`,
+        `RateLimited`, or `Unavailable`."""
         token = self._token(headers)
         if token is None:
             raise Unauthorized(f"a token is needed: send `{TOKEN_HEADERS[self._type]}`", self._type)
@@ -61,7 +62,8 @@ class Authenticator:
         return caller
 
     async def _asked(self, token: str, host: str) -> Caller:
-        """A failure until it is known to be none, so that nobody asks often at once."""
+        """Return the caller whom the introspector knows. It counts as a failure until it is
+        known to be none, so that nobody asks often at once."""
         self._failures.begin(host)
         caller = None
         if self._introspector is not None and len(token) <= MAX_TOKEN_CHARACTERS:

@@ -12,7 +12,8 @@ from control_plane.http.addresses import limited_as
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """``id`` is what limits are kept by, and no secret. ``expires``: seconds since 1970."""
+    """Whose request it is. ``id`` is what limits are kept by, and no secret. ``expires``:
+    seconds since 1970."""
 
     id: str
     scopes: Set[str] = frozenset()

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
 from control_plane.settings import SettingsError, load_settings
-from control_plane.settings.manager import PATH_VARIABLE
+from control_plane.settings.loading import PATH_VARIABLE
 
 app = typer.Typer(no_args_is_help=True, help="API keys, for `auth.enabled`.")
 console = Console(stderr=True, highlight=False)
@@ -72,7 +72,7 @@ def revoke(
 
 
 def _open(config: Path | None) -> tuple[KeyStore, list[str]]:
-    """The store, and the scopes that requests need."""
+    """Return the store, and the scopes that requests need."""
     try:
         auth = load_settings(config, os.environ).serving.auth
         return KeyStore(key_file(auth)), auth.required_scopes

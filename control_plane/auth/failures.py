@@ -16,21 +16,21 @@ _MAX_ADDRESSES = 10_000
 
 @dataclass(slots=True)
 class _Window:
-    """Of one address. It does not grow longer with what comes in it."""
+    """The failures of one address. It does not grow with their number."""
 
     ends: float = field(default_factory=lambda: time.monotonic() + _WINDOW_SECONDS)
     failures: int = 0
 
 
 class Failures:
-    """Tokens without success, by address: each may send so many a minute."""
+    """The failed attempts by address: each may send so many bad tokens a minute."""
 
     def __init__(self, per_minute: int) -> None:
         self._most = per_minute
         self._windows: TTLCache[str, _Window] = TTLCache(_MAX_ADDRESSES, _WINDOW_SECONDS)
 
     def begin(self, host: str) -> None:
-        """One more, until it is known to be none. Raises `RateLimited`."""
+        """Count an attempt as a failure until it is known to be none. Raises `RateLimited`."""
         address = limited_as(host)
         if (window := self._windows.get(address)) is None:
             window = self._windows[address] = _Window()
@@ -40,7 +40,7 @@ class Failures:
         window.failures += 1
 
     def take_back(self, host: str) -> None:
-        """What began was none."""
+        """Take back an attempt that has succeeded."""
         window = self._windows.get(limited_as(host))
         if window is not None and window.failures:
             window.failures -= 1

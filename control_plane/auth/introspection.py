@@ -34,10 +34,10 @@ _LOG_INTERVAL = 10.0
 
 
 class Introspector:
-    """Asks at `auth.token_validation_url`.
+    """The client of `auth.token_validation_url`.
 
-    Answers are kept for `auth.token_validation_cache` seconds, those of valid tokens no longer than
-    these are, and refusals for `MAX_REFUSAL_SECONDS` at most.
+    Answers are cached for `auth.token_validation_cache` seconds, those of valid tokens no longer
+    than these are, and refusals for `MAX_REFUSAL_SECONDS` at most.
     """
 
     def __init__(self, url: str, settings: AuthSettings) -> None:
@@ -73,7 +73,8 @@ class Introspector:
         return self._valid.get(_digest(token))
 
     async def caller(self, token: str) -> Caller | None:
-        """None: the token is not valid. Raises `Unavailable` where nobody can say."""
+        """Return whose token it is, or None if it is not valid. Raises `Unavailable` where
+        nobody can say."""
         key = _digest(token)
         if key in self._refused:
             return None
@@ -106,7 +107,7 @@ class Introspector:
         return caller
 
     def _log(self, error: Exception) -> None:
-        """A line in `_LOG_INTERVAL` seconds: anybody can send tokens."""
+        """Log a line in `_LOG_INTERVAL` seconds at most: anybody can send tokens."""
         self._failures += 1
         if (now := time.monotonic()) < self._logged + _LOG_INTERVAL:
             return
@@ -114,7 +115,10 @@ class Introspector:
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         logger.error(
             "%s did not say whether a token is valid (%d times since this was said): %s: %.200s",
-            *(address, self._failures, type(error).__name__, error),
+            address,
+            self._failures,
+            type(error).__name__,
+            error,
         )
         self._failures, self._logged = 0, now
 

@@ -38,12 +38,12 @@ _COLUMNS = "id, name, scopes, created, expires, revoked"
 
 
 class KeyStoreError(Exception):
-    """The file cannot be used."""
+    """The error of a key file that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Times are seconds since 1970."""
+    """A key without its secret. Times are seconds since 1970."""
 
     id: str
     name: str
@@ -60,13 +60,13 @@ class Key:
 
 
 def key_file(settings: AuthSettings) -> Path:
-    """Of the key store."""
+    """Return the path of the key store's file."""
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return (settings.key_store or Path(data) / "triad" / "keys.db").expanduser()
 
 
 class KeyStore:
-    """The file is made where there is none, for its owner alone."""
+    """The keys, in a file that is made where there is none, for its owner alone."""
 
     def __init__(self, file: Path) -> None:
         """Raises `KeyStoreError`."""
@@ -80,7 +80,8 @@ class KeyStore:
         self._connection.close()
 
     def create(self, name: str, scopes: Sequence[str], lifetime: float | None = None) -> str:
-        """The new key, which cannot be read again. ``lifetime``: seconds; None: for ever."""
+        """Create a key and return it; it cannot be read again. ``lifetime``: seconds; None: for
+        ever."""
         secret, now = PREFIX + secrets.token_urlsafe(32), time.time()
         expires = None if lifetime is None else now + lifetime
         self._connection.execute(
@@ -97,14 +98,14 @@ class KeyStore:
         return cursor.rowcount == 1
 
     def all(self) -> list[Key]:
-        """In the order in which they were made."""
+        """Return all keys in the order in which they were made."""
         with closing(
             self._connection.execute(f"select {_COLUMNS} from keys order by created")
         ) as c:
             return [_key(row) for row in c]
 
     def caller(self, secret: str) -> Caller | None:
-        """None: no key that is valid now."""
+        """Return whose key it is, or None for one that is not valid now."""
         with closing(
             self._connection.execute(
                 f"select {_COLUMNS} from keys where digest = ?", (_digest(secret),)

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict, is_dataclass
 
-from google.protobuf.message import DecodeError
 from prometheus_client import Counter
-from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from control_plane.cache.store import MAX_VALUE_BYTES, Store, StoreError, open_store
+from control_plane.inference.client import ResponseStream
+from control_plane.inference.requests import Generate
+from control_plane.inference.responses import Delta
 from control_plane.observability.metrics import Metrics
 from control_plane.settings import CachingSettings
-from control_plane.triton.client import InferStream
-from control_plane.triton.codec import Delta, delta
 
 logger = logging.getLogger(__name__)
 
-_VERSION = b"2"
-"""Of what is kept, and of its key."""
+_VERSION = b"3"
+"""The version of values and of keys: those of another version are never found."""
 MAX_UNPACKED_BYTES = MAX_VALUE_BYTES
 """Of one answer's responses. A larger answer is not kept; a value that unpacks to more is none."""
 _FINISH_REASONS = ("stop", "length")
@@ -37,14 +39,15 @@ _COMPLAINT_SECONDS = 30.0
 
 
 class ResponseCache:
-    """A store that does not work costs nothing but its answers: they are computed then."""
+    """The cache of whole answers. A store that does not work costs nothing but its answers: they
+    are computed then."""
 
     def __init__(
         self, store: Store, metrics: Metrics, *, sampled: bool = False, shared: bool = False
     ) -> None:
-        """``sampled``: answers in which chance has a part are kept as well. ``shared``: one caller
-        gets another's answers."""
-        self.sampled = sampled
+        """Create a cache over a store. ``sampled``: answers that were drawn at random are kept
+        as well. ``shared``: one caller gets another's answers."""
+        self.keeps_sampled = sampled
         self._shared = shared
         self._store = store
         self._counter = Counter(
@@ -56,24 +59,31 @@ class ResponseCache:
         self._putting: set[asyncio.Task[None]] = set()
         self._complained = float("-inf")
 
-    def key(self, request: ModelInferRequest, model_facts: str, caller: str) -> bytes:
-        """Name what an answer depends on. ``request``: without an id, and always as a stream; the
-        client's `cache_salt` is in it. ``model_facts``: what may change under one name."""
+    def key(self, request: Generate, model_facts: str, caller: str) -> bytes:
+        """Return a digest of all that an answer depends on: of the request's fields but for its id
+        and for whether it is a stream, among them the client's `cache_salt`; of ``model_facts``,
+        which may change under one name; and of the caller."""
+        prompt = request.prompt
         parts = (
             _VERSION,
             model_facts.encode(),
             b"" if self._shared else caller.encode(),
-            request.SerializeToString(deterministic=True),
+            request.model.encode(),
+            type(prompt).__name__.encode(),
+            _json(asdict(prompt) if is_dataclass(prompt) else prompt),
+            _json(request.sampling),
+            _json(request.returns),
         )
         return hashlib.sha256(b"".join(len(p).to_bytes(8, "little") + p for p in parts)).digest()
 
     def stream(
-        self, key: bytes, begin: Callable[[], InferStream], *, reads: bool = True
-    ) -> InferStream:
-        """The responses that ``key`` has, or else those of the stream that ``begin`` begins."""
+        self, key: bytes, begin: Callable[[], ResponseStream[Delta]], *, reads: bool = True
+    ) -> ResponseStream[Delta]:
+        """Return the responses that ``key`` has, or else those of the stream that ``begin``
+        begins."""
         return _CachedStream(self, key, begin, reads=reads)
 
-    async def get(self, key: bytes) -> list[ModelInferResponse] | None:
+    async def get(self, key: bytes) -> list[Delta] | None:
         try:
             value = await self._store.get(key)
             found = None if value is None else _unpacked(value)
@@ -84,7 +94,7 @@ class ResponseCache:
         self._counter.labels("miss" if found is None else "hit").inc()
         return found
 
-    def put(self, key: bytes, responses: Sequence[ModelInferResponse]) -> None:
+    def put(self, key: bytes, responses: Sequence[Delta]) -> None:
         """Keep an answer, without waiting for the store."""
         if (value := _packed(responses)) is None:
             return
@@ -113,7 +123,7 @@ class ResponseCache:
 async def open_cache(
     settings: CachingSettings, metrics: Metrics
 ) -> AsyncIterator[ResponseCache | None]:
-    """None where nothing is to be kept. Raises `StoreError`."""
+    """Open the cache of the settings; None where nothing is to be kept. Raises `StoreError`."""
     if not settings.enabled:
         yield None
         return
@@ -127,23 +137,28 @@ async def open_cache(
 
 
 class _CachedStream:
-    """Implements `InferStream`."""
+    """A stream that comes from the cache, or goes into it. Implements `ResponseStream[Delta]`."""
 
     def __init__(
-        self, cache: ResponseCache, key: bytes, begin: Callable[[], InferStream], *, reads: bool
+        self,
+        cache: ResponseCache,
+        key: bytes,
+        begin: Callable[[], ResponseStream[Delta]],
+        *,
+        reads: bool,
     ) -> None:
         self._cache = cache
         self._key = key
         self._begin = begin
         self._reads = reads
-        self._stream: InferStream | None = None
-        self._responses: list[ModelInferResponse] = []
+        self._stream: ResponseStream[Delta] | None = None
+        self._responses: list[Delta] = []
         self._ended = False
 
-    def __aiter__(self) -> AsyncIterator[Sequence[ModelInferResponse]]:
+    def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
         return self
 
-    async def __anext__(self) -> Sequence[ModelInferResponse]:
+    async def __anext__(self) -> Sequence[Delta]:
         if self._ended:
             raise StopAsyncIteration
         if self._stream is None:
@@ -162,7 +177,7 @@ class _CachedStream:
         return responses
 
     def _keep(self) -> None:
-        complete = self._responses and delta(self._responses[-1]).finish_reason is not None
+        complete = self._responses and self._responses[-1].finish_reason is not None
         if complete and not self._ended:
             self._cache.put(self._key, self._responses)
         self._ended = True
@@ -172,37 +187,37 @@ class _CachedStream:
         if self._stream is not None:
             self._stream.cancel()
 
-    async def rest(self) -> Sequence[ModelInferResponse]:
+    async def rest(self) -> Sequence[Delta]:
         return () if self._stream is None else await self._stream.rest()
 
 
-def _packed(responses: Sequence[ModelInferResponse]) -> bytes | None:
-    """None for an answer that is too large to be kept."""
-    parts = []
-    for response in responses:
-        body = response.SerializeToString()
-        parts += [len(body).to_bytes(4, "little"), body]
-    data = b"".join(parts)
+def _json(value: object) -> bytes:
+    # Not orjson: integers, of a schema for one, may be of any size.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_DELTAS = TypeAdapter(list[Delta], config=ConfigDict(extra="forbid", strict=True))
+
+
+def _packed(deltas: Sequence[Delta]) -> bytes | None:
+    """Return a whole answer as bytes, or None if it is too large to be kept."""
+    data = _DELTAS.dump_json(list(deltas), exclude_defaults=True)
     return zlib.compress(data, 1) if len(data) <= MAX_UNPACKED_BYTES else None
 
 
-def _unpacked(value: bytes) -> list[ModelInferResponse]:
-    """The responses of a whole answer. Raises `ValueError` for a value that is none: others may
-    write into the store, and another version of this program may have done so."""
+def _unpacked(value: bytes) -> list[Delta]:
+    """Return the deltas of a whole answer. Raises `ValueError` for a value that is none: others
+    may write into the store, and another version of this program may have done so."""
     try:
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(value, MAX_UNPACKED_BYTES)
         if not unpacker.eof:
             raise ValueError("a kept answer is cut off or too large")
-        responses, at = [], 0
-        while at < len(data):
-            size = int.from_bytes(data[at : at + 4], "little")
-            responses.append(ModelInferResponse.FromString(data[at + 4 : at + 4 + size]))
-            at += 4 + size
-        _check_whole([delta(response) for response in responses])
-    except (zlib.error, DecodeError) as error:
+        deltas = _DELTAS.validate_json(data)
+    except (zlib.error, ValidationError) as error:
         raise ValueError(f"a kept answer cannot be read: {error}") from None
-    return responses
+    _check_whole(deltas)
+    return deltas
 
 
 def _check_whole(deltas: Sequence[Delta]) -> None:

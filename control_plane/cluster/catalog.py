@@ -10,7 +10,7 @@ from control_plane.models.catalog import Model, Models
 
 
 class ClusterCatalog(Models):
-    """A model is ready where it is on any of the servers."""
+    """The models of several servers. A model is ready where it is on any of them."""
 
     def __init__(
         self, instances: Sequence[Instance], default_model: str, engine: str | None = None
@@ -31,9 +31,9 @@ class ClusterCatalog(Models):
         for instance in self._instances:
             instance.catalog.add_name(name)
 
-    def doubt(self) -> None:
+    def request_refresh(self) -> None:
         for instance in self._instances:
-            instance.catalog.doubt()
+            instance.catalog.request_refresh()
 
     async def refresh(self) -> None:
         await asyncio.gather(*(instance.catalog.refresh() for instance in self._instances))

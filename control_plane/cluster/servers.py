@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from control_plane.balancing import create_strategy
 from control_plane.cluster.catalog import ClusterCatalog
 from control_plane.cluster.client import ClusterClient
 from control_plane.cluster.instance import Instance
-from control_plane.embedded.control import control_metadata
+from control_plane.inference.client import ModelClient
 from control_plane.models.catalog import Catalog, Model, Models
 from control_plane.models.processes import ModelProcesses
 from control_plane.settings import ServingSettings, TritonSettings
-from control_plane.triton.base import Metadata
-from control_plane.triton.client import TritonClient
-from control_plane.triton.grpc_aio import GrpcAioClient
-from control_plane.triton.http2.client import Http2Client
-
-CLIENTS: Mapping[str, Callable[[str, Metadata], TritonClient]] = {
-    "http2": Http2Client,
-    "grpc_aio": GrpcAioClient,
-}
-"""By the setting `triton.grpc_client`."""
 
 
 def endpoints(settings: ServingSettings) -> dict[str, int]:
-    """gRPC addresses with their weights; none: an embedded server is wanted."""
+    """Return gRPC addresses with their weights; none where an embedded server is wanted."""
     balancing = settings.load_balancing
     if balancing.enabled and balancing.instances:
         return {
@@ -37,7 +28,8 @@ def endpoints(settings: ServingSettings) -> dict[str, int]:
 
 
 def control_value(triton: TritonSettings) -> str | None:
-    """The secret that opens restricted protocols. Raises OSError for a file that cannot be read."""
+    """Return the secret that opens restricted protocols. Raises OSError for a file that cannot
+    be read."""
     if triton.model_control_value is not None:
         return triton.model_control_value.get_secret_value()
     if triton.model_control_file is not None:
@@ -46,13 +38,14 @@ def control_value(triton: TritonSettings) -> str | None:
 
 
 def engine_asked_for(settings: ServingSettings) -> str | None:
-    """None where the user leaves it to the model."""
+    """Return the engine that the user asks for, or None where it is left to the model."""
     return settings.backend_type if "backend_type" in settings.model_fields_set else None
 
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """Times in seconds. ``failures``: in a row, until a model counts as dead."""
+    """The times of health checks, in seconds. ``failures``: in a row, until a model counts as
+    unhealthy."""
 
     interval: float
     timeout: float
@@ -68,39 +61,52 @@ class HealthChecks:
         return cls(interval or triton.health_check_interval, triton.health_check_timeout, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The servers of one gateway. ``instances``: where there are several; else none."""
+
+    client: ModelClient
+    catalog: Models
+    instances: Sequence[Instance] = ()
+
+
 def connect(
     settings: ServingSettings,
-    on_death: Callable[[Model], None],
+    create_client: Callable[[str], ModelClient],
+    on_unhealthy: Callable[[Model], None],
     processes: ModelProcesses | None = None,
-) -> tuple[TritonClient, Models, Sequence[Instance]]:
-    """One server is spoken to straight. Of several, `ClusterClient` sees to it that a model's
-    death on one of them is no request's end; ``on_death`` and ``processes``, those of its models
-    where they run on this machine, are for the only one."""
+) -> Connection:
+    """Return what speaks to the servers that the settings name, and knows their models.
+
+    Of several servers, `ClusterClient` fails over what waits for a model that has become unhealthy
+    on one of them. ``create_client``: makes the client of one server from its address.
+    ``on_unhealthy``: called when a model of the only server has become unhealthy. ``processes``:
+    those that hold its models, where they run on this machine.
+    """
     named, checks = endpoints(settings), HealthChecks.of(settings)
-    make = CLIENTS[settings.triton.grpc_client]
-    control = control_value(settings.triton)
-    header = settings.triton.model_control_header
-    metadata = control_metadata(header, control) if control else ()
     engine = engine_asked_for(settings)
 
-    def catalog(client: TritonClient, on_death: Callable[[Model], None]) -> Catalog:
+    def catalog(client: ModelClient, on_unhealthy: Callable[[Model], None]) -> Catalog:
         return Catalog(
-            *(client, settings.model, settings.models, engine),
+            client,
+            settings.model,
+            settings.models,
+            engine,
             timeout=checks.timeout,
             failures=checks.failures,
             processes=processes,
-            on_death=on_death,
+            on_unhealthy=on_unhealthy,
         )
 
-    if len(named) == 1:
-        client = make(next(iter(named)), metadata)
-        return client, catalog(client, on_death), ()
+    if len(named) <= 1:  # none are named where the client is not a server's
+        client = create_client(next(iter(named), ""))
+        return Connection(client, catalog(client, on_unhealthy))
     instances: list[Instance] = []
     balancing = settings.load_balancing
     strategy = balancing.strategy if balancing.enabled else "round_robin"
-    cluster = ClusterClient(instances, strategy, balancing.max_retries)
+    cluster = ClusterClient(instances, create_strategy(strategy), balancing.max_retries)
     for endpoint, weight in named.items():
-        instance = Instance(endpoint, weight, make(endpoint, metadata))
-        instance.catalog = catalog(instance.client, partial(cluster.died, instance))
+        instance = Instance(endpoint, weight, create_client(endpoint))
+        instance.catalog = catalog(instance.client, partial(cluster.on_model_unhealthy, instance))
         instances.append(instance)
-    return cluster, ClusterCatalog(instances, settings.model, engine), instances
+    return Connection(cluster, ClusterCatalog(instances, settings.model, engine), instances)

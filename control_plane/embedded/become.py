@@ -26,8 +26,8 @@ _MACHINES = {"x86_64": (0xC000003E, 91, 317), "aarch64": (0xC00000B7, 52, 277)}
 
 
 def main() -> None:
-    """``stop``: who started this process wants to change the program before its first instruction;
-    it is stopped there by SIGTRAP."""
+    """Become the program. ``stop``: who started this process wants to change the program before
+    its first instruction; it is stopped there by SIGTRAP."""
     how, binary, *_ = sys.argv[1:]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # it ends when who started it does
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _keep_shared_memory_private(libc: ctypes.CDLL) -> None:
-    """``fchmod(fd, 0644)`` does nothing from here on, and says that it did.
+    """Make ``fchmod(fd, 0644)`` do nothing from here on, and say that it did.
 
     https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html
     """

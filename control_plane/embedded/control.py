@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from backends.contract import names
+from control_plane.inference.requests import Describe
 from control_plane.triton import codec
 from control_plane.triton.errors import from_text, translated
 
@@ -19,13 +21,8 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def control_metadata(header: str, value: str) -> tuple[tuple[str, str], ...]:
-    """What ``--grpc-restricted-protocol=model-repository:<header>=<value>`` asks of a client."""
-    return ((f"triton-grpc-protocol-{header}", value),)
-
-
 class ControlClient:
-    """Every method raises `TriadError`; timeouts are in seconds."""
+    """The client of the supervisor. Every method raises `TriadError`; timeouts are in seconds."""
 
     def __init__(self, endpoint: str, metadata: Sequence[tuple[str, str]]) -> None:
         self._channel = grpc.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
@@ -51,16 +48,16 @@ class ControlClient:
             self._stub.RepositoryModelLoad(request, timeout=timeout, metadata=self._metadata)
 
     def describes_itself(self, name: str, timeout: float) -> bool:
-        """Whether a loaded model answers to `describe`; plain ONNX models, say, do not."""
+        """Return whether a loaded model is of our contract; plain ONNX models, say, are not."""
         with translated():
             request = service_pb2.ModelMetadataRequest(name=name)
             metadata = self._stub.ModelMetadata(request, timeout=timeout)
-        return any(tensor.name == "describe" for tensor in metadata.inputs)
+        return any(tensor.name == names.REQUEST_KIND for tensor in metadata.inputs)
 
     def check(self, name: str, timeout: float) -> None:
-        """A small inference in the process that holds a model which describes itself."""
+        """Do a small inference in the process that holds a model which describes itself."""
         with translated():
-            requests = iter([codec.describe_request(name)])
+            requests = iter([codec.encode(Describe(name, "describe"), "describe")])
             for message in self._stub.ModelStreamInfer(requests, timeout=timeout):
                 if message.error_message:
                     raise from_text(message.error_message)

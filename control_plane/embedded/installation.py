@@ -27,12 +27,13 @@ once, is then 8% shorter (100 million parameters in float32, on a CPU)."""
 
 
 class TritonMissing(RuntimeError):
-    """No server can be started here; the message says in a sentence what is missing."""
+    """The error of a machine on which no server can be started; the message says in a sentence
+    what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """How to call the server. ``arguments`` and ``environment`` are what this machine needs.
+    """The way to call the server. ``arguments`` and ``environment`` are what this machine needs.
 
     ``config_name``: a model may have a ``configs/<config_name>.pbtxt`` for this kind of server.
     """
@@ -43,7 +44,7 @@ class Installation:
     config_name: str | None = None
 
     def config_file(self, model: Path) -> Path:
-        """Where this server takes the configuration of a model's folder from."""
+        """Return where this server takes the configuration of a model's folder from."""
         if self.config_name:
             file = model / "configs" / f"{self.config_name}.pbtxt"
             if file.is_file():
@@ -52,7 +53,8 @@ class Installation:
 
 
 def find(runtime: Path) -> Installation:
-    """``runtime``: a folder that may be written to. Raises `TritonMissing`."""
+    """Return the installation of this machine. ``runtime``: a folder that may be written to.
+    Raises `TritonMissing`."""
     if on_path := shutil.which("tritonserver"):
         return Installation(Path(on_path), (), {})
     if CONTAINER_BINARY.is_file():
@@ -94,7 +96,8 @@ def _from_wheel(runtime: Path) -> Installation:
 
 
 def _assemble_python_backend(server: Path, target: Path) -> None:
-    """The wheel keeps a stub for each Python version beside the backend, which wants one in it."""
+    """Link the Python backend's files into ``target``: the wheel keeps a stub for each Python
+    version beside the backend, which wants one in it."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
@@ -109,7 +112,7 @@ def _assemble_python_backend(server: Path, target: Path) -> None:
 
 
 def _python_library_folder() -> str:
-    """The folder of this Python's shared library, or "" where the linker finds it by itself.
+    """Return the folder of this Python's shared library, or "" where the linker finds it by itself.
 
     It has to come first: another library of the same minor version would be loaded otherwise, and
     extension modules such as ``_ssl`` then fail.

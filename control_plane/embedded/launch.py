@@ -7,12 +7,13 @@ from pydantic import SecretStr
 from control_plane.embedded import installation
 from control_plane.embedded.runtime import Runtime
 from control_plane.embedded.supervisor import Supervisor
-from control_plane.models.repository import DEFAULT_REPOSITORY, ModelEntry, Repository
+from control_plane.models.entries import ModelEntry
+from control_plane.models.repository import DEFAULT_REPOSITORY, Repository
 from control_plane.settings import ServingSettings
 
 
 class EmbeddedTriton:
-    """A server with the models that the settings name.
+    """A Triton server with the models that the settings name.
 
     Raises `ModelError`, `TritonMissing` and `StartFailed`, and leaves nothing behind then.
     """
@@ -43,7 +44,7 @@ class EmbeddedTriton:
             raise
 
     def start(self) -> None:
-        """Returns when every model is loaded."""
+        """Start the server, and return when every model is loaded."""
         try:
             self.supervisor.start()
         except BaseException:
@@ -51,7 +52,7 @@ class EmbeddedTriton:
             raise
 
     def connected(self) -> ServingSettings:
-        """The settings with this server as the endpoint, and the default model's public name."""
+        """Return the settings with this server's endpoint and the default model's served name."""
         settings = self._settings.model_copy(deep=True)
         settings.model = self.entries[0].served_name
         settings.triton.endpoints = [self.supervisor.endpoint]
@@ -65,5 +66,6 @@ class EmbeddedTriton:
         return entry
 
     def stop(self) -> None:
+        """Stop the server, and remove its folder."""
         self.supervisor.stop()
         self._runtime.close()

@@ -21,23 +21,24 @@ _SOCKET_PORT = 1
 
 
 class Ports:
-    """``control_value``: the secret, which goes with `serving.triton.model_control_header`."""
+    """The addresses of one server. ``control_value``: the secret, which goes with
+    `serving.triton.model_control_header`."""
 
     def __init__(self, settings: TritonSettings, folder: Path) -> None:
-        """``folder``: of the server's user alone."""
+        """Choose addresses. ``folder``: one that only the server's user can enter."""
         self._settings = settings
         self._socket = folder / "grpc"
         self.control_value = secrets.token_urlsafe(24)
 
     @property
     def endpoint(self) -> str:
-        """Of gRPC, as clients of gRPC name it."""
+        """Return the address of gRPC, as clients of gRPC name it."""
         if self._settings.grpc_port:
             return f"{_LOOPBACK}:{self._settings.grpc_port}"
         return f"unix:{self._socket}:{_SOCKET_PORT}"
 
     def arguments(self) -> list[str]:
-        """Of tritonserver, for everybody to see."""
+        """Return the arguments of tritonserver that everybody may see."""
         grpc = self._settings.grpc_port
         return [
             f"--grpc-address={_LOOPBACK if grpc else f'unix:{self._socket}'}",
@@ -47,7 +48,7 @@ class Ports:
         ]
 
     def secret_arguments(self) -> list[str]:
-        """Those that hold the secret."""
+        """Return the arguments that hold the secret."""
         restricted = f"{RESTRICTED}:{self._settings.model_control_header}={self.control_value}"
         arguments = []
         if self._settings.grpc_port:

@@ -27,13 +27,14 @@ PREFIX = "TRIAD_ARGUMENT_"
 
 _PTRACE_TRACEME, _PTRACE_CONT, _PTRACE_DETACH = 0, 7, 17
 _START_STACK = 25  # of /proc/<pid>/stat, behind the name: where the number of arguments stands
-_LONGEST = 1 << 17  # bytes of a single argument, in Linux
+_MAX_ARGUMENT_BYTES = 1 << 17  # bytes of a single argument, in Linux
 BECOME = Path(__file__).with_name("become.py")
 _CANNOT_STOP = 97  # its exit code
 
 
 class CannotHide(RuntimeError):
-    """This system does not let a process's arguments be changed by who started it."""
+    """The error of a system that does not let a process's arguments be changed by who started
+    it."""
 
 
 def start(
@@ -43,7 +44,7 @@ def start(
     environment: Mapping[str, str],
     **options: Any,  # noqa: ANN401
 ) -> subprocess.Popen[str]:
-    """A process that ends when the thread that calls this does.
+    """Start a process that ends when the thread that calls this does.
 
     ``hidden``: further arguments, of which other users see placeholders. ``options``: of `Popen`.
     Raises `CannotHide`, with nothing left running.
@@ -51,8 +52,14 @@ def start(
     variables = {f"{PREFIX}{number}": value for number, value in enumerate(hidden)}
     process = subprocess.Popen(
         [
-            *(sys.executable, "-I", "-S", str(BECOME), "stop" if hidden else "go"),
-            *(binary, *arguments, *map(_placeholder, variables)),
+            sys.executable,
+            "-I",
+            "-S",
+            str(BECOME),
+            "stop" if hidden else "go",
+            binary,
+            *arguments,
+            *map(_placeholder, variables),
         ],
         env={**environment, **variables},
         text=True,
@@ -72,12 +79,13 @@ def start(
 
 
 def _placeholder(variable: str) -> str:
-    """An option that no program knows: one that gets to see it refuses to start."""
+    """Return an option that no program knows: one that gets to see it refuses to start."""
     return f"--{variable}"
 
 
 def _wait_for_first_instruction(process: subprocess.Popen[str]) -> None:
-    """A process that is traced stops with SIGTRAP when it has become another program."""
+    """Wait until the process, which is traced, stops with SIGTRAP because it has become another
+    program."""
     while True:
         _, status = os.waitpid(process.pid, 0)
         if not os.WIFSTOPPED(status):
@@ -91,8 +99,9 @@ def _wait_for_first_instruction(process: subprocess.Popen[str]) -> None:
 
 
 def _point_at_values(pid: int, names: Sequence[str]) -> None:
-    """On the stack of a new process: the number of arguments, their addresses, 0, the addresses of
-    the environment's strings (``name=value``), 0."""
+    """Change the arguments on the stack of a new process, where there are: the number of
+    arguments, their addresses, 0, the addresses of the environment's strings (``name=value``),
+    0."""
     address = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_START_STACK])
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:  # noqa: PTH123 (unbuffered)
         (count,) = _read(memory, address, 1)
@@ -123,7 +132,7 @@ def _read(memory: BinaryIO, address: int, count: int) -> tuple[int, ...]:
 def _string(memory: BinaryIO, address: int) -> bytes:
     memory.seek(address)
     text = b""
-    while b"\0" not in text and len(text) < _LONGEST:
+    while b"\0" not in text and len(text) < _MAX_ARGUMENT_BYTES:
         if not (part := memory.read(256)):
             break
         text += part

@@ -26,13 +26,12 @@ _HARMLESS = (
 _CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 _LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 _NOT_PASSED_ON = (
-    "GRPC_EXPERIMENTS",  # tunes our gRPC: the server has another version of it
     "AIP_MODE",  # would open Vertex AI's port, on all addresses
 )
 
 
 class TritonProcess:
-    """A running server. It dies when the thread that made it does, however that ends."""
+    """A running server. It dies when the thread that started it does, however that ends."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class TritonProcess:
         environment: dict[str, str],
         runtime: Runtime,
     ) -> None:
-        """``secrets``: arguments that other users of the machine must not see."""
+        """Start a server. ``secrets``: arguments that other users of the machine must not see."""
         self._runtime = runtime
         # Regions of shared memory outlive a killed server: an own name for each run keeps the
         # next one from meeting them, and lets them be removed.
@@ -62,12 +61,13 @@ class TritonProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None as long as it runs; the negative signal number if one ended it."""
+        """Return the exit code: None as long as it runs; the negative signal number if one ended
+        it."""
         return self._process.poll()
 
     @property
     def crashed(self) -> bool:
-        """It has ended by a fault of its own, and nobody's command."""
+        """Return whether it has ended by a fault of its own, and by nobody's command."""
         return self.exit_code in _CRASHES
 
     def stop(self, timeout: float) -> None:
@@ -94,7 +94,10 @@ def _start(
 ) -> subprocess.Popen[str]:
     def start(visible: Sequence[str], hidden: Sequence[str]) -> subprocess.Popen[str]:
         return private_process.start(
-            *(binary, visible, hidden, environment),
+            binary,
+            visible,
+            hidden,
+            environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-LONGEST_SOCKET = 107
+MAX_SOCKET_NAME = 107
 """Bytes of a socket's address, in Linux."""
 ROOM = 40
 """Of these, what the folder's own name and the socket's in it may take."""
@@ -28,7 +28,7 @@ _ODD = re.compile(r"[^\w./-]", re.ASCII)  # gRPC reads an address as a URI
 
 
 class Runtime:
-    """``folder`` and ``lock``, a file descriptor that is held by who uses it."""
+    """A server's own folder. ``lock``: a file descriptor that is held by who uses it."""
 
     def __init__(self) -> None:
         remove_abandoned()
@@ -41,7 +41,7 @@ class Runtime:
         self.folder = aside.rename(parent / f"triad-{self._id}")
 
     def new_regions(self) -> str:
-        """The prefix of the names of shared memory for one run of the server."""
+        """Return the prefix of the names of shared memory for one run of the server."""
         return f"triad_{self._id}_{secrets.token_hex(2)}_"
 
     def remove_regions(self) -> None:
@@ -55,7 +55,7 @@ class Runtime:
 
 
 def remove_abandoned() -> None:
-    """What killed control planes of this user have left."""
+    """Remove what killed control planes of this user have left."""
     for folder in list(_own_folders(_parent())):
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -87,7 +87,7 @@ def _remove_regions(id_: str) -> None:
 
 
 def _parent() -> Path:
-    """The folder for temporary files, unless its name is no good for a socket's address."""
+    """Return the folder for temporary files, unless its name is too long for a socket's address."""
     folder = tempfile.gettempdir()
-    too_long = len(os.fsencode(folder)) > LONGEST_SOCKET - ROOM
+    too_long = len(os.fsencode(folder)) > MAX_SOCKET_NAME - ROOM
     return Path("/tmp" if too_long or _ODD.search(folder) else folder)

@@ -14,7 +14,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from control_plane.embedded.control import ControlClient, control_metadata
+from backends.contract import parameters as keys
+from control_plane.embedded.control import ControlClient
 from control_plane.embedded.installation import Installation
 from control_plane.embedded.ports import Ports
 from control_plane.embedded.process import TritonProcess
@@ -23,24 +24,28 @@ from control_plane.errors import TriadError
 from control_plane.models.liveness import Liveness, State
 from control_plane.models.processes import ModelProcesses
 from control_plane.settings import TritonSettings
+from control_plane.triton.base import control_metadata
 
 logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0  # seconds between restarts; doubled each time
 STABLE_AFTER = 60.0  # a server that ran this long starts again at the first backoff
 START_ATTEMPTS = 3  # for a first start, of a server that crashes
-IMPAIRED_STOP_TIMEOUT = 2.0  # seconds; a server with a dead model waits for it to its very end
+DEGRADED_STOP_TIMEOUT = (
+    2.0  # seconds; a server with a model whose process is gone waits for it to the very end
+)
 
 _GPU_DRIVER = Path("/dev/nvidiactl")
 _WITHOUT_GPU = ("--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false")  # else it warns
 
 
 class StartFailed(RuntimeError):
-    """The server or one of its models did not come up; the message says why."""
+    """The error of a server, or of one of its models, that did not come up; the message says
+    why."""
 
 
 class Supervisor:
-    """Keeps one embedded server with its models running."""
+    """The supervisor of one embedded server, which it keeps running with its models."""
 
     def __init__(
         self,
@@ -50,8 +55,9 @@ class Supervisor:
         models: Mapping[str, Mapping[str, dict[str, Any]]],
         runtime: Runtime,
     ) -> None:
-        """``models``: by Triton's name the whole configurations of the models that each consists
-        of, in the order in which they are loaded: those that it calls, then itself."""
+        """Prepare a server. ``models``: by Triton's name the whole configurations of the models
+        that each consists of, in the order in which they are loaded: those that it calls, then
+        itself."""
         self._ports = Ports(settings, runtime.folder)
         self._runtime = runtime
         self._installation = installation
@@ -64,7 +70,7 @@ class Supervisor:
             self.endpoint, control_metadata(settings.model_control_header, self.control_value)
         )
         self._process: TritonProcess | None = None
-        self._impaired = False  # a model's process has died in this server
+        self._degraded = False  # a model's process has died in this server
         self._stopping = threading.Event()
         self._started: Future[None] = Future()
         self._starts = 0
@@ -122,8 +128,8 @@ class Supervisor:
             self._started.set_exception(StartFailed("stopped while tritonserver was starting"))
 
     def _run_once(self) -> None:
-        """One life of the server, from its start to its death or our stopping."""
-        self._impaired = False
+        """Run the server once, from its start until it ends or is stopped."""
+        self._degraded = False
         self._starts += 1
         failure: StartFailed | None = None
         self._process = TritonProcess(
@@ -143,7 +149,7 @@ class Supervisor:
             failure = StartFailed(str(error))
         finally:
             timeout = self._settings.stop_timeout
-            self._process.stop(min(timeout, IMPAIRED_STOP_TIMEOUT) if self._impaired else timeout)
+            self._process.stop(min(timeout, DEGRADED_STOP_TIMEOUT) if self._degraded else timeout)
         if failure is None or self._started.done():
             return
         if self._process.crashed and self._starts < START_ATTEMPTS:
@@ -196,7 +202,7 @@ class Supervisor:
         except TriadError as error:
             computes = self.processes.computes(name, before)
             state = self._liveness[name].failed(error, computes=computes)
-            if state is not State.DEAD or self._stopping.is_set() or self._process is None:
+            if state is not State.UNHEALTHY or self._stopping.is_set() or self._process is None:
                 return
             if self._process.exit_code is None:
                 logger.error("model %s has died and is loaded again: %s", name, error)
@@ -205,10 +211,10 @@ class Supervisor:
             self._liveness[name].answered()
 
     def _reload(self, name: str) -> None:
-        self._impaired = True
+        self._degraded = True
         self.processes.kill(name)
         # Triton does nothing for a model whose files and configuration are as they were.
-        restart = {"restarted_at": {"string_value": str(time.time())}}
+        restart = {keys.RESTARTED_AT: {"string_value": str(time.time())}}
         try:
             self._load(
                 name,

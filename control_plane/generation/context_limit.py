@@ -11,21 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backends.contract import names
 from backends.contract.errors import ContextExceeded, InvalidField
+from control_plane.inference.engine_errors import of_engine
+from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 from control_plane.models.catalog import Model
-from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
-from control_plane.triton.errors import of_engine
 
 
 def check_fits(model: Model, prompt: Prompt) -> None:
-    """Raises `ContextLengthExceeded`."""
-    context = model.facts.get("context_length")
+    """Check that a prompt may fit into the context. Raises `ContextLengthExceeded`."""
+    context = model.facts.context_length
     if context is None:
         return
     if isinstance(prompt, TokenIds):
         if len(prompt.ids) >= context:
             size = f"{len(prompt.ids)} tokens"
-            raise of_engine(ContextExceeded.of_prompt("prompt_token_ids", context, size))
+            raise of_engine(ContextExceeded.of_prompt(names.PROMPT_TOKEN_IDS, context, size))
         return
     field, characters = _length(model, prompt)
     most = _characters(model, context)
@@ -34,13 +35,14 @@ def check_fits(model: Model, prompt: Prompt) -> None:
 
 
 def check_tokenizable(model: Model, prompt: Prompt) -> None:
-    """Of what is tokenised or turned into text, and not computed: the limit is a multiple of the
-    context. Raises `InvalidRequest`."""
-    tokens = model.facts.get("tokenize_length")
+    """Check a prompt that is tokenised or turned into text, and not computed: the limit is a
+    multiple of the context. Raises `InvalidRequest`."""
+    tokens = model.facts.tokenize_length
     if tokens is None:
         return
+    most: int | None
     if isinstance(prompt, TokenIds):
-        field, given, most, unit = "prompt_token_ids", len(prompt.ids), tokens, "tokens"
+        field, given, most, unit = names.PROMPT_TOKEN_IDS, len(prompt.ids), tokens, "tokens"
     else:
         field, given = _length(model, prompt)
         most, unit = _characters(model, tokens), "characters"
@@ -49,11 +51,11 @@ def check_tokenizable(model: Model, prompt: Prompt) -> None:
 
 
 def check_attributable(model: Model, prompt: str, target: str | None) -> None:
-    """Raises `InvalidRequest`."""
-    context = model.facts.get("context_length")
+    """Check the texts of an attribution. Raises `InvalidRequest`."""
+    context = model.facts.context_length
     if context is None or (most := _characters(model, context)) is None:
         return
-    for field, text in (("text_input", prompt), ("target", target or "")):
+    for field, text in ((names.TEXT_INPUT, prompt), (names.TARGET, target or "")):
         if len(text) > most:
             raise of_engine(ContextExceeded.of_characters(field, context, len(text), most))
 
@@ -61,16 +63,16 @@ def check_attributable(model: Model, prompt: str, target: str | None) -> None:
 def check_rows(
     model: Model, rows: Sequence[str] | Sequence[Sequence[int]], *, truncated: bool
 ) -> None:
-    """Of an embedding model's texts, or of their token ids. Raises `ContextLengthExceeded`."""
-    context = model.facts.get("context_length")
+    """Check an embedding model's texts, or their token ids. Raises `ContextLengthExceeded`."""
+    context = model.facts.context_length
     if context is None or truncated:
         return
     most = _characters(model, context)
     for number, row in enumerate(rows):
         if isinstance(row, str):
-            field, limit, unit = "text_input", most, "characters"
+            field, limit, unit = names.TEXT_INPUT, most, "characters"
         else:
-            field, limit, unit = "input_ids", context, "tokens"
+            field, limit, unit = names.INPUT_IDS, context, "tokens"
         if limit is not None and len(row) > limit:
             raise of_engine(ContextExceeded.of_text(field, context, number, f"{len(row)} {unit}"))
 
@@ -78,19 +80,19 @@ def check_rows(
 def _length(
     model: Model, prompt: str | Text | Chat | Sequence[Mapping[str, Any]]
 ) -> tuple[str, int]:
-    """The contract's name of the prompt, and how many characters it has at least."""
+    """Return the contract's name of the prompt, and how many characters it has at least."""
     if isinstance(prompt, str):
-        return "text_input", len(prompt)
+        return names.TEXT_INPUT, len(prompt)
     if isinstance(prompt, Text):
-        return "text_input", len(prompt.text)
+        return names.TEXT_INPUT, len(prompt.text)
     messages = prompt.messages if isinstance(prompt, Chat) else prompt
-    return "messages", _certain_length(model, messages)
+    return names.MESSAGES, _certain_length(model, messages)
 
 
 def _certain_length(model: Model, messages: Sequence[Mapping[str, Any]]) -> int:
-    """Characters that the chat template writes in any case: those of what the user said last. It
-    may leave out others, such as former thoughts."""
-    if not model.facts.get("chat", {}).get("keeps_texts") or not messages:
+    """Return the number of characters that the chat template writes in any case: those of what
+    the user said last. It may leave out others, such as former thoughts."""
+    if not model.facts.chat.keeps_texts or not messages:
         return 0
     content = messages[-1].get("content")
     if messages[-1].get("role") != "user" or not content:
@@ -101,6 +103,6 @@ def _certain_length(model: Model, messages: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _characters(model: Model, tokens: int) -> int | None:
-    """So many tokens can stand for; None: for any number."""
-    rate: int | None = model.facts.get("characters_per_token")
+    """Return how many characters so many tokens can stand for; None for any number."""
+    rate = model.facts.characters_per_token
     return None if rate is None else rate * tokens

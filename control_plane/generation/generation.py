@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Any
 
 from control_plane.errors import ClientDisconnected, DeadlineExceeded, EngineFailed, TriadError
+from control_plane.inference.client import ResponseStream
+from control_plane.inference.responses import Delta
 from control_plane.models.catalog import Model
 from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
-from control_plane.triton.client import InferStream
-from control_plane.triton.codec import Delta, delta
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring = 2, _MAX_METADATA_FIELDS, 64
 
 
 def _brief(metadata: Mapping[str, Any]) -> str:
-    """For the log, whatever it holds: `repr` would write all of it first."""
+    """Return metadata for the log, shortened whatever it holds: `repr` would write all of it
+    first."""
     few = dict(islice(metadata.items(), _MAX_METADATA_FIELDS))
     text = _SHORT.repr(few)[:_MAX_METADATA_CHARACTERS]
     return text if len(few) == len(metadata) else f"{text} and {len(metadata) - len(few)} more"
@@ -62,8 +63,8 @@ class Generation:
         self._stats = stats
         self._on_close = on_close
         self._measures_tokens = stream  # one response for all tokens says nothing of each
-        self._stream: InferStream | None = None
-        self._first: list[Delta] | None = None
+        self._stream: ResponseStream[Delta] | None = None
+        self._first: Sequence[Delta] | None = None
         self._abort: TriadError | None = None
         self._closed = False
         self._started = self._last = time.monotonic()
@@ -81,19 +82,19 @@ class Generation:
 
     @property
     def seconds(self) -> float:
-        """From the request's arrival to its last response so far."""
+        """Return the time from the request's arrival to its last response so far."""
         return self._last - self._started
 
-    def attach(self, stream: InferStream) -> None:
+    def attach(self, stream: ResponseStream[Delta]) -> None:
         self._stream = stream
 
     async def pull_first(self) -> None:
         self._first = await self._pull()
 
-    def __aiter__(self) -> AsyncIterator[list[Delta]]:
+    def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
         return self
 
-    async def __anext__(self) -> list[Delta]:
+    async def __anext__(self) -> Sequence[Delta]:
         if self._first is not None:
             deltas, self._first = self._first, None
             return deltas
@@ -109,13 +110,12 @@ class Generation:
             async for _ in self._stream:
                 pass
 
-    async def _pull(self) -> list[Delta]:
+    async def _pull(self) -> Sequence[Delta]:
         assert self._stream is not None
         try:
-            responses = await self._stream.__anext__()
+            deltas = await self._stream.__anext__()
         except StopAsyncIteration:
             raise self._abort or EngineFailed("the model ended the stream early") from None
-        deltas = [delta(response) for response in responses]
         self._account(deltas)
         return deltas
 
@@ -140,10 +140,9 @@ class Generation:
         what was computed for it and not read."""
         if self._stream is None or self.finish_reason is not None:
             return
-        for response in await self._stream.rest():
-            rest = delta(response)
-            self.tokens += rest.tokens
-            self.prompt_tokens = max(self.prompt_tokens, rest.prompt_tokens)
+        for delta in await self._stream.rest():
+            self.tokens += delta.tokens
+            self.prompt_tokens = max(self.prompt_tokens, delta.prompt_tokens)
 
     def abort(self, error: TriadError) -> None:
         """Make the iteration raise ``error``, and end the request at the server."""

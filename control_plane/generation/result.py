@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from control_plane.generation.generation import Generation
-from control_plane.triton.codec import Delta, Entry
+from control_plane.inference.responses import Delta, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """What was generated. ``generation_time`` is in seconds."""
+    """A whole answer. ``generation_time`` is in seconds."""
 
     text: str
     request_id: str
@@ -23,8 +23,8 @@ class GenerationResult:
     backend: str
     # What follows comes only where the request's `returns` asked for it.
     prompt_tokens: int = 0
-    logprobs: list[Entry] = field(default_factory=list)
-    prompt_logprobs: list[Entry | None] | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
     in_reasoning: bool = False
     token_ids: list[int] = field(default_factory=list)
     text_offsets: list[int] = field(default_factory=list)

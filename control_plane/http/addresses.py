@@ -12,7 +12,8 @@ _IPV6_PREFIX = 64
 
 
 def parse_address(text: str) -> Address | None:
-    """Also with a port behind it, and IPv6 in brackets. None: it is no address."""
+    """Return an address, which may have a port behind it, and IPv6 brackets; None if it is no
+    address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -26,7 +27,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def limited_as(host: str) -> str:
-    """What limits count a client by: its address, or with IPv6 its network."""
+    """Return what limits count a client by: its address, or with IPv6 its network."""
     address = parse_address(host)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), _IPV6_PREFIX), strict=False))

@@ -19,7 +19,7 @@ _OF_UPGRADES = (b"upgrade", b"http2-settings")
 
 
 def response(error: TriadError, headers: Sequence[Header]) -> bytes:
-    """A whole one, after which the connection is closed."""
+    """Return a whole response, after which the connection is closed."""
     request_id = f"req_{secrets.token_hex(8)}"
     body = orjson.dumps(error.body(request_id))
     lines = [
@@ -37,7 +37,7 @@ def response(error: TriadError, headers: Sequence[Header]) -> bytes:
 def head_without_upgrade(
     parser: httptools.HttpRequestParser, url: bytes, headers: Sequence[Header]
 ) -> bytes:
-    """Of the request whose head has been parsed."""
+    """Return the head of the request that has been parsed, without its wish for an upgrade."""
     version = parser.get_http_version().encode()
     lines = [b"%b %b HTTP/%b" % (parser.get_method(), url, version)]
     for name, value in headers:

@@ -35,8 +35,7 @@ from control_plane.settings import HttpSettings
 logger = logging.getLogger(__name__)
 
 MAX_HEADERS = 256
-MIN_READ = 16 * 1024
-"""Bytes of an answer that a client has to read within `write_timeout`."""
+MIN_READ = 16 * 1024  # bytes of an answer that a client has to read within `write_timeout`
 _SEPARATORS = len(": \r\n")
 _PIECE = 16 * 1024
 """Bytes that are parsed at once: of very small requests and chunks they hold hundreds."""
@@ -47,13 +46,13 @@ State: TypeAlias = Literal["idle", "head", "body", "answer"]
 
 
 class HttpConfig(uvicorn.Config):
-    """With the limits that connections get."""
+    """uvicorn's configuration, with the limits of connections."""
 
     limits: HttpSettings
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """The protocol of one connection."""
 
     def __init__(
         self,
@@ -89,7 +88,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(Overloaded("too many connections are open"), linger=0)
 
     def _makes_room(self) -> bool:
-        """Whether another connection, on which no request has come, gives way to this one."""
+        """Return whether another connection, on which no request has come, can be closed for
+        this one."""
         others = (c for c in self.connections if isinstance(c, HttpProtocol) and c is not self)
         waiting = [c for c in others if c.waits_for_a_request]
         if waiting:
@@ -107,8 +107,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._go_on()
 
     def _go_on(self) -> None:
-        """With what has come. Others get their turn between two parts of it, and where a client
-        sends requests without waiting for answers, these are parsed as they are answered."""
+        """Parse what has come. Other connections run between two parts of it, and where a client
+        sends requests without waiting for responses, these are parsed as they are answered."""
         if self._refused or self.transport.is_closing() or self.pipeline:
             return
         try:
@@ -128,12 +128,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def _reads_on(self) -> bool:
-        """Whether there is no reason left to let what comes wait in the system's buffers."""
+        """Return whether there is no reason left to let what comes wait in the system's buffers."""
         waiting = 0 if self.cycle is None else len(self.cycle.body)
         return not self.pipeline and waiting <= HIGH_WATER_LIMIT
 
     def _parse(self, data: memoryview) -> memoryview:
-        """What is left. Raises `httptools.HttpParserError`, `HeadersTooLarge`.
+        """Return what is left. Raises `httptools.HttpParserError`, `HeadersTooLarge`.
 
         An upgrade, such as Java's client asks for to HTTP/2, is declined by going on in HTTP/1.
         httptools does not read the body then: another parser does, after the head without upgrade.
@@ -179,7 +179,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of trailers as well."""
+        """Take a header, of trailers as well."""
         self._pass_on(len(name) + len(value) + _SEPARATORS)
         if len(self.headers) == MAX_HEADERS:
             raise HeadersTooLarge(f"there must be at most {MAX_HEADERS} headers")
@@ -195,7 +195,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._enter("body", self._limits.body_timeout)
 
     def on_body(self, body: bytes) -> None:
-        """As uvicorn's; of a body in very small chunks, many come at once."""
+        """Take a part of the body as uvicorn does; of a body in very small chunks, many come at
+        once."""
         self._passed_on = True
         self._unparsed = 0
         cycle = self.cycle
@@ -216,7 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._enter("answer")
 
     def _pass_on(self, size: int = 0) -> None:
-        """``size``: of what the parser has for us, where it is of the head. Raises
+        """Count what the parser has for us. ``size``: its bytes, where it is of the head. Raises
         `HeadersTooLarge`."""
         self._passed_on = True
         self._unparsed = 0

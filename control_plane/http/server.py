@@ -26,7 +26,8 @@ _LAST_WORDS_SECONDS = 1.0  # for the error events to be written
 
 
 class HttpServer(uvicorn.Server):
-    """``app.state.services`` is there once the application has started."""
+    """uvicorn's server, whose end clients are told of. ``app.state.services`` is there once the
+    application has started."""
 
     def __init__(self, config: uvicorn.Config, shutdown_timeout: float) -> None:
         super().__init__(config)

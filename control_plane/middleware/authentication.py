@@ -12,7 +12,8 @@ from control_plane.errors import TriadError
 
 
 class AuthenticationMiddleware:
-    """Asks ``app.state.authenticator``, and puts the caller into ``request.state``.
+    """The middleware that asks ``app.state.authenticator``, and puts the caller into
+    ``request.state``.
 
     It stands before the routes, so that a new one needs a token too, and no body is read without.
     """

@@ -9,7 +9,7 @@ from control_plane.errors import PayloadTooLarge
 
 
 class BodyLimitMiddleware:
-    """Reading a body over ``limit`` bytes raises `PayloadTooLarge`.
+    """The middleware under which reading a body over ``limit`` bytes raises `PayloadTooLarge`.
 
     It is raised at once where the length is declared, else when that much has come.
     """

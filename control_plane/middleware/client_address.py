@@ -14,8 +14,8 @@ MAX_HOPS = 16
 
 
 class ClientAddressMiddleware:
-    """Believes `X-Forwarded-For` and `X-Forwarded-Proto` of ``trusted`` addresses and networks, and
-    of nobody else: any client can send them.
+    """The middleware that believes `X-Forwarded-For` and `X-Forwarded-Proto` of ``trusted``
+    addresses and networks, and of nobody else: any client can send them.
 
     Each proxy adds at the end whom it got the request from. So from the end on, the first address
     that is no trusted proxy's is the client's. https://www.rfc-editor.org/rfc/rfc7239#section-8.1

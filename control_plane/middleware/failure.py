@@ -9,7 +9,8 @@ from control_plane.errors import TriadError
 
 
 class FailureMiddleware:
-    """Logs a defect once, and answers for it. Starlette's own way would log it a second time."""
+    """The middleware that logs a defect once, and answers for it. Starlette's own would log it a
+    second time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -6,7 +6,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """The server leaves the body away: it has its own copy of the scope, which says HEAD."""
+    """The middleware that answers HEAD as GET. The server leaves the body away: it has its own
+    copy of the scope, which says HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

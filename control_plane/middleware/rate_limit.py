@@ -12,7 +12,8 @@ from control_plane.errors import RateLimited
 
 
 class RateLimitMiddleware:
-    """Puts the caller's account into ``request.state``, and what is left of it into the response.
+    """The middleware that puts the caller's account into ``request.state``, and what is left of it
+    into the response.
 
     Callers are known by their token, or else by their address (of IPv6, its network).
     """

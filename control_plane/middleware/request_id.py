@@ -12,8 +12,9 @@ _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIdMiddleware:
-    """Puts the caller's request id, or a new one, into ``request.state`` and the response, with
-    what else is put into ``request.state.response_headers`` before the response starts.
+    """The middleware that puts the caller's request id, or a new one, into ``request.state`` and
+    the response, with what else is put into ``request.state.response_headers`` before the response
+    starts.
 
     An id that could not stand in a log line or a header as it is gets replaced.
     """

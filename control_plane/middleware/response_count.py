@@ -6,7 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class ResponseCountMiddleware:
-    """Counts into ``app.state.services.metrics``, and puts the status into ``request.state``."""
+    """The middleware that counts responses in ``app.state.services.metrics``, and puts the
+    status into ``request.state``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

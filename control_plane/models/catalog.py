@@ -11,12 +11,11 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
-
+from backends.contract.facts import UNKNOWN, ModelFacts
+from control_plane.engines import ENGINE_NAMES, variant_name
 from control_plane.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -24,19 +23,17 @@ from control_plane.errors import (
     ProtocolRestricted,
     TriadError,
 )
+from control_plane.inference.client import ModelClient, ask
+from control_plane.inference.requests import Describe
 from control_plane.models.liveness import Liveness, State
 from control_plane.models.processes import ModelProcesses, Sighting
-from control_plane.triton import codec
-from control_plane.triton.client import TritonClient, ask
 
 logger = logging.getLogger(__name__)
-
-ENGINES = frozenset({"pytorch", "onnx", "vllm"})
 
 
 @dataclass(slots=True)
 class Model:
-    """One model. ``facts`` is what its engine says of itself; empty until it has been ready.
+    """One model. ``facts`` is what its engine says of itself, once it has been ready.
 
     ``ready``: it gets requests. ``alive``: those that it has may go on, though it may be too busy
     for more. ``expected``: the settings name it, so it will be there soon.
@@ -48,29 +45,41 @@ class Model:
     ready: bool = False
     alive: bool = False
     problem: str = "is not loaded"
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: ModelFacts = UNKNOWN
     expected: bool = False
 
     @property
     def is_served(self) -> bool:
-        """Whether requests may name it: it is loaded, or is down and may come back. A repository
-        may hold others."""
-        return self.loaded or bool(self.facts) or self.expected
+        """Return whether requests may name the model: it is loaded, or is down and may come back.
+
+        A repository may contain others.
+        """
+        return self.loaded or self.is_described or self.expected
+
+    @property
+    def is_described(self) -> bool:
+        """Return whether it has been ready, so that its facts are known."""
+        return self.facts != UNKNOWN
 
     @property
     def backend(self) -> str:
-        backend: str = self.facts.get("backend", "unknown")
-        return backend
+        return self.facts.backend
 
     @property
     def type(self) -> str:
-        """``causal_lm``, ``embedding``, ``classification``."""
-        kind: str = self.facts.get("type", "unknown")
-        return kind
+        """Return ``causal_lm``, ``embedding`` or ``classification``."""
+        return self.facts.type
+
+    @property
+    def context_length(self) -> int:
+        """Return how many tokens fit. Raises `ModelNotReady` until that is known."""
+        if self.facts.context_length is None:
+            raise ModelNotReady(f"{self.served_name}: {self.problem}")
+        return self.facts.context_length
 
     def runs_on_another(self, engine: str) -> bool:
-        """Whether it is a language model on another engine of ours: encoders have no choice."""
-        return self.type == "causal_lm" and self.backend in ENGINES - {engine}
+        """Return whether it is a language model on another engine: encoders have no choice."""
+        return self.type == "causal_lm" and self.backend in ENGINE_NAMES and self.backend != engine
 
 
 class Models(ABC):
@@ -88,21 +97,21 @@ class Models(ABC):
 
     @abstractmethod
     def add_name(self, name: str) -> None:
-        """One more that is asked after where the server does not let us list what it has."""
+        """Add a model that is asked after where the server does not let us list what it has."""
 
     @abstractmethod
-    def doubt(self) -> None:
-        """A request could not reach its model: check now, not at the next interval."""
+    def request_refresh(self) -> None:
+        """Check the models now and not at the next interval: a request could not reach its own."""
 
     @abstractmethod
     async def refresh(self) -> None: ...
 
     @abstractmethod
     async def watch(self, interval: float) -> None:
-        """Refreshes for ever. ``interval``: seconds."""
+        """Refresh for ever, every ``interval`` seconds."""
 
     def find(self, name: str | None) -> Model:
-        """A model by the name clients use, or the default. Raises `ModelNotFound`."""
+        """Return a model by the name that clients use, or the default. Raises `ModelNotFound`."""
         for wanted in self.default_names if name is None else (name,):
             for model in self:
                 known = wanted in (model.served_name, model.name)
@@ -114,12 +123,12 @@ class Models(ABC):
 
     @property
     def default_names(self) -> tuple[str, ...]:
-        """Names of the default model, the preferred one first."""
+        """Return the names of the default model, the preferred one first."""
         own = self.default_model
-        return (own,) if self.engine is None else (f"{own}_{self.engine}", own)
+        return (own,) if self.engine is None else (variant_name(own, self.engine), own)
 
     def ready(self, name: str | None) -> Model:
-        """As `find`; raises `ModelNotReady` too."""
+        """Return what `find` returns if it is ready. Raises `ModelNotReady` too."""
         model = self.find(name)
         if not model.ready:
             raise ModelNotReady(f"model: `{model.served_name}` {model.problem}")
@@ -131,7 +140,7 @@ class Models(ABC):
         return model
 
     def language_model(self, name: str | None) -> Model:
-        """As `ready`; raises `InvalidRequest` for an embedding model or a classifier."""
+        """Return a ready language model. Raises `InvalidRequest` for any other kind of model."""
         model = self.ready(name)
         if model.type != "causal_lm":
             raise InvalidRequest(
@@ -140,7 +149,7 @@ class Models(ABC):
         return model
 
     def embedding_model(self, name: str | None) -> Model:
-        """As `ready`; raises `InvalidRequest` for any other kind of model."""
+        """Return a ready embedding model. Raises `InvalidRequest` for any other kind of model."""
         model = self.ready(name)
         if model.type != "embedding":
             others = sorted(m.served_name for m in self if m.type == "embedding")
@@ -153,14 +162,14 @@ class Models(ABC):
 
 
 class Catalog(Models):
-    """What is known of the models, refreshed by `watch`.
+    """The models of one server, whose state `watch` refreshes.
 
     ``names`` are asked after where the server does not let us list what it has.
     """
 
     def __init__(
         self,
-        client: TritonClient,
+        client: ModelClient,
         default_model: str,
         names: Iterable[str] = (),
         engine: str | None = None,
@@ -168,7 +177,7 @@ class Catalog(Models):
         timeout: float,
         failures: int = 1,
         processes: ModelProcesses | None = None,
-        on_death: Callable[[Model], None],
+        on_unhealthy: Callable[[Model], None],
     ) -> None:
         """``timeout``, ``failures``: of checks, as `Liveness` takes them. ``processes``: the
         models', where they run on this machine."""
@@ -180,10 +189,10 @@ class Catalog(Models):
         self._expected = self._names | {Path(name).name for name in self._names}
         self._client = client
         self._timeout = timeout
-        self._on_death = on_death
+        self._on_unhealthy = on_unhealthy
         self._models: dict[str, Model] = {}  # by Triton's name
         self._liveness: dict[str, Liveness] = {}
-        self._doubt = asyncio.Event()
+        self._refresh_requested = asyncio.Event()
 
     def __iter__(self) -> Iterator[Model]:
         return iter(list(self._models.values()))
@@ -192,14 +201,14 @@ class Catalog(Models):
         self._names.add(name)
         self._expected.add(Path(name).name)
 
-    def doubt(self) -> None:
-        self._doubt.set()
+    def request_refresh(self) -> None:
+        self._refresh_requested.set()
 
     async def watch(self, interval: float) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._doubt.wait(), interval)
-            self._doubt.clear()
+                await asyncio.wait_for(self._refresh_requested.wait(), interval)
+            self._refresh_requested.clear()
             try:
                 await self.refresh()
             except Exception:  # of a defect of ours: the checks go on all the same
@@ -223,18 +232,16 @@ class Catalog(Models):
         model = self._models.get(name) or Model(name, name)
         before: Sighting | None = None
         try:
-            if loaded and not model.facts:
-                config = await self._client.model_config(name, timeout=self._timeout)
-                if not any(i["name"] == "describe" for i in config.get("input", [])):
+            if loaded and not model.is_described:
+                parameters = await self._client.model_parameters(name, timeout=self._timeout)
+                if parameters is None:
                     return  # not of our contract: it is used through Triton directly
-                parameters = config.get("parameters", {})
-                served = parameters.get("served_model_name", {}).get("string_value")
-                model.served_name = served or name
+                model.served_name = parameters.get("served_model_name") or name
             self._models[name] = model
             model.loaded = loaded
             model.expected = not self._expected.isdisjoint({name, model.served_name})
             if not loaded:
-                return self._mark_dead(model, "is not loaded")
+                return self._mark_unhealthy(model, "is not loaded")
             if self._processes is not None:
                 before = self._processes.look(name)
             if before is not None:
@@ -244,14 +251,14 @@ class Catalog(Models):
             computes = self._processes is not None and self._processes.computes(name, before)
             self._failed(model, error, f"does not answer: {error}", computes=computes)
 
-    async def _describe(self, name: str) -> dict[str, Any]:
-        answer = await ask(self._client, codec.describe_request(name), timeout=self._timeout)
-        facts: dict[str, Any] = orjson.loads(answer)
-        return facts
+    async def _describe(self, name: str) -> ModelFacts:
+        return await ask(self._client, Describe(name, "describe"), timeout=self._timeout)
 
-    def _answered(self, model: Model, facts: dict[str, Any]) -> None:
-        if model.alive and facts.get("restarted_at") != model.facts.get("restarted_at"):
-            self._mark_dead(model, "was started again")  # what runs there waits for the former one
+    def _answered(self, model: Model, facts: ModelFacts) -> None:
+        if model.alive and facts.restarted_at != model.facts.restarted_at:
+            self._mark_unhealthy(
+                model, "was started again"
+            )  # what runs there waits for the former one
         model.facts = facts
         model.ready, model.alive, model.problem = True, True, ""
         self._life(model).answered()
@@ -264,15 +271,15 @@ class Catalog(Models):
     ) -> None:
         heard = self._client.last_heard(model.name)
         state = self._life(model).failed(error, heard=heard, computes=computes)
-        if state is State.DEAD:
-            self._mark_dead(model, problem)
+        if state is State.UNHEALTHY:
+            self._mark_unhealthy(model, problem)
         elif state is State.BUSY and model.ready:
             logger.warning("model %s %s; what it has goes on", model.served_name, problem)
             model.ready, model.problem = False, problem
 
-    def _mark_dead(self, model: Model, problem: str) -> None:
+    def _mark_unhealthy(self, model: Model, problem: str) -> None:
         model.ready, model.problem = False, problem
         if model.alive:
             logger.warning("model %s %s", model.served_name, problem)
             model.alive = False
-            self._on_death(model)
+            self._on_unhealthy(model)

@@ -1,12 +1,13 @@
-"""When a model counts as dead: the one rule, for who starts it again and for who waits for it.
+"""The one rule for when a model is unhealthy, for who starts it again and for who waits for it.
 
-Dead is a model of which an error says so: its process is gone, or it is not loaded. Another error
-has to come as often as the settings say.
+A model is unhealthy when an error says so: its process is gone, or it is not loaded. Another error
+has to come as often in a row as the settings say.
 
 A check that is not answered in time says little: the process may be busy. So several must be missed
-in a row, with no sign of life meanwhile: no answer to another request, and, where its process can
-be seen, no computing. A model that answers others but no checks gets no new requests, and those
-that run go on. As a process may also compute for ever, there is an end to that patience.
+in a row, with no sign of life meanwhile: no response to another request, and, where its process can
+be seen, no use of the CPU. A model that answers other requests but no checks is busy: it gets no
+new requests, and those that it has continue. Since a process may also compute for ever, a model may
+be busy for a limited time.
 """
 
 from __future__ import annotations
@@ -19,48 +20,49 @@ from enum import Enum
 from control_plane.errors import DeadlineExceeded, ModelNotReady, TriadError
 
 MIN_MISSED = 3
-"""Checks in a row, whatever the settings say."""
+"""The number of checks in a row that must be missed, whatever the settings say."""
 MAX_BUSY_SECONDS = 120.0
-"""So long a process may compute without answering anybody."""
+"""The time that a process may compute without answering anybody."""
 
 
 class State(Enum):
     ALIVE = "alive"
     BUSY = "busy"
-    """It answers no checks, but lives."""
-    DEAD = "dead"
+    """It answers no checks, and shows signs of life."""
+    UNHEALTHY = "unhealthy"
 
 
 class Liveness:
-    """What is known of one model's life."""
+    """The record of one model's checks."""
 
     def __init__(
         self, failures: int, timeout: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``failures``: checks in a row. ``timeout``: seconds that a check has."""
-        self._failures_to_death = failures
-        self._missed_to_death = max(failures, MIN_MISSED)
-        self._patience = self._missed_to_death * timeout
+        """Begin a record. ``failures``: checks in a row that make a model unhealthy. ``timeout``:
+        seconds that a check may take."""
+        self._unhealthy_threshold = failures
+        self._missed_threshold = max(failures, MIN_MISSED)
+        self._patience = self._missed_threshold * timeout
         self._clock = clock
         self._failures = self._missed = 0
         self._last_sign = -math.inf
         self._last_answer = -math.inf
 
     def answered(self) -> None:
-        """A check was."""
+        """Record a check that was answered."""
         self._failures = self._missed = 0
         self._last_sign = self._last_answer = self._clock()
 
     def failed(
         self, error: TriadError, *, heard: float = -math.inf, computes: bool = False
     ) -> State:
-        """A check has. ``heard``: when the model last answered anything, by the clock.
-        ``computes``: its process has used the CPU meanwhile."""
+        """Record a check that failed, and return the model's state. ``heard``: when the model last
+        answered anything, by the clock. ``computes``: its process has used the CPU meanwhile."""
         if isinstance(error, ModelNotReady):
-            return State.DEAD
+            return State.UNHEALTHY
         if not isinstance(error, DeadlineExceeded):
             self._failures += 1
-            return State.DEAD if self._failures >= self._failures_to_death else State.ALIVE
+            return State.UNHEALTHY if self._failures >= self._unhealthy_threshold else State.ALIVE
         return self._missed_one(heard, computes)
 
     def _missed_one(self, heard: float, computes: bool) -> State:
@@ -70,7 +72,8 @@ class Liveness:
         self._missed += 1
         self._last_answer = max(self._last_answer, heard)
         self._last_sign = max(self._last_sign, self._last_answer, now if computes else -math.inf)
-        if self._missed < self._missed_to_death:
+        if self._missed < self._missed_threshold:
             return State.ALIVE
         silent = now - self._last_sign >= self._patience
-        return State.DEAD if silent or now - self._last_answer >= MAX_BUSY_SECONDS else State.BUSY
+        busy_too_long = now - self._last_answer >= MAX_BUSY_SECONDS
+        return State.UNHEALTHY if silent or busy_too_long else State.BUSY

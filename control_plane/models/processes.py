@@ -21,14 +21,16 @@ _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")  # a second
 
 COMPUTING = 0.2
-"""CPU seconds a second: a process that waits uses much less, even if some of its threads look about
-now and then."""
+"""CPU seconds a second: a process that waits uses much less, even if some of its threads poll now
+and then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a model's processes did at a time. ``stopped``: one of them does not run, until somebody
-    lets it go on. ``gone``: there are none any more."""
+    """The state of a model's processes at a time.
+
+    ``stopped``: one of them is stopped by a signal. ``gone``: there are none any more.
+    """
 
     when: float
     cpu_seconds: float
@@ -36,7 +38,7 @@ class Sighting:
     gone: bool
 
     def raise_if_idle(self) -> None:
-        """Raises `ModelNotReady` and `DeadlineExceeded` where there is no use in asking it."""
+        """Raise `ModelNotReady` or `DeadlineExceeded` where the model cannot answer."""
         if self.gone:
             raise ModelNotReady("its process has died")
         if self.stopped:  # Triton would give it up, and crash when it goes on
@@ -44,14 +46,17 @@ class Sighting:
 
 
 class ModelProcesses:
-    """Of one server. ``server``: its process id, which may change, or None while there is none."""
+    """The model processes of one server, whose process id ``server`` returns while it runs."""
 
     def __init__(self, server: Callable[[], int | None]) -> None:
         self._server = server
         self._known: dict[str, list[int]] = {}
 
     def look(self, model: str) -> Sighting | None:
-        """``model``: Triton's name. None: no process of it has ever been seen."""
+        """Return the state of a model's processes, or None where none has ever been seen.
+
+        ``model``: Triton's name.
+        """
         states = self._states(model)
         if not states and model not in self._known:
             return None
@@ -63,18 +68,19 @@ class ModelProcesses:
         )
 
     def computes(self, model: str, since: Sighting | None) -> bool:
-        """Whether it has used the CPU."""
+        """Return whether a model has used the CPU since it was looked at."""
         if since is None or (now := self.look(model)) is None:
             return False
         return now.cpu_seconds - since.cpu_seconds >= COMPUTING * (now.when - since.when)
 
     def kill(self, model: str) -> None:
-        """One that has been given up: what it still sent would confuse the server."""
+        """Kill the processes of an unhealthy model: what it still sent would confuse the server."""
         for state in self._states(model):
             with suppress(ProcessLookupError):
                 os.kill(state.pid, signal.SIGKILL)
 
     def _states(self, model: str) -> list[_State]:
+        """Return the states of a model's processes, which are children of the server."""
         server = self._server()
         known = [_state(pid) for pid in self._known.get(model, ())]
         alive = [state for state in known if state is not None and state.parent == server]
@@ -94,7 +100,7 @@ class _State:
 
 
 def _state(pid: int) -> _State | None:
-    """None where there is no such process, or nothing but its exit code is left of it."""
+    """Return the state of a process, or None where it has ended."""
     try:
         # The name before it, in brackets, may have spaces and brackets in it.
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
@@ -106,12 +112,14 @@ def _state(pid: int) -> _State | None:
 
 
 def _children(parent: int) -> Iterator[_State]:
+    """Yield the states of a process's children."""
     for folder in _PROC.glob("[0-9]*"):
         if (state := _state(int(folder.name))) is not None and state.parent == parent:
             yield state
 
 
 def _holds(pid: int, model: str) -> bool:
+    """Return whether a process was started for a model."""
     try:
         arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 CHECKS = 10
 """Of how many a figure is: five minutes, with the default interval."""
-FEWEST_REQUESTS = 10
+MIN_REQUESTS = 10
 """A rate or a percentile of fewer says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Generations since the start: how many failed, and how many took up to so many seconds."""
+    """The generations since the start: how many failed, and how many took up to so many seconds."""
 
     failed: float
     ended: float
@@ -56,13 +56,13 @@ class Totals:
 
     @property
     def error_rate(self) -> float | None:
-        return self.failed / self.ended if self.ended >= FEWEST_REQUESTS else None
+        return self.failed / self.ended if self.ended >= MIN_REQUESTS else None
 
     @property
     def latency_p99(self) -> float | None:
         """Seconds, as Prometheus' `histogram_quantile` has it."""
         buckets = sorted(self.durations.items())
-        if not buckets or buckets[-1][1] < FEWEST_REQUESTS:
+        if not buckets or buckets[-1][1] < MIN_REQUESTS:
             return None
         wanted = 0.99 * buckets[-1][1]
         for (low, below), (high, count) in pairwise([(0.0, 0.0), *buckets]):
@@ -104,11 +104,11 @@ class Alerts:
         self._judge("gpu_memory_usage", _gpu_memory_usage(self._models))
 
     def recent(self) -> Totals:
-        """Since `CHECKS` checks ago."""
+        """Return the totals since `CHECKS` checks ago."""
         return Totals.of(self._metrics).since(self._seen[0])
 
     def _judge(self, name: str, value: float | None) -> None:
-        """``value``: None where nothing can be said, which is no alert."""
+        """Begin or end an alert. ``value``: None where nothing can be said, which is no alert."""
         threshold = self._thresholds[name]
         fires = value is not None and value > threshold
         if fires and name not in self.firing:
@@ -130,7 +130,7 @@ def _samples(collector: object, suffix: str) -> list[tuple[dict[str, str], float
 
 
 def _types_of_failures() -> list[str]:
-    """Of errors that are ours, not the client's."""
+    """Return the types of errors that are ours, not the client's."""
     kinds, found = [TriadError], dict[str, None]()
     while kinds:
         kind = kinds.pop()
@@ -141,8 +141,6 @@ def _types_of_failures() -> list[str]:
 
 
 def _gpu_memory_usage(models: Iterable[Model]) -> float | None:
-    """Of the fullest GPU, as a fraction."""
-    gpus: Sequence[Mapping[str, float]] = [
-        gpu for model in models for gpu in model.facts.get("gpus", []) if gpu.get("total")
-    ]
-    return max((gpu["used"] / gpu["total"] for gpu in gpus), default=None)
+    """Return the used fraction of the fullest GPU."""
+    gpus = [gpu for model in models for gpu in model.facts.gpus if gpu.total]
+    return max((gpu.used / gpu.total for gpu in gpus), default=None)

@@ -11,35 +11,35 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from control_plane.errors import TriadError
+from control_plane.inference.client import ModelClient, ask
+from control_plane.inference.requests import ReadMetrics
 from control_plane.models.catalog import Model, Models
-from control_plane.triton import codec
-from control_plane.triton.client import TritonClient, ask
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
 
 
-async def engine_metrics(client: TritonClient, catalog: Models) -> CollectorRegistry:
-    """Asked for now, of all models that have some; one that does not answer in time is left out."""
-    asked = [model for model in catalog if model.ready and model.facts.get("metrics")]
+async def engine_metrics(client: ModelClient, catalog: Models) -> CollectorRegistry:
+    """Ask all models that keep metrics for them; one that does not answer in time is left out."""
+    asked = [model for model in catalog if model.ready and model.facts.metrics]
     texts = await asyncio.gather(*(_ask(client, model) for model in asked))
     registry = CollectorRegistry()
     registry.register(_Merged(texts))
     return registry
 
 
-async def _ask(client: TritonClient, model: Model) -> str:
+async def _ask(client: ModelClient, model: Model) -> str:
     try:
-        text = await ask(client, codec.metrics_request(model.name), timeout=TIMEOUT_SECONDS)
+        return await ask(client, ReadMetrics(model.name, "metrics"), timeout=TIMEOUT_SECONDS)
     except TriadError as error:
         logger.warning("model %s gives no metrics: %s", model.served_name, error)
         return ""
-    return text.decode()
 
 
 class _Merged(Collector):
-    """One family a name, with the samples of all engines: their labels tell the models apart."""
+    """The engines' families by name, with the samples of all engines: their labels tell the
+    models apart."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._families: dict[str, Metric] = {}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from control_plane.cluster.instance import Instance
     from control_plane.models.catalog import Models
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -19,7 +18,7 @@ _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-    """One set for one application."""
+    """The metrics of one application."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -69,34 +68,8 @@ class Metrics:
         )
 
 
-class InstanceMetrics(Collector):
-    """Of several Triton servers: what each gets of the requests."""
-
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self._instances = instances
-
-    def collect(self) -> Iterable[Metric]:
-        label = ["instance"]
-        running = GaugeMetricFamily(
-            "triad_instance_running", "Requests that a Triton server has", labels=label
-        )
-        sent = CounterMetricFamily(
-            "triad_instance_requests", "Requests sent to a Triton server", labels=label
-        )
-        failed = CounterMetricFamily(
-            "triad_instance_failures",
-            "Requests that failed at a Triton server, and were sent to another",
-            labels=label,
-        )
-        for instance in self._instances:
-            running.add_metric([instance.endpoint], instance.running)
-            sent.add_metric([instance.endpoint], instance.sent)
-            failed.add_metric([instance.endpoint], instance.failed)
-        return running, sent, failed
-
-
 class EngineGauges(Collector):
-    """What the engines said of themselves at the last health check."""
+    """The gauges that engines have reported at the last health check."""
 
     def __init__(self, catalog: Models) -> None:
         self._catalog = catalog
@@ -112,6 +85,6 @@ class EngineGauges(Collector):
         for model in self._catalog:
             labels = [model.served_name]
             ready.add_metric(labels, model.ready)
-            running.add_metric(labels, model.facts.get("running", 0))
-            waiting.add_metric(labels, model.facts.get("waiting", 0))
+            running.add_metric(labels, model.facts.running)
+            waiting.add_metric(labels, model.facts.waiting)
         return ready, running, waiting

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Stats:
-    """Counts requests that ended well."""
+    """The totals of requests that ended well."""
 
     started: float = field(default_factory=time.monotonic)
     request_count: int = 0
@@ -36,7 +36,8 @@ class Stats:
 
 
 def uptime(seconds: float) -> str:
-    """``2 days, 14 hours, 32 minutes``; seconds as long as there is not one minute."""
+    """Return a duration as ``2 days, 14 hours, 32 minutes``; in seconds as long as there is not
+    one minute."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -12,18 +12,16 @@ from control_plane.cluster.servers import endpoints, engine_asked_for
 from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
-from control_plane.generation.service import GenerationRequest
+from control_plane.generation.requests import GenerationRequest
+from control_plane.python_api.options import DEFAULTS, require_offered
 from control_plane.services import Services, open_services
 from control_plane.settings import ServingSettings, Settings, require_supported
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
-DEFAULTS: Mapping[str, Any] = {"max_tokens": 512, "temperature": 0.7}
-"""Those of ``POST /generate``."""
-
 
 class ModelHost:
-    """Belongs to the event loop that calls it.
+    """The models of a Python program. It belongs to the event loop that calls it.
 
     The first `load` starts an embedded Triton, or joins the server that
     ``serving.triton.endpoints`` names.
@@ -77,7 +75,9 @@ class ModelHost:
     async def begin(
         self, prompt: Prompt, sampling: Mapping[str, Any], model: str | None, *, stream: bool
     ) -> Generation:
-        """A generation whose first response is there; the caller closes it. Raises `TriadError`."""
+        """Return a generation whose first response is there; the caller closes it. Raises
+        `TriadError`."""
+        require_offered(sampling)
         if self._services is None:
             raise ModelNotReady("no model is loaded: call load_model first")
         request = GenerationRequest(

@@ -8,17 +8,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from control_plane.engines.converter import convert
 from control_plane.errors import ModelNotReady
-from control_plane.models.converter import convert
 from control_plane.models.repository import DEFAULT_REPOSITORY
-from control_plane.models.weights import find_weights
+from control_plane.models.sources import find_weights
 from control_plane.settings import ConfigManager
 
 Axes = Mapping[str, Mapping[int, str]]
 
 
 class ModelManager:
-    """Finds a model's weights and converts them. To serve a model, see `ModelServer`."""
+    """A finder of a model's weights, which it can convert. To serve a model, see `ModelServer`."""
 
     def __init__(self, config: ConfigManager) -> None:
         self._config = config

@@ -5,38 +5,18 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar
 
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import GenerationResult, collect
+from control_plane.inference.responses import Delta
 from control_plane.python_api.model_host import ModelHost, Prompt
+from control_plane.python_api.options import with_options
 from control_plane.settings import ConfigManager
 
 T = TypeVar("T")
-
-
-class Options(TypedDict, total=False):
-    """Which model (the default one where absent), and `SamplingParameters`."""
-
-    model: str
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    stop: str | list[str]
-    seed: int
-    ignore_eos: bool
-    min_tokens: int
-    allowed_token_ids: list[int]
-    include_stop_str_in_output: bool
-    guided: dict[str, Any]
-    lora_name: str
 
 
 class ModelServer:
@@ -66,16 +46,24 @@ class ModelServer:
         """
         self._run(self._host.load(model, self._config.serving))
 
-    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> GenerationResult:
-        """Generate from a text or from chat messages. Raises `TriadError`."""
+    @with_options
+    def generate(self, prompt: Prompt, **options: Any) -> GenerationResult:  # noqa: ANN401
+        """Generate from a text or from chat messages. Raises `TriadError`.
+
+        ``options``: ``model`` (the default one where absent) and sampling parameters.
+        """
 
         async def whole() -> GenerationResult:
             return await collect(await self._begin(prompt, options, stream=False))
 
         return self._run(whole())
 
-    def generate_stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[str]:
-        """As `generate`, in pieces of text as they come. Closing the iterator ends the request."""
+    @with_options
+    def generate_stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:  # noqa: ANN401
+        """Generate as `generate` does, and yield the text in pieces as they come.
+
+        Closing the iterator ends the request.
+        """
         generation = self._run(self._begin(prompt, options, stream=True))
         error: BaseException | None = None
         try:
@@ -87,8 +75,8 @@ class ModelServer:
         finally:
             self._loop.call_soon_threadsafe(generation.close, error)
 
-    async def _begin(self, prompt: Prompt, options: Options, *, stream: bool) -> Generation:
-        sampling = cast(dict[str, Any], options).copy()
+    async def _begin(self, prompt: Prompt, options: dict[str, Any], *, stream: bool) -> Generation:
+        sampling = options.copy()
         return await self._host.begin(prompt, sampling, sampling.pop("model", None), stream=stream)
 
     def close(self) -> None:
@@ -122,8 +110,8 @@ class ModelServer:
         self.close()
 
 
-async def _next(generation: Generation) -> list[Any]:
-    """The next batch of deltas; empty at the end."""
+async def _next(generation: Generation) -> Sequence[Delta]:
+    """Return the next batch of deltas, which is empty at the end."""
     async for deltas in generation:
         return deltas
-    return []
+    return ()

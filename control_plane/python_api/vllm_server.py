@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from control_plane.python_api.model_host import DEFAULTS, ModelHost, Prompt
-from control_plane.settings import ConfigManager, ServingSettings, SettingsError, VllmSettings
+from control_plane.engines.vllm import ENGINE
+from control_plane.python_api.model_host import ModelHost, Prompt
+from control_plane.python_api.options import OPTIONS, with_option_fields
+from control_plane.settings import ConfigManager, ServingSettings, SettingsError
 
 
+@with_option_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMRequest:
-    """What to generate. The fields below ``model`` are `SamplingParameters`."""
+    """What to generate, and the sampling parameters, each by its name."""
 
     prompt: str | Sequence[Mapping[str, Any]]  # a text, or chat messages
     stream: bool = True
     model: str | None = None  # None: the one that was loaded last
-    max_tokens: int = DEFAULTS["max_tokens"]
-    temperature: float = DEFAULTS["temperature"]
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    stop: str | Sequence[str] = ()
-    seed: int | None = None
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    allowed_token_ids: Sequence[int] | None = None
-    include_stop_str_in_output: bool = False
-    guided: Mapping[str, Any] | None = None
-    lora_name: str | None = None
+
+    if TYPE_CHECKING:  # the parameters are fields that come from their list
+
+        def __init__(
+            self,
+            *,
+            prompt: str | Sequence[Mapping[str, Any]],
+            stream: bool = True,
+            model: str | None = None,
+            **sampling: Any,  # noqa: ANN401
+        ) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...  # noqa: ANN401
 
     def sampling(self) -> dict[str, Any]:
-        names = (f.name for f in fields(self) if f.name not in ("prompt", "stream", "model"))
-        return {name: getattr(self, name) for name in names}
+        """Return the sampling parameters that are not at their defaults, by name."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        return {name: value for name, value in values.items() if value != OPTIONS[name]}
 
 
 @dataclass(frozen=True, slots=True)
 class VLLMResponse:
-    """The text and tokens since the response before it; the last one has a finish reason."""
+    """The text and tokens since the response before; the last one has a finish reason."""
 
     text: str
     tokens_generated: int
@@ -74,7 +75,7 @@ class VLLMServer:
         await self._host.load(model_path, _with(serving, engine_arguments))
 
     async def generate(self, request: VLLMRequest) -> VLLMResponse:
-        """The whole answer. Raises `TriadError`."""
+        """Return the whole answer. Raises `TriadError`."""
         text, tokens, last = "", 0, None
         async for response in self._responses(request, stream=False):
             text, tokens, last = text + response.text, tokens + response.tokens_generated, response
@@ -82,8 +83,8 @@ class VLLMServer:
         return VLLMResponse(text, tokens, last.finish_reason, last.request_id)
 
     def generate_stream(self, request: VLLMRequest) -> AsyncIterator[VLLMResponse]:
-        """The answer as it comes; with ``stream=False`` all at once. Raises `TriadError`. Closing
-        the iterator ends the request."""
+        """Yield the answer as it comes; with ``stream=False`` all at once. Raises `TriadError`.
+        Closing the iterator ends the request."""
         return self._responses(request, stream=request.stream)
 
     async def _responses(
@@ -123,13 +124,12 @@ class VLLMServer:
 
 
 def _with(serving: ServingSettings, arguments: Mapping[str, Any]) -> ServingSettings:
-    """Settings for one model on vLLM. Raises `pydantic.ValidationError`."""
-    vllm = serving.vllm.model_dump(exclude_unset=True)
-    known = {k: v for k, v in arguments.items() if k in VllmSettings.model_fields}
+    """Return the settings for one model on vLLM. Raises `pydantic.ValidationError`."""
+    values = serving.engine(ENGINE).model_dump(exclude_unset=True)
+    known = {k: v for k, v in arguments.items() if k in ENGINE.settings.model_fields}
     others = {k: v for k, v in arguments.items() if k not in known}
-    vllm |= known
+    values |= known
     if others:
-        vllm["engine_args"] = {**vllm.get("engine_args", {}), **others}
-    return serving.model_copy(
-        deep=True, update={"backend_type": "vllm", "vllm": VllmSettings(**vllm)}
-    )
+        values["engine_args"] = {**values.get("engine_args", {}), **others}
+    section = ENGINE.settings(**values)
+    return serving.model_copy(deep=True, update={"backend_type": ENGINE.name, ENGINE.name: section})

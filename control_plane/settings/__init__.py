@@ -1,11 +1,5 @@
 """The `serving:` document: parsed, checked, typed."""
 
-from control_plane.settings.engines import (
-    OnnxSettings,
-    PytorchSettings,
-    TritonSettings,
-    VllmSettings,
-)
 from control_plane.settings.features import (
     AlertThresholds,
     AuthSettings,
@@ -13,29 +7,26 @@ from control_plane.settings.features import (
     RateLimitingSettings,
     ValidationSettings,
 )
-from control_plane.settings.http import CorsSettings, HttpSettings
-from control_plane.settings.load import load_settings
-from control_plane.settings.manager import ConfigManager
+from control_plane.settings.loading import PATH_VARIABLE, ConfigManager, load_settings
 from control_plane.settings.problems import SettingsError
 from control_plane.settings.schema import ServingSettings, Settings
-from control_plane.settings.support import require_supported, unsupported
+from control_plane.settings.servers import CorsSettings, HttpSettings, TritonSettings
+from control_plane.settings.unsupported import require_supported, unsupported
 
 __all__ = [
+    "PATH_VARIABLE",
     "AlertThresholds",
     "AuthSettings",
     "CachingSettings",
     "ConfigManager",
     "CorsSettings",
     "HttpSettings",
-    "OnnxSettings",
-    "PytorchSettings",
     "RateLimitingSettings",
     "ServingSettings",
     "Settings",
     "SettingsError",
     "TritonSettings",
     "ValidationSettings",
-    "VllmSettings",
     "load_settings",
     "require_supported",
     "unsupported",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, SecretStr
 
-from control_plane.settings.types import (
+from control_plane.setting_types import (
     Bytes,
     Count,
     Fraction,
@@ -25,115 +25,122 @@ class BatchingSettings(Section):
     """`serving.batching`: requests joined into one execution."""
 
     enabled: bool = False
-    """Batch requests."""
+    """Join requests into one execution. This release accepts false alone."""
     max_batch_size: Positive = 32
-    """Requests in one batch."""
+    """The number of requests in one batch at most."""
     batch_timeout_ms: Count = 50
-    """Milliseconds that a request waits for others."""
+    """The time in milliseconds that a request waits for others. 0 does not wait."""
     adaptive_batching: bool = True
-    """Shorten the wait when the load is low."""
+    """Shorten that wait when the load is low."""
 
 
 class CachingSettings(Section):
-    """`serving.caching`: answers kept for equal requests."""
+    """`serving.caching`: answers that are stored for equal requests."""
 
     enabled: bool = False
-    """Cache answers."""
+    """Store answers, and give them again for equal requests."""
     cache_type: Literal["redis", "memory", "disk"] = "redis"
-    """Where answers are kept."""
+    """Where answers are stored: in Redis, in this process's memory, or in a file."""
     cache_size: Bytes = ByteSize(10**9)
-    """Size of the cache, in bytes or as text such as 1GB."""
+    """The size of the store in `memory` and on `disk`, in bytes or as text such as 1GB."""
     ttl_seconds: Positive = 3600
-    """Seconds that an answer is kept."""
+    """The time in seconds that an answer is stored."""
     sampled: bool = False
-    """Keep answers that chance has a part in too: those with a temperature and without a seed."""
+    """Store sampled answers too: those with a temperature and without a seed."""
     shared: bool = False
-    """Answer one caller with what was generated for another: it is faster, and lets a caller find
+    """Answer one caller with what was generated for another. This is faster, and lets a caller find
     out whether somebody has asked the same."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """Address of Redis, with its password if it has one. How large it grows, it sets itself."""
+    """The address of Redis, with its password if it has one. Its size is limited by its own
+    configuration."""
     folder: Annotated[Path, Field(strict=False)] | None = None
-    """Where `disk` keeps its file; null: triad in the user's cache folder."""
+    """The folder of the file for `disk`. `null` takes `triad` in the user's cache folder."""
 
 
 class InstanceSettings(Section):
     """One entry of `serving.load_balancing.instances`."""
 
     host: Name
-    """Host name or address of a Triton server."""
+    """The host name or address of a Triton server."""
     port: Port = 8001
-    """Its gRPC port."""
+    """The server's gRPC port, from 1 to 65535."""
     weight: Positive = 1
-    """Share of the requests, relative to the other instances."""
+    """The server's share of the requests, relative to the other instances."""
 
 
 class LoadBalancingSettings(Section):
     """`serving.load_balancing`: requests spread over model instances."""
 
     enabled: bool = False
-    """Balance over `instances`, or where there are none over `triton.endpoints`."""
+    """Spread requests over `instances`, or where there are none over `triton.endpoints`."""
     strategy: Literal["round_robin", "least_connections", "weighted"] = "round_robin"
-    """How an instance is picked."""
+    """How an instance is chosen for a request."""
     health_check_interval: Seconds = 30.0
-    """Seconds between two health checks."""
+    """The time in seconds between two health checks of an instance."""
     max_retries: Count = 3
-    """Further servers that are tried when one fails a request."""
+    """The number of further servers that are tried when one fails a request. 0 tries none."""
     instances: list[InstanceSettings] = Field(default_factory=list)
-    """The servers."""
+    """The Triton servers over which requests are spread."""
 
 
 class AuthSettings(Section):
     """`serving.auth`: who may call."""
 
     enabled: bool = False
-    """Require a token."""
+    """Require a token of every caller."""
     auth_type: Literal["bearer_token", "api_key"] = "bearer_token"
-    """bearer_token: the Authorization header; api_key: the X-API-Key header."""
+    """Where the token is sent: `bearer_token` in the `Authorization` header, `api_key` in
+    `X-API-Key`."""
     token_validation_url: HttpUrl | None = None
-    """Address that says whether a token is valid (RFC 7662)."""
+    """The address of a server that says whether a token is valid (RFC 7662). `null` accepts the
+    keys of `key_store` alone."""
     required_scopes: list[Name] = Field(default=["llm:generate"])
-    """Scopes that a token must carry."""
+    """The scopes that a token must carry, all of them."""
     token_validation_authorization: SecretStr | None = None
-    """Header `Authorization` that is sent to that address, such as `Basic …`."""
+    """The `Authorization` header that is sent to that address, such as `Basic …`. `null` sends
+    none."""
     token_validation_timeout: Seconds = 5.0
-    """Seconds that it may take to answer."""
+    """The time in seconds in which that address must answer."""
     token_validation_cache: SecondsOrNone = 60.0
-    """Seconds that its answers are kept."""
+    """The time in seconds that its answers are cached. 0 caches none."""
     key_store: Annotated[Path, Field(strict=False)] | None = None
-    """File of the keys that `triad keys` makes; null: triad/keys.db in the user's data folder."""
+    """The file of the keys that `triad keys` creates. `null` takes `triad/keys.db` in the user's
+    data folder."""
     audience: Name | None = None
-    """Whom tokens must be meant for: what their `aud` says or lists; null: anybody."""
+    """The audience that a token's `aud` must name or list. `null` accepts any."""
     max_failures_per_minute: Positive = 60
-    """Tokens without success that may come from one address; further ones are refused unasked."""
+    """The number of invalid tokens a minute that may come from one address. Further tokens that are
+    not known to be valid are refused with a 429."""
     public_paths: list[UrlPath] | None = None
-    """Paths that need no token; null: /health and those below it, and the metrics."""
+    """The paths that need no token. `null` takes /health and those below it, and the metrics."""
 
 
 class RateLimitingSettings(Section):
     """`serving.rate_limiting`: limits for each caller."""
 
     enabled: bool = False
-    """Limit requests and tokens."""
+    """Limit the requests and tokens of each caller."""
     requests_per_minute: Positive = 60
-    """Requests a minute."""
+    """The number of requests a minute, evenly spread."""
     tokens_per_minute: Positive = 10000
-    """Tokens a minute, of prompts and answers together."""
+    """The number of tokens a minute, of prompts and answers together."""
     burst_allowance: Count = 10
-    """Requests that may come at once, over the steady rate."""
+    """The number of requests that may come at once, over the steady rate."""
 
 
 class ValidationSettings(Section):
-    """`serving.validation`: limits on what a request may hold."""
+    """`serving.validation`: limits on what a request may contain."""
 
     max_prompt_length: Positive | None = None
-    """Longest prompt, in characters, all texts of messages, tools and template options together;
-    null: the model's own context is the limit."""
+    """The longest prompt in characters: all texts of messages, tools and template options together.
+    With `null` the model's own context is the limit."""
     max_tokens: Positive | None = None
-    """Most tokens that a request may ask for; null: the model's own context is the limit."""
+    """The most tokens that a request may ask for. With `null` the model's own context is the
+    limit."""
     allowed_characters: Literal["unicode", "ascii", "printable"] = "unicode"
-    """Characters that a prompt may hold; printable: also tabs and the ends of lines."""
+    """The characters that a prompt may contain. `printable` accepts tabs and line ends as well."""
     content_filtering: bool = False
-    """Refuse prompts in which one of `content_filters` is found."""
+    """Refuse prompts in which one of `content_filters` matches."""
     content_filters: dict[Name, Pattern] = Field(
         default={
             "control_token": r"<[|\x{ff5c}][^<>|\x{ff5c}\s]{1,60}[|\x{ff5c}]>|</?s>|"
@@ -143,43 +150,43 @@ class ValidationSettings(Section):
             "cloud_key": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
         }
     )
-    """Regular expressions by name, in the syntax of RE2, whose time is linear in the text
-    (https://github.com/google/re2/wiki/Syntax). By default: tokens of chat templates, with which a
-    text could pass itself off as somebody else's message, and keys, which are secrets."""
+    """The regular expressions by name, in the syntax of RE2, whose time is linear in the text
+    (https://github.com/google/re2/wiki/Syntax). The defaults find tokens of chat templates, with
+    which a text could pass itself off as somebody else's message, and keys, which are secrets."""
 
 
 class AlertThresholds(Section):
-    """`serving.monitoring.alert_thresholds`: an alert is raised above each."""
+    """`serving.monitoring.alert_thresholds`: each is a figure above which an alert is raised."""
 
     error_rate: Fraction = 0.05
-    """Fraction of requests that fail."""
+    """The fraction of requests that fail, from 0 to 1."""
     latency_p99: Seconds = 5.0
-    """99th percentile of the request latency, in seconds."""
+    """The 99th percentile of the request latency, in seconds."""
     gpu_memory_usage: Fraction = 0.95
-    """Fraction of the GPU's memory in use."""
+    """The fraction of the GPU's memory in use, from 0 to 1."""
 
 
 class MonitoringSettings(Section):
     """`serving.monitoring`: metrics and alerts."""
 
     enabled: bool = True
-    """Serve metrics."""
+    """Serve metrics for Prometheus, and watch the alert thresholds."""
     metrics_endpoint: UrlPath = "/metrics"
-    """Path of the Prometheus metrics."""
+    """The path of the metrics."""
     health_check_interval: Seconds = 30.0
-    """Seconds between two checks of the alert thresholds."""
+    """The time in seconds between two checks of the alert thresholds."""
     alert_thresholds: AlertThresholds = Field(default_factory=AlertThresholds)
-    """Thresholds of the alerts."""
+    """The thresholds of the alerts."""
 
 
 class HealthCheckSettings(Section):
     """`serving.health_check`: when an instance counts as unhealthy."""
 
     enabled: bool = False
-    """Check as these say, rather than as `load_balancing` and `triton` do."""
+    """Check as these settings say, rather than as `load_balancing` and `triton` do."""
     interval: Seconds = 10.0
-    """Seconds between two checks."""
+    """The time in seconds between two checks."""
     timeout: Seconds = 5.0
-    """Seconds before a check counts as failed."""
+    """The time in seconds after which a check without an answer has failed."""
     retries: Positive = 3
-    """Failed checks in a row after which a model counts as dead."""
+    """The number of failed checks in a row after which a model is unhealthy."""

@@ -9,9 +9,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.settings.document import parse_value
-from control_plane.settings.keys import KeyPath, Keys, Node, dotted
-from control_plane.settings.text import shorten
+import yaml
+
+from control_plane.settings.problems import (
+    YAML_ERRORS,
+    KeyPath,
+    Keys,
+    Node,
+    dotted,
+    shorten,
+    yaml_problem,
+)
 
 ROOT = "TRIAD_"
 PREFIX = f"{ROOT}SERVING__"
@@ -27,12 +35,12 @@ class Override:
     value: Any
 
     def covers(self, path: KeyPath) -> bool:
-        """Whether the value at `path` comes from this variable."""
+        """Return whether the value at `path` comes from this variable."""
         return tuple(path[: len(self.path)]) == self.path
 
 
 def read_overrides(environ: Mapping[str, str], keys: Keys) -> tuple[list[Override], list[str]]:
-    """The overrides in `environ`, sections before their keys, and a line for each bad one."""
+    """Return the overrides, sections before their keys, and a line for each that is bad."""
     overrides, problems = [], []
     for variable in sorted(filter(_is_override, environ), key=_path_of):
         path = _path_of(variable)
@@ -48,14 +56,14 @@ def read_overrides(environ: Mapping[str, str], keys: Keys) -> tuple[list[Overrid
 
 
 def apply_overrides(document: dict[Any, Any], overrides: Iterable[Override]) -> dict[Any, Any]:
-    """A copy of `document` with the overridden keys."""
+    """Return a copy of `document` with the overridden keys."""
     for override in overrides:
         document = _replaced(document, override.path, override.value)
     return document
 
 
 def set_by(variable: str) -> str:
-    """The end of a line on a value that comes from the environment."""
+    """Return the end of a line on a value that comes from the environment."""
     return f" (set by {shorten(variable)})"
 
 
@@ -68,19 +76,21 @@ def _path_of(variable: str) -> tuple[str, ...]:
 
 
 def _value(text: str, node: Node) -> Any:  # noqa: ANN401
+    """Return the value that a variable's text stands for, by what the key accepts."""
     if node.get("writeOnly"):
         return text or None
     try:
-        value = parse_value(text)
-    except ValueError:
+        value = yaml.safe_load(text)
+    except YAML_ERRORS as error:
         if node.get("type") != "string":
-            raise
+            raise ValueError(yaml_problem(error)) from None
         return text
     keeps_text = node.get("type") == "string" and value is not None
     return text if keeps_text and not isinstance(value, str) else value
 
 
 def _replaced(document: dict[Any, Any], path: tuple[str, ...], value: object) -> dict[Any, Any]:
+    """Return a copy of `document` with `value` at `path`."""
     key, rest = path[0], path[1:]
     if not rest:
         return {**document, key: value}

@@ -1,14 +1,22 @@
 """The settings document: one mapping, `serving`."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field, create_model
 
-from control_plane.settings.engines import (
-    OnnxSettings,
-    PytorchSettings,
-    TritonSettings,
-    VllmSettings,
+from backends.contract.parameters import DEFAULT_STREAM_INTERVAL_MS
+from control_plane.engines import ENGINE_NAMES, ENGINES
+from control_plane.engines.engine import Engine, SettingsT
+from control_plane.setting_types import (
+    Bytes,
+    Count,
+    Name,
+    Network,
+    Port,
+    Positive,
+    Seconds,
+    SecondsOrNone,
+    Section,
 )
 from control_plane.settings.features import (
     AuthSettings,
@@ -20,69 +28,89 @@ from control_plane.settings.features import (
     RateLimitingSettings,
     ValidationSettings,
 )
-from control_plane.settings.http import CorsSettings, HttpSettings
-from control_plane.settings.types import (
-    Bytes,
-    Count,
-    Name,
-    Network,
-    Port,
-    Positive,
-    Seconds,
-    SecondsOrNone,
-    Section,
-)
+from control_plane.settings.servers import CorsSettings, HttpSettings, TritonSettings
 
 
-class ServingSettings(Section):
-    """`serving`: which models are served, by what engine, and how the gateway behaves.
+def _is_engine(name: str) -> str:
+    """Return the name of an engine. Raises ValueError for any other."""
+    if name not in ENGINE_NAMES:
+        raise ValueError("no engine has this name")
+    return name
 
-    A section can be assigned as a mapping and is then checked as the document is:
-    `serving.batching = {"enabled": True}`. Errors: `pydantic.ValidationError`.
-    """
 
-    backend_type: Literal["pytorch", "onnx", "vllm"] = "pytorch"
-    """The engine."""
+EngineName = Annotated[
+    str, Field(json_schema_extra={"enum": list(ENGINE_NAMES)}), AfterValidator(_is_engine)
+]
+
+
+class GeneralSettings(Section):
+    """The keys of `serving` that are no sections."""
+
+    backend_type: EngineName = ENGINE_NAMES[0]
+    """The engine that the default model runs on."""
     model: Name = "demo"
     """The default model: a name in the model repository, a local folder, or a hub id."""
     models: list[Name] = Field(default_factory=list)
     """Further models to load, named in the same ways."""
     host: Name = "127.0.0.1"
-    """Address to listen on."""
+    """The address to listen on, or a host name."""
     port: Port = 8000
-    """Port to listen on."""
+    """The port to listen on, from 1 to 65535."""
     workers: Positive = 1
-    """Processes that serve HTTP."""
+    """The number of processes that serve HTTP. This release accepts 1 alone."""
     trusted_proxies: list[Network] = Field(default_factory=list)
-    """Addresses and networks of proxies whose X-Forwarded-For and -Proto are believed."""
+    """The addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
+    believed. An empty list believes nobody's."""
     debug: bool = False
-    """Verbose logs."""
+    """Write verbose logs."""
     profiling: bool = False
     """Serve /profile, which holds a request's engine up and shows what it computes."""
     reload: bool = False
-    """Restart when a source file changes."""
+    """Restart the server when a source file changes."""
     request_timeout: Seconds = 600.0
-    """Seconds that one request may take."""
+    """The time in seconds that one request may take."""
     keep_alive_interval: Seconds = 15.0
-    """Seconds of silence after which a stream of /v1 gets a comment, so that proxies keep it."""
-    stream_interval_ms: Count = 20
-    """Milliseconds between two events of a stream at least: tokens that come sooner share one. The
-    first token and the end do not wait. 0: an event a token."""
+    """The time in seconds without an event after which a stream of /v1 gets a comment, so that
+    proxies keep the connection."""
+    stream_interval_ms: Count = DEFAULT_STREAM_INTERVAL_MS
+    """The time in milliseconds between two events of a stream at least: tokens that come sooner
+    share one. The first token and the end do not wait. 0 sends an event for each token."""
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
-    """Fields of requests that nobody knows: ignored, and listed in the response's header
-    `x-triad-ignored-fields`, or refused. What would change an answer and is known not to be
-    possible is always refused."""
+    """What happens to fields of a request that nobody knows. `ignore` lists them in the response's
+    header `x-triad-ignored-fields`; `refuse` answers with a 400. Fields that would change an answer
+    and are known not to be possible are always refused."""
     allow_control_tokens: bool = False
-    """Take a control token's spelling in a chat message, such as `<|im_end|>`, for that token: only
-    for callers that write all of their messages themselves."""
+    """Take a control token's spelling in a chat message, such as `<|im_end|>`, for that token. This
+    is only for callers that write all of their messages themselves."""
     max_body_size: Bytes = ByteSize(4 * 10**6)
-    """Largest request body, in bytes or as text such as 4MB."""
+    """The largest request body, in bytes or as text such as 4MB."""
     shutdown_timeout: SecondsOrNone = 5.0
-    """Seconds for open streams to end when the server stops."""
+    """The time in seconds that open streams get to end when the server stops."""
 
-    pytorch: PytorchSettings = Field(default_factory=PytorchSettings)
-    onnx: OnnxSettings = Field(default_factory=OnnxSettings)
-    vllm: VllmSettings = Field(default_factory=VllmSettings)
+
+if TYPE_CHECKING:
+    _EngineSections = GeneralSettings
+else:
+    _EngineSections = create_model(
+        "_EngineSections",
+        __base__=GeneralSettings,
+        **{
+            engine.name: (engine.settings, Field(default_factory=engine.settings))
+            for engine in ENGINES
+        },
+    )
+"""`serving` with a section for each engine; they are typed where `ServingSettings.engine` gives
+one."""
+
+
+class ServingSettings(_EngineSections):
+    """`serving`: which models are served, by what engine, and how the gateway behaves.
+
+    Each engine has a section of its name. A section can be assigned as a mapping and is then
+    checked as the document is: `serving.batching = {"enabled": True}`. Errors:
+    `pydantic.ValidationError`.
+    """
+
     triton: TritonSettings = Field(default_factory=TritonSettings)
 
     batching: BatchingSettings = Field(default_factory=BatchingSettings)
@@ -95,6 +123,16 @@ class ServingSettings(Section):
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     health_check: HealthCheckSettings = Field(default_factory=HealthCheckSettings)
+
+    @property
+    def engine_asked_for(self) -> str | None:
+        """Return the engine that the user has named; None: the choice is left to the model."""
+        return self.backend_type if "backend_type" in self.model_fields_set else None
+
+    def engine(self, engine: Engine[SettingsT]) -> SettingsT:
+        """Return the section of an engine."""
+        section: SettingsT = getattr(self, engine.name)
+        return section
 
 
 class Settings(Section):

@@ -1,96 +1,155 @@
-"""Generation requests to tensors, and responses to text. Names are `contract.tensors`'s."""
+"""The gateway's requests to messages of Triton's, and its responses to ours.
+
+Tensors and kinds of requests are those of `backends.contract`.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import orjson
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
-_TRUE, _FALSE = b"\x01", b"\x00"
-_UINT32 = struct.Struct("<I")
+from backends.contract import names
+from backends.contract.facts import FactsError, ModelFacts
+from backends.contract.kinds import RequestKind
+from control_plane.errors import EngineFailed
+from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
+from control_plane.inference.requests import (
+    Attribute,
+    Describe,
+    DescribeTokenizer,
+    Detokenize,
+    Embed,
+    Encode,
+    Generate,
+    InferenceRequest,
+    Profile,
+    ReadMetrics,
+    Tokenize,
+)
+from control_plane.inference.responses import Delta, Tokens
+from control_plane.triton import embedding_codec
+from control_plane.triton.tensors import FALSE, TRUE, add, add_bytes, add_flag, int32s
+
+T = TypeVar("T")
+
 _NO_REASON = b"\4\0\0\0None"
-_RETURNS = ("finish_reason", "num_output_tokens")
+_ALWAYS_RETURNED = (names.FINISH_REASON, names.NUM_OUTPUT_TOKENS)
 
 
-@dataclass(slots=True)  # not frozen: that would triple the time it takes to make one
-class Delta:
-    """What one response adds: its text, how many tokens that is, and why it is the last."""
-
-    text: str
-    tokens: int
-    finish_reason: str | None = None
-    prompt_tokens: int = 0  # this and what follows come only where they were asked for
-    logprobs: list[Entry] | None = None
-    prompt_logprobs: list[Entry | None] | None = None
-    in_reasoning: bool = False
-    token_ids: Sequence[int] = ()
-    text_offsets: Sequence[int] = ()
-    prompt_token_ids: Sequence[int] = ()
+def unique_id(request_id: str) -> str:
+    """Return an id for Triton: clients may give one id twice, and a request is cancelled by it."""
+    return f"{request_id}.{secrets.token_hex(4)}"
 
 
-Entry: TypeAlias = dict[str, dict[str, Any]]
-"""One token's log probability and its alternatives', by token id: the token itself comes first."""
+def encode(request: InferenceRequest[Any], wire_id: str) -> ModelInferRequest:
+    """Return the message that asks Triton what ``request`` asks."""
+    message = ModelInferRequest(model_name=request.model, id=wire_id)
+    write, _ = _CODECS[type(request)]
+    write(message, request)
+    return message
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A prompt that the model's chat template makes. ``options``: `contract.chat.ChatOptions`."""
-
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    add_special_tokens: bool = False
+def decoder(request: InferenceRequest[T]) -> Callable[[ModelInferResponse], T]:
+    """Return what reads the responses to ``request``."""
+    _, read = _CODECS[type(request)]
+    return cast(Callable[[ModelInferResponse], T], read)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenIds:
-    """A prompt that is token ids already. ``in_reasoning``: it ends inside of a block of it."""
-
-    ids: Sequence[int]
-    in_reasoning: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A prompt whose beginning-of-sequence token may be left out."""
-
-    text: str
-    add_special_tokens: bool = True
+def cancellation(model: str, wire_id: str) -> ModelInferRequest:
+    """Return the message that asks a model to end a request."""
+    message = ModelInferRequest(model_name=model, id="cancel")
+    _add_kind(message, RequestKind.CANCEL)
+    add_bytes(message, names.CANCEL_ID, wire_id.encode())
+    return message
 
 
-Prompt: TypeAlias = str | Text | TokenIds | Chat | Sequence[Mapping[str, Any]]
-"""A text, or a list of chat messages, where no more is to be said about it."""
+# --- requests -----------------------------------------------------------------------------------
 
 
-def generation_request(
-    model: str,
-    request_id: str,
-    prompt: Prompt,
-    sampling: Mapping[str, Any],
-    *,
-    stream: bool,
-    returns: Sequence[str] = (),
-) -> ModelInferRequest:
-    """``sampling``: `SamplingParameters` by name. ``returns``: names of further outputs."""
-    request = ModelInferRequest(model_name=model, id=request_id)
-    _add_prompt(request, prompt)
-    _add_sampling(request, sampling)
-    _add(request, "exclude_input_in_output", "BOOL", _TRUE)
-    for name in (*_RETURNS, *returns):
-        _add(request, f"return_{name}", "BOOL", _TRUE)
-    if stream:
-        _add(request, "stream", "BOOL", _TRUE)
-    return request
+def _write_generate(message: ModelInferRequest, request: Generate) -> None:
+    _add_prompt(message, request.prompt)
+    _add_sampling(message, request.sampling)
+    add_flag(message, names.EXCLUDE_INPUT_IN_OUTPUT)
+    for name in (*_ALWAYS_RETURNED, *request.returns):
+        add_flag(message, names.return_flag(name))
+    if request.stream:
+        add_flag(message, names.STREAM)
+    if request.resume_token_ids:
+        _add_int32s(message, names.RESUME_TOKEN_IDS, request.resume_token_ids)
 
 
-def _add_sampling(request: ModelInferRequest, sampling: Mapping[str, Any]) -> None:
-    _add_bytes(request, "sampling_parameters", _json(sampling))
+def _write_encode(message: ModelInferRequest, request: Encode) -> None:
+    _add_prompt(message, request.prompt)
+    _add_kind(message, RequestKind.TOKENIZE)
+    add_flag(message, names.return_flag(names.PROMPT_TOKEN_IDS))
+
+
+def _write_tokenize(message: ModelInferRequest, request: Tokenize) -> None:
+    _add_prompt(message, request.prompt)
+    _add_kind(message, RequestKind.TOKENIZE)
+    if request.offsets:
+        add_flag(message, names.return_flag(names.TEXT_OFFSETS))
+
+
+def _write_detokenize(message: ModelInferRequest, request: Detokenize) -> None:
+    _add_int32s(message, names.PROMPT_TOKEN_IDS, request.ids)
+    _add_kind(message, RequestKind.DETOKENIZE)
+
+
+def _write_attribute(message: ModelInferRequest, request: Attribute) -> None:
+    _add_kind(message, RequestKind.ATTRIBUTIONS)
+    add_bytes(message, names.TEXT_INPUT, request.prompt.encode())
+    if request.target is not None:
+        add_bytes(message, names.TARGET, request.target.encode())
+
+
+def _write_profile(message: ModelInferRequest, request: Profile) -> None:
+    _add_kind(message, RequestKind.PROFILE)
+    add_bytes(message, names.TEXT_INPUT, request.prompt.encode())
+    _add_sampling(message, request.sampling)
+
+
+def _add_kind(message: ModelInferRequest, kind: RequestKind) -> None:
+    add_bytes(message, names.REQUEST_KIND, kind.encode())
+
+
+def _add_prompt(message: ModelInferRequest, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        add_bytes(message, names.TEXT_INPUT, prompt.encode())
+    elif isinstance(prompt, Text):
+        add_bytes(message, names.TEXT_INPUT, prompt.text.encode())
+        if not prompt.add_special_tokens:
+            add(message, names.ADD_SPECIAL_TOKENS, "BOOL", FALSE)
+    elif isinstance(prompt, TokenIds):
+        _add_int32s(message, names.PROMPT_TOKEN_IDS, prompt.ids)
+        if prompt.in_reasoning:
+            add_flag(message, names.IN_REASONING)
+    else:
+        _add_chat(message, prompt if isinstance(prompt, Chat) else Chat(prompt))
+
+
+def _add_chat(message: ModelInferRequest, chat: Chat) -> None:
+    add_bytes(message, names.MESSAGES, _json(chat.messages))
+    if chat.tools:
+        add_bytes(message, names.TOOLS, _json(chat.tools))
+    if chat.options:
+        add_bytes(message, names.CHAT_TEMPLATE_OPTIONS, _json(chat.options))
+    if chat.add_special_tokens:
+        add_flag(message, names.ADD_SPECIAL_TOKENS)
+
+
+def _add_sampling(message: ModelInferRequest, sampling: Mapping[str, Any]) -> None:
+    add_bytes(message, names.SAMPLING_PARAMETERS, _json(sampling))
+
+
+def _add_int32s(message: ModelInferRequest, name: str, values: Sequence[int]) -> None:
+    add(message, name, "INT32", struct.pack(f"<{len(values)}i", *values), shape=[len(values)])
 
 
 def _json(value: object) -> bytes:
@@ -98,193 +157,77 @@ def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _add_prompt(request: ModelInferRequest, prompt: Prompt) -> None:
-    if isinstance(prompt, str):
-        _add_bytes(request, "text_input", prompt.encode())
-    elif isinstance(prompt, Text):
-        _add_bytes(request, "text_input", prompt.text.encode())
-        if not prompt.add_special_tokens:
-            _add(request, "add_special_tokens", "BOOL", _FALSE)
-    elif isinstance(prompt, TokenIds):
-        ids = prompt.ids
-        _add(
-            *(request, "prompt_token_ids", "INT32"),
-            struct.pack(f"<{len(ids)}i", *ids),
-            shape=[len(ids)],
-        )
-        if prompt.in_reasoning:
-            _add(request, "in_reasoning", "BOOL", _TRUE)
-    else:
-        _add_chat(request, prompt if isinstance(prompt, Chat) else Chat(prompt))
+# --- responses ----------------------------------------------------------------------------------
 
 
-def _add_chat(request: ModelInferRequest, chat: Chat) -> None:
-    _add_bytes(request, "messages", _json(chat.messages))
-    if chat.tools:
-        _add_bytes(request, "tools", _json(chat.tools))
-    if chat.options:
-        _add_bytes(request, "chat_template_options", _json(chat.options))
-    if chat.add_special_tokens:
-        _add(request, "add_special_tokens", "BOOL", _TRUE)
-
-
-def tokenize_request(
-    model: str, request_id: str, prompt: Prompt, *, offsets: bool = False
-) -> ModelInferRequest:
-    """Answered by ``{"token_ids", "texts", "text_offsets"}`` as JSON, the last one where asked."""
-    request = ModelInferRequest(model_name=model, id=request_id)
-    _add_prompt(request, prompt)
-    _add(request, "tokenize", "BOOL", _TRUE)
-    if offsets:
-        _add(request, "return_text_offsets", "BOOL", _TRUE)
-    return request
-
-
-def encode_request(model: str, request_id: str, prompt: Prompt) -> ModelInferRequest:
-    """Answered by the outputs `prompt_token_ids` and `in_reasoning`: see `delta`."""
-    request = tokenize_request(model, request_id, prompt)
-    _add(request, "return_prompt_token_ids", "BOOL", _TRUE)
-    return request
-
-
-def tokenizer_info_request(model: str, request_id: str) -> ModelInferRequest:
-    """Answered by what the tokenizer is, as JSON."""
-    request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, "tokenizer_info", "BOOL", _TRUE)
-    return request
-
-
-def detokenize_request(model: str, request_id: str, ids: Sequence[int]) -> ModelInferRequest:
-    """Answered by the text, with its special tokens."""
-    request = ModelInferRequest(model_name=model, id=request_id)
-    _add_prompt(request, TokenIds(ids))
-    _add(request, "detokenize", "BOOL", _TRUE)
-    return request
-
-
-def describe_request(model: str) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id="describe")
-    _add(request, "describe", "BOOL", _TRUE)
-    return request
-
-
-def metrics_request(model: str) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id="metrics")
-    _add(request, "metrics", "BOOL", _TRUE)
-    return request
-
-
-def unique_id(request_id: str) -> str:
-    """For Triton: clients may give one id twice, and a request is cancelled by its id."""
-    return f"{request_id}.{secrets.token_hex(4)}"
-
-
-def attribution_request(
-    model: str, request_id: str, prompt: str, target: str | None
-) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, "attributions", "BOOL", _TRUE)
-    _add_bytes(request, "text_input", prompt.encode())
-    if target is not None:
-        _add_bytes(request, "target", target.encode())
-    return request
-
-
-def profile_request(
-    model: str, request_id: str, prompt: str, sampling: Mapping[str, Any]
-) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id=request_id)
-    _add(request, "profile", "BOOL", _TRUE)
-    _add_bytes(request, "text_input", prompt.encode())
-    _add_sampling(request, sampling)
-    return request
-
-
-def cancel_request(model: str, request_id: str) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model, id="cancel")
-    _add_bytes(request, "cancel", request_id.encode())
-    return request
-
-
-def is_generation(request: ModelInferRequest) -> bool:
-    """Whether tokens are asked for, rather than one answer."""
-    names = {tensor.name for tensor in request.inputs}
-    return "sampling_parameters" in names and "profile" not in names
-
-
-def ask_for_token_ids(request: ModelInferRequest) -> None:
-    """For `token_ids`, and then for `resumed`."""
-    if all(tensor.name != "return_token_ids" for tensor in request.inputs):
-        _add(request, "return_token_ids", "BOOL", _TRUE)
-
-
-def token_ids(response: ModelInferResponse) -> Sequence[int]:
-    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if output.name == "token_ids":
-            return _int32s(raw)
-    return ()
-
-
-def _int32s(raw: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(raw) // 4}i", raw)
-
-
-def renewed(request: ModelInferRequest) -> ModelInferRequest:
-    """The same, to be sent again: with an id of its own."""
-    copy = ModelInferRequest()
-    copy.CopyFrom(request)
-    copy.id = unique_id(request.id.rpartition(".")[0])
-    return copy
-
-
-def resumed(request: ModelInferRequest, ids: Sequence[int]) -> ModelInferRequest:
-    """The same, to go on behind the tokens that have come."""
-    copy = renewed(request)
-    _add(
-        *(copy, "resume_token_ids", "INT32"),
-        struct.pack(f"<{len(ids)}i", *ids),
-        shape=[len(ids)],
-    )
-    return copy
-
-
-def answer(response: ModelInferResponse) -> bytes:
-    """Of a request that has one response: to `describe`, `attributions`, `profile`."""
-    return _first(response.raw_output_contents[0])
-
-
-def delta(response: ModelInferResponse) -> Delta:
-    found = Delta("", 0)
+def _delta(response: ModelInferResponse) -> Delta:
+    delta = Delta("", 0)
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         name = output.name
-        if name == "text_output":
-            found.text = raw[4:].decode()
-        elif name == "num_output_tokens":
-            found.tokens = int.from_bytes(raw, "little")
-        elif name == "finish_reason":
-            found.finish_reason = None if raw == _NO_REASON else raw[4:].decode()
-        elif name == "num_input_tokens":
-            found.prompt_tokens = int.from_bytes(raw, "little")
-        elif name in ("logprobs", "prompt_logprobs"):
-            setattr(found, name, orjson.loads(_first(raw)))
-        elif name == "in_reasoning":
-            found.in_reasoning = raw == _TRUE
-        elif name in ("token_ids", "text_offsets", "prompt_token_ids"):
-            setattr(found, name, _int32s(raw))
-    return found
+        if name == names.TEXT_OUTPUT:
+            delta.text = raw[4:].decode()
+        elif name == names.NUM_OUTPUT_TOKENS:
+            delta.tokens = int.from_bytes(raw, "little")
+        elif name == names.FINISH_REASON:
+            delta.finish_reason = None if raw == _NO_REASON else raw[4:].decode()
+        elif name == names.NUM_INPUT_TOKENS:
+            delta.prompt_tokens = int.from_bytes(raw, "little")
+        elif name in (names.LOGPROBS, names.PROMPT_LOGPROBS):
+            setattr(delta, name, orjson.loads(raw[4:]))
+        elif name == names.IN_REASONING:
+            delta.in_reasoning = raw == TRUE
+        elif name in (names.TOKEN_IDS, names.TEXT_OFFSETS, names.PROMPT_TOKEN_IDS):
+            setattr(delta, name, int32s(raw))
+    return delta
 
 
-def _first(raw: bytes) -> bytes:
-    """The only element of a BYTES tensor: a little-endian uint32 length, then the bytes."""
+def _token_ids(response: ModelInferResponse) -> TokenIds:
+    delta = _delta(response)
+    return TokenIds(delta.prompt_token_ids, delta.in_reasoning)
+
+
+def _tokens(response: ModelInferResponse) -> Tokens:
+    answer = _object(response)
+    return Tokens(
+        answer["token_ids"], answer["texts"], answer["tokens"], answer.get("text_offsets", [])
+    )
+
+
+def _facts(response: ModelInferResponse) -> ModelFacts:
+    try:
+        return ModelFacts.from_json(_bytes(response))
+    except FactsError as error:
+        raise EngineFailed(f"its description cannot be read: {error}") from None
+
+
+def _object(response: ModelInferResponse) -> dict[str, Any]:
+    answer: dict[str, Any] = orjson.loads(_bytes(response))
+    return answer
+
+
+def _text(response: ModelInferResponse) -> str:
+    return _bytes(response).decode()
+
+
+def _bytes(response: ModelInferResponse) -> bytes:
+    """Return the only element of the first output, a BYTES tensor: it has four bytes of length."""
+    raw: bytes = response.raw_output_contents[0]
     return raw[4:]
 
 
-def _add_bytes(request: ModelInferRequest, name: str, value: bytes) -> None:
-    _add(request, name, "BYTES", _UINT32.pack(len(value)) + value)
-
-
-def _add(
-    request: ModelInferRequest, name: str, datatype: str, raw: bytes, shape: Sequence[int] = (1,)
-) -> None:
-    request.inputs.add(name=name, datatype=datatype, shape=shape)
-    request.raw_input_contents.append(raw)
+_CODECS: Mapping[
+    type[InferenceRequest[Any]],
+    tuple[Callable[[ModelInferRequest, Any], None], Callable[[ModelInferResponse], Any]],
+] = {
+    Generate: (_write_generate, _delta),
+    Encode: (_write_encode, _token_ids),
+    Tokenize: (_write_tokenize, _tokens),
+    Detokenize: (_write_detokenize, _text),
+    DescribeTokenizer: (lambda message, _: _add_kind(message, RequestKind.TOKENIZER_INFO), _object),
+    Describe: (lambda message, _: _add_kind(message, RequestKind.DESCRIBE), _facts),
+    ReadMetrics: (lambda message, _: _add_kind(message, RequestKind.METRICS), _text),
+    Attribute: (_write_attribute, _object),
+    Profile: (_write_profile, _bytes),
+    Embed: (embedding_codec.write, embedding_codec.read),
+}
+"""How each kind of request is written, and how its responses are read."""

@@ -1,124 +1,87 @@
-"""gRPC statuses to our errors: the one place where they are translated."""
+"""Errors of Triton and of gRPC to our own.
+
+An engine's error has a code, and `inference.engine_errors` says what it becomes. What Triton itself
+writes comes over a stream as a text, and can be known by its words alone. A call that fails has a
+gRPC status.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from types import MappingProxyType
 
 import grpc
 
-from backends.contract.errors import ContextExceeded, EngineError
-from backends.contract.sampling import SamplingParameters
-from backends.contract.tensors import INPUTS
-from backends.contract.vllm_parameters import STRUCTURE, UNSUPPORTED
-from backends.encoder.contract import INPUTS as ENCODER_INPUTS
+from backends.contract.errors import parse
 from control_plane.errors import (
-    ContextLengthExceeded,
     DeadlineExceeded,
     EngineFailed,
     InvalidRequest,
     ModelNotReady,
-    Overloaded,
     PayloadTooLarge,
     ProtocolRestricted,
     TriadError,
     Unavailable,
 )
+from control_plane.inference.engine_errors import engine_failed, of_code
 
 logger = logging.getLogger(__name__)
 
-_PARAMS = {
-    "text_input": "prompt",
-    "prompt_token_ids": "prompt",
-    "stop": "stop_sequences",
-    "chat_template_options": "chat_template_kwargs",
-}
-"""Tensors and sampling parameters whose field has another name in the REST API."""
-
-_FIELDS = {
-    *(spec.name for spec in (*INPUTS, *ENCODER_INPUTS)),
-    *(f.name for f in fields(SamplingParameters)),
-    *STRUCTURE,  # other spellings of `guided`
-    *UNSUPPORTED,
-}
-
-_CODE = re.compile(r" \[([a-z_]+)\]$")
-_CODES: dict[str | None, type[InvalidRequest]] = {ContextExceeded.code: ContextLengthExceeded}
-"""Kinds of errors that an engine tells by a code behind the text."""
-_EXCEPTION = re.compile(r"\b[A-Z]\w*(Error|Exception|Iteration|Interrupt|Exit|Warning)\b")
-"""The name of one of Python's."""
-
-# First match counts: a status, a part of the message, and the error.
-_TABLE: tuple[tuple[grpc.StatusCode, str, type[TriadError]], ...] = (
-    (grpc.StatusCode.DEADLINE_EXCEEDED, "", DeadlineExceeded),
-    (grpc.StatusCode.RESOURCE_EXHAUSTED, "", PayloadTooLarge),
-    (grpc.StatusCode.NOT_FOUND, "", ModelNotReady),
-    (grpc.StatusCode.UNAVAILABLE, "requests are waiting", Overloaded),
-    (grpc.StatusCode.UNAVAILABLE, "request is being profiled", Overloaded),
-    (grpc.StatusCode.UNAVAILABLE, "grammars cannot be tried", Overloaded),
-    (grpc.StatusCode.UNAVAILABLE, "being unloaded", ModelNotReady),
-    (grpc.StatusCode.UNAVAILABLE, "process has died", ModelNotReady),
-    (grpc.StatusCode.UNAVAILABLE, "unknown model", ModelNotReady),
-    (grpc.StatusCode.UNAVAILABLE, "protocol is restricted", ProtocolRestricted),
-    (grpc.StatusCode.UNAVAILABLE, "", Unavailable),
-    # The server lives on, but the process that holds the model has died.
-    (grpc.StatusCode.INTERNAL, "Stub process", ModelNotReady),
+_TRITON_TEXTS: tuple[tuple[str, type[TriadError]], ...] = (
+    # The server lives on, but the process that holds the model has died: "Stub process 'demo_0_0'
+    # is not healthy." (python_backend)
+    ("Stub process", ModelNotReady),
+    # "Request for unknown model: 'demo' is not found" (core)
+    ("unknown model", ModelNotReady),
+    # "This protocol is restricted, expecting header '…'" (server)
+    ("protocol is restricted", ProtocolRestricted),
 )
+"""Parts of what Triton itself writes, which has no codes."""
+
+_STATUSES: Mapping[grpc.StatusCode, type[TriadError]] = MappingProxyType(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+        grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: PayloadTooLarge,
+        grpc.StatusCode.NOT_FOUND: ModelNotReady,
+        grpc.StatusCode.UNAVAILABLE: Unavailable,
+    }
+)
+"""What calls that fail become; any other status is an `EngineFailed`."""
 
 
 def translate(status: grpc.StatusCode, details: str) -> TriadError:
-    if (coded := _CODE.search(details)) and coded[1] in _CODES:
-        return _of_field(_CODES[coded[1]], details[: coded.start()])
-    if status is grpc.StatusCode.INVALID_ARGUMENT:
-        return _of_field(InvalidRequest, details)
-    for code, part, error in _TABLE:
-        if code is status and part in details:
-            return error() if error is DeadlineExceeded else error(_sentence(error, details))
-    if _EXCEPTION.search(details):
-        # A defect: its text has parts of requests in it, and says nothing to a client.
-        return EngineFailed(
-            "the engine failed this request: its log has the reason", detail=details
-        )
-    return EngineFailed(details)
-
-
-def _of_field(error: type[InvalidRequest], details: str) -> InvalidRequest:
-    field, found, problem = details.partition(": ")
-    if found and field.isidentifier():
-        param = _PARAMS.get(field, field)
-        return error(f"{param}: {problem}", param=param)
-    return error(details)
-
-
-def from_text(message: str) -> TriadError:
-    """The error of a stream, where it comes as text without a status: known by what it says."""
-    if message.partition(": ")[0] in _FIELDS:
-        return translate(grpc.StatusCode.INVALID_ARGUMENT, message)
-    for code, part, _ in _TABLE:
-        if part and part in message:
-            return translate(code, message)
-    return translate(grpc.StatusCode.INTERNAL, message)
-
-
-def of_engine(error: EngineError) -> TriadError:
-    """What an error of the engine's becomes when it has come through Triton."""
-    return from_text(error.wire_text)
-
-
-def _sentence(error: type[TriadError], details: str) -> str:
+    """Return the error of a call that failed with this status."""
+    if (known := _known(details)) is not None:
+        return known
+    error = _STATUSES.get(status, EngineFailed)
+    if error is DeadlineExceeded:
+        return DeadlineExceeded()
     if error is Unavailable:
         # The details have addresses in them, which are not the clients' business.
         logger.debug("Triton cannot be reached: %s", details)
-        return "Triton cannot be reached; it may be starting"
-    return details
+        return Unavailable("Triton cannot be reached; it may be starting")
+    return engine_failed(details) if error is EngineFailed else error(details)
+
+
+def from_text(message: str) -> TriadError:
+    """Return the error of a stream, where it comes as a text without a status."""
+    return _known(message) or engine_failed(message)
+
+
+def _known(text: str) -> TriadError | None:
+    """Return the error that a text tells by its code, or by Triton's words."""
+    code, message = parse(text)
+    if code is not None:
+        return of_code(code, message)
+    return next((error(text) for part, error in _TRITON_TEXTS if part in text), None)
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns a gRPC error inside the block into a `TriadError`."""
+    """Turn a gRPC error inside the block into a `TriadError`."""
     try:
         yield
     except grpc.RpcError as error:  # grpc.aio.AioRpcError is one

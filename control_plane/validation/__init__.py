@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import re2
 
 from control_plane.errors import InvalidRequest
+from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.settings import ValidationSettings
-from control_plane.triton.codec import Prompt, TokenIds
 from control_plane.validation.texts import Place, texts_of
 
 PlacedText: TypeAlias = tuple[Place, str]
@@ -80,7 +80,7 @@ def _check_content(texts: Iterable[PlacedText], filters: Mapping[str, str]) -> N
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> Any:  # noqa: ANN401
-    """RE2's time is linear in the text, whatever the pattern."""
+    """Compile a pattern for RE2, whose time is linear in the text, whatever the pattern."""
     return re2.compile(pattern)
 
 
@@ -101,7 +101,7 @@ def _refused(place: Place, problem: str) -> InvalidRequest:
 
 
 def _first_refused(text: str, allowed: Callable[[str], bool]) -> int:
-    """The position of the first character that is not allowed, by halving: there is one."""
+    """Return the position of the first character that is not allowed, by halving: there is one."""
     low, high = 0, len(text)
     while high - low > 1:
         middle = (low + high) // 2

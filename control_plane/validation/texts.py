@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
+from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 
 _KEYS = frozenset(
     [
-        *("role", "content", "type", "text", "name", "arguments", "function", "tool_calls"),
-        *("tool_call_id", "id", "index", "description", "parameters"),
+        "role",
+        "content",
+        "type",
+        "text",
+        "name",
+        "arguments",
+        "function",
+        "tool_calls",
+        "tool_call_id",
+        "id",
+        "index",
+        "description",
+        "parameters",
     ]
 )
 """Names that the API itself gives. Any other key may be written into a prompt as a value is."""
@@ -21,7 +32,8 @@ _WORDS = frozenset(
 
 
 class Place(NamedTuple):
-    """Where a text came from. It is written out for errors only: `str` is ``messages[0].name``."""
+    """The place of a text in a request. It is written out for errors only: `str` is
+    ``messages[0].name``."""
 
     key: str | int
     parent: Place | None = None
@@ -34,12 +46,12 @@ class Place(NamedTuple):
 
     @property
     def field(self) -> str:
-        """The request's field."""
+        """Return the request's field."""
         return str(self.key) if self.parent is None else self.parent.field
 
 
 def texts_of(prompt: Prompt) -> Iterator[tuple[Place, str]]:
-    """Every text of a prompt with its place; of token ids there is none."""
+    """Yield every text of a prompt with its place; of token ids there is none."""
     if isinstance(prompt, str):
         yield Place("prompt"), prompt
     elif isinstance(prompt, Text):
@@ -53,7 +65,8 @@ def texts_of(prompt: Prompt) -> Iterator[tuple[Place, str]]:
 
 
 def _strings(field: str, value: object) -> Iterator[tuple[Place, str]]:
-    """The strings of a JSON value, and the keys that are not the API's own, in their order."""
+    """Yield the strings of a JSON value, and the keys that are not the API's own, in their
+    order."""
     waiting: list[tuple[Place, object]] = [(Place(field), value)]
     while waiting:
         place, part = waiting.pop()

@@ -1,7 +1,7 @@
 """The exporter for architectures that onnxruntime-genai's model builder knows.
 
 Its graphs are faster than exported ones (`GroupQueryAttention` reads no more of the KV cache than a
-sequence has), but for some architectures it leaves things out without a word.
+sequence has), but for some architectures it leaves things out without a warning.
 Source: https://github.com/microsoft/onnxruntime-genai/tree/main/src/python/py/models
 """
 
@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from converters.decoder.source import Source
-from converters.errors import ConversionError
-from converters.options import ExportOptions, OrtCompat
+from converters.common.errors import ConversionError
+from converters.common.options import ExportOptions, OrtCompat
+from converters.decoder.source import DecoderSource
 
 # Found right by the tests of this repository, or by checks against the model.
 VERIFIED = frozenset(
@@ -32,8 +32,8 @@ VERIFIED = frozenset(
 ROPE_TYPES = frozenset({"default", "dynamic", "llama3"})
 
 
-def unsuitable(source: Source, options: ExportOptions) -> str | None:
-    """Why the builder should not be tried; None where it should."""
+def unsuitable_reason(source: DecoderSource, options: ExportOptions) -> str | None:
+    """Return why the builder should not be tried, or None where it should."""
     architecture = type(source.model).__name__
     if architecture not in VERIFIED:
         return f"{architecture} is not among the architectures that it is known to get right"
@@ -50,15 +50,18 @@ def unsuitable(source: Source, options: ExportOptions) -> str | None:
     return None
 
 
-def chunked_prefill(compat: OrtCompat) -> bool:
-    """Whether `GroupQueryAttention` takes several new tokens behind a past, one sequence at a time:
+def supports_chunked_prefill(compat: OrtCompat) -> bool:
+    """Return whether `GroupQueryAttention` takes several new tokens behind a past, one sequence at
+    a time.
+
     ONNX Runtime 1.19 computes it wrongly, without an error; from 1.22 on it is right, and an error
-    in a batch of several sequences."""
+    in a batch of several sequences.
+    """
     return compat != "1.19"
 
 
 def extra_options(precision: str, compat: OrtCompat) -> dict[str, str]:
-    """The builder's ``--extra_options``."""
+    """Return the builder's ``--extra_options``."""
     extra = {"hf_token": "false", "prune_lm_head": "true", "windowed_kv_cache": "false"}
     if precision == "int4":
         # More than four bits for the weights that errors hurt most. 1.19 has four bits alone.
@@ -70,17 +73,15 @@ def extra_options(precision: str, compat: OrtCompat) -> dict[str, str]:
     return extra
 
 
-def export(source: Source, folder: Path, options: ExportOptions) -> Path:
-    """Returns the graph, in ``folder``. Raises `ConversionError` when the builder fails, or makes a
-    graph of other inputs than a decoder's."""
+def export_graph(source: DecoderSource, folder: Path, options: ExportOptions) -> Path:
+    """Write a graph to ``folder`` and return its path. Raises `ConversionError` when the builder
+    fails."""
     extra = extra_options(options.precision, options.ort_compat)
-    command = [
-        *(sys.executable, "-m", "onnxruntime_genai.models.builder"),
-        *("--input", str(source.folder), "--output", str(folder)),
-        *("--precision", options.precision, "--execution_provider", "cpu"),
-        *("--cache_dir", str(folder / "cache")),
-        *("--extra_options", *(f"{key}={value}" for key, value in extra.items())),
-    ]
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+    command += ["--input", str(source.folder), "--output", str(folder)]
+    command += ["--precision", options.precision, "--execution_provider", "cpu"]
+    command += ["--cache_dir", str(folder / "cache")]
+    command += ["--extra_options", *(f"{key}={value}" for key, value in extra.items())]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:

@@ -1,4 +1,5 @@
-"""Exports a causal language model: graph, verification, figures, entries of a model repository."""
+"""Export of a causal language model: graph, verification, figures, and the entries of a model
+repository."""
 
 from __future__ import annotations
 
@@ -6,167 +7,176 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
+from converters.common.destination import staging
+from converters.common.errors import ConversionError
+from converters.common.options import ExportOptions
+from converters.common.quantization import quantize_products, scales_span_rows, serving_notes
+from converters.common.report import Figure, Progress, Report
+from converters.common.text import read_text
+from converters.common.triton_config import DTYPES
 from converters.decoder import builder, dynamo
-from converters.decoder.graph import finish
-from converters.decoder.measure import passages, quality, read_text, speed
-from converters.decoder.quantize import depends_on_neighbours, notes, quantize
+from converters.decoder.graph import finish_graph
+from converters.decoder.measure import measure_quality, measure_speed, split_passages
 from converters.decoder.session import DecoderSession
-from converters.decoder.source import Source, read_source
+from converters.decoder.source import DecoderSource, read_decoder
+from converters.decoder.triton_entry import DecoderEntry, write_decoder, write_front
 from converters.decoder.verify import Agreement, verify
-from converters.destination import staging
-from converters.errors import ConversionError
-from converters.options import ExportOptions
-from converters.report import Figure, Progress, Report
-from converters.triton_entry import DecoderEntry, write_decoder, write_front
 
-DTYPES = {
-    "fp32": "float32",
-    "fp16": "float16",
-    "int8": "int8",
-    "int8-dynamic": "int8",
-    "int4": "int4",
-}
+MakeGraph: TypeAlias = Callable[[DecoderSource, Path, ExportOptions], Path]
+"""Writes a graph to a folder and returns its path. Raises `ConversionError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Exported:
+    """How a graph was made, and how it compares with the model."""
+
     exporter: str
-    chunked: bool
+    chunked_prefill: bool
     agreement: Agreement
-    passed_over: str | None  # why not the builder
+    fallback_reason: str | None = None
+    """Why the model builder was not used."""
 
 
 def export_decoder(options: ExportOptions, progress: Progress) -> Report:
-    """Implements `converters.kinds.Export`."""
+    """Write ``<name>`` and ``<name>_decoder`` to a repository, or the graph alone. Raises
+    `ConversionError`."""
     text = read_text(options.text)
     progress("reading the model")
-    source = read_source(options)
-    if options.bare:
-        parent, names = options.output.parent, [options.output.name]
-        names += [f"{options.output.name}.data"]
+    source = read_decoder(options)
+    if options.graph_only:
+        parent, graph_name = options.output.parent, options.output.name
+        names = [graph_name, f"{graph_name}.data"]
     else:
-        parent = options.output
+        parent, graph_name = options.output, f"{options.triton_name}_decoder/1/model.onnx"
         names = [options.triton_name, f"{options.triton_name}_decoder"]
     with staging(parent, names) as folder:
-        graph = folder / (names[0] if options.bare else f"{names[1]}/1/model.onnx")
+        graph = folder / graph_name
         graph.parent.mkdir(parents=True, exist_ok=True)
         exported = _export(source, graph, options, progress)
         report = _report(source, graph, exported, options, text, progress)
-        if not options.bare:
+        if not options.graph_only:
             progress("writing the model repository")
             _write_entries(source, folder, graph, exported, options)
     return replace(report, written=[parent / name for name in names])
 
 
-def _export(source: Source, graph: Path, options: ExportOptions, progress: Progress) -> _Exported:
-    """With ``auto``, PyTorch's exporter makes what the builder does not, or makes wrongly."""
+def _export(
+    source: DecoderSource, graph: Path, options: ExportOptions, progress: Progress
+) -> _Exported:
+    """Write ``graph``: with ``auto``, PyTorch's exporter takes over where the builder fails, or
+    makes a graph that is wrong."""
     reason = None
-    if options.exporter != "dynamo":
-        reason = builder.unsuitable(source, options) if options.exporter == "auto" else None
-        if reason is None:
-            chunked = builder.chunked_prefill(options.ort_compat)
-            try:
-                return _attempt("builder", _with_builder, chunked, source, graph, options, progress)
-            except ConversionError as error:
-                if options.exporter == "builder":
-                    raise
-                reason = str(error)
-        progress(f"not with the model builder: {reason}")
-    exported = _attempt("dynamo", _with_dynamo, True, source, graph, options, progress)
-    return replace(exported, passed_over=reason)
+    if options.exporter == "auto":
+        reason = builder.unsuitable_reason(source, options)
+    if options.exporter != "dynamo" and reason is None:
+        try:
+            return _attempt("builder", _with_builder, source, graph, options, progress)
+        except ConversionError as error:
+            if options.exporter == "builder":
+                raise
+            reason = str(error)
+    if reason is not None:
+        progress(f"the model builder is not used: {reason}")
+    exported = _attempt("dynamo", _with_dynamo, source, graph, options, progress)
+    return replace(exported, fallback_reason=reason)
 
 
 def _attempt(
     exporter: str,
-    make: Callable[[Source, Path, ExportOptions], Path],
-    chunked: bool,
-    source: Source,
+    make_graph: MakeGraph,
+    source: DecoderSource,
     graph: Path,
     options: ExportOptions,
     progress: Progress,
 ) -> _Exported:
+    chunked = exporter == "dynamo" or builder.supports_chunked_prefill(options.ort_compat)
     progress(f"exporting the graph ({exporter})")
     with tempfile.TemporaryDirectory(dir=graph.parent, prefix=".export-") as scratch:
-        made = make(source, Path(scratch), options)
-        finish(made, graph, source.layers, source.context, options.ort_compat)
+        exported = make_graph(source, Path(scratch), options)
+        finish_graph(exported, graph, source.layers, source.context, options.ort_compat)
     progress("verifying the graph")
-    agreement = verify(graph, source, options.precision, chunked=chunked)
-    return _Exported(exporter, chunked, agreement, None)
+    return _Exported(exporter, chunked, verify(graph, source, options.precision, chunked=chunked))
 
 
-def _with_builder(source: Source, folder: Path, options: ExportOptions) -> Path:
-    # What the builder makes of int8 is `MatMulNBits`.
-    quantized_here = depends_on_neighbours(options.precision, options.ort_compat)
-    graph = builder.export(
-        source, folder, replace(options, precision="fp32") if quantized_here else options
-    )
-    return _quantized(graph, folder, options) if quantized_here else graph
+def _with_builder(source: DecoderSource, folder: Path, options: ExportOptions) -> Path:
+    if not scales_span_rows(options.precision, options.ort_compat):
+        return builder.export_graph(source, folder, options)
+    # The builder's int8 is `MatMulNBits`, which is not what these options ask for.
+    graph = builder.export_graph(source, folder, replace(options, precision="fp32"))
+    return _quantize(graph, folder, options)
 
 
-def _with_dynamo(source: Source, folder: Path, options: ExportOptions) -> Path:
+def _with_dynamo(source: DecoderSource, folder: Path, options: ExportOptions) -> Path:
     graph = folder / "exported.onnx"
-    dynamo.export(source, graph, torch.float16 if options.precision == "fp16" else torch.float32)
-    if options.precision not in ("fp32", "fp16"):
-        return _quantized(graph, folder, options)
-    return graph
+    dtype = torch.float16 if options.precision == "fp16" else torch.float32
+    dynamo.export_graph(source, graph, dtype)
+    return graph if options.precision in ("fp32", "fp16") else _quantize(graph, folder, options)
 
 
-def _quantized(graph: Path, folder: Path, options: ExportOptions) -> Path:
+def _quantize(graph: Path, folder: Path, options: ExportOptions) -> Path:
     target = folder / "quantized.onnx"
-    quantize(graph, target, options.precision, options.ort_compat)
+    quantize_products(graph, target, options.precision, options.ort_compat)
     return target
 
 
 def _report(
-    source: Source,
+    source: DecoderSource,
     graph: Path,
     exported: _Exported,
     options: ExportOptions,
     text: str,
     progress: Progress,
 ) -> Report:
-    agreement = exported.agreement
-    figures = [Figure("relative error of logits, largest", 0.0, agreement.largest)]
+    """Measure the graph. Raises `ExportRefused` for a quality that rounding does not explain."""
+    figures = [Figure("relative error of logits, largest", 0.0, exported.agreement.largest)]
     if options.precision != "fp32":
         progress("measuring the quality")
-        measured = quality(graph, source, passages(source, text))
-        measured.check(options.precision)
-        figures += measured.figures()
-    size = sum(file.stat().st_size for file in (graph, graph.with_name(graph.name + ".data")))
+        quality = measure_quality(graph, source, split_passages(source, text))
+        quality.check(options.precision)
+        figures += quality.figures()
+    size = sum(file.stat().st_size for file in (graph, graph.with_name(f"{graph.name}.data")))
     figures.append(Figure("size", source.checkpoint_bytes, size, "bytes"))
     progress("measuring the speed")
-    figures.append(speed(graph, source))
-    facts: dict[str, Any] = {
+    figures.append(measure_speed(graph, source))
+    return Report(
+        model=options.model,
+        kind="decoder",
+        precision=options.precision,
+        facts=_facts(source, exported, options),
+        figures=figures,
+        notes=serving_notes(options.precision, options.ort_compat),
+    )
+
+
+def _facts(source: DecoderSource, exported: _Exported, options: ExportOptions) -> dict[str, Any]:
+    return {
         "exporter": exported.exporter,
-        "passed_over": exported.passed_over,
+        "fallback_reason": exported.fallback_reason,
         "ort_compat": options.ort_compat,
         "context_length": source.context,
-        "chunked_prefill": exported.chunked,
-        "verified": agreement.figures,
+        "chunked_prefill": exported.chunked_prefill,
+        "verified": exported.agreement.figures,
     }
-    said = notes(options.precision, options.ort_compat)
-    return Report(options.model, "decoder", options.precision, facts, figures, notes=said)
 
 
 def _write_entries(
-    source: Source, folder: Path, graph: Path, exported: _Exported, options: ExportOptions
+    source: DecoderSource, folder: Path, graph: Path, exported: _Exported, options: ExportOptions
 ) -> None:
-    session = DecoderSession(graph)
     entry = DecoderEntry(
-        options.triton_name,
-        options.served_name,
-        source.context,
-        source.vocabulary,
-        options.max_num_seqs,
-        source.eos_token_ids,
-        source.parameters,
-        DTYPES[options.precision],
-        exported.chunked,
-        session.states,
+        name=options.triton_name,
+        served_name=options.served_name,
+        context=source.context,
+        vocabulary=source.vocabulary,
+        max_num_seqs=options.max_num_seqs,
+        eos_token_ids=source.eos_token_ids,
+        parameters=source.parameters,
+        dtype=DTYPES[options.precision],
+        chunked_prefill=exported.chunked_prefill,
+        states=DecoderSession(graph).states,
     )
     write_decoder(entry, folder / entry.decoder_name)
     tokenizer = folder / entry.name / "1" / "tokenizer"

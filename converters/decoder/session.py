@@ -1,4 +1,4 @@
-"""Runs a decoder's graph the way it is served.
+"""A decoder's graph in ONNX Runtime, run the way it is served.
 
 The graph's contract, one batch row a sequence:
 
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from converters.errors import ConversionError
+from converters.common.errors import ConversionError
 
 PAST, PRESENT = "past_key_values.", "present."
 _DATATYPES: dict[str, np.dtype[np.generic]] = {
@@ -42,6 +42,7 @@ class StateTensor:
 
     @property
     def present(self) -> str:
+        """Return the name of the output."""
         return PRESENT + self.past.removeprefix(PAST)
 
 
@@ -58,12 +59,12 @@ class DecoderSession:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, too
         options.intra_op_num_threads = threads
-        with _explained("load"):
+        with _translated_errors("load"):
             self._session = ort.InferenceSession(
                 str(graph), options, providers=["CPUExecutionProvider"]
             )
         self._in_place = in_place
-        self.states = states_of(self._session)
+        self.states = _read_states(self._session)
         self.context = self.states[0].shape[1]
         self.vocabulary: int = self._session.get_outputs()[0].shape[-1]
         self._past = self._buffers(rows)
@@ -73,14 +74,14 @@ class DecoderSession:
         return [np.zeros((rows, *s.shape), s.dtype) for s in self.states]
 
     def prefill(self, row: int, ids: Sequence[int], start: int = 0) -> Logits:
-        """Computes ``ids`` from position ``start`` on. Returns the last's logits [vocabulary]."""
+        """Compute ``ids`` from position ``start`` on. Returns the last's logits [vocabulary]."""
         tokens = np.array([ids], np.int64)
         mask = np.ones((1, start + len(ids)), np.int64)
         logits: Logits = self._run(slice(row, row + 1), tokens, mask)[0]
         return logits
 
     def decode(self, ids: Sequence[int], positions: Sequence[int]) -> Logits:
-        """A token of each of the first rows. Returns their logits [rows, vocabulary]."""
+        """Compute a token of each of the first rows. Returns their logits [rows, vocabulary]."""
         mask = np.arange(self.context)[None] <= np.array(positions)[:, None]
         return self._run(
             slice(0, len(ids)), np.array(ids, np.int64)[:, None], mask.astype(np.int64)
@@ -96,7 +97,7 @@ class DecoderSession:
             binding.bind_input(state.past, "cpu", 0, kind, read.shape, read.ctypes.data)
             binding.bind_output(state.present, "cpu", 0, kind, written.shape, written.ctypes.data)
         binding.bind_output("logits", "cpu")
-        with _explained("run"):
+        with _translated_errors("run"):
             self._session.run_with_iobinding(binding)
         if not self._in_place:
             for past, present in zip(self._past, self._present, strict=True):
@@ -106,8 +107,9 @@ class DecoderSession:
 
 
 @contextmanager
-def _explained(action: str) -> Iterator[None]:
-    """ONNX Runtime's exceptions have no class in common but `Exception`."""
+def _translated_errors(action: str) -> Iterator[None]:
+    """Raise `ConversionError` for any exception of the block: ONNX Runtime's have no class in
+    common but `Exception`."""
     try:
         yield
     except Exception as error:
@@ -117,16 +119,24 @@ def _explained(action: str) -> Iterator[None]:
         ) from error
 
 
-def states_of(session: ort.InferenceSession) -> list[StateTensor]:
-    """Raises `ConversionError` when inputs or outputs are not those of the contract."""
+def _read_states(session: ort.InferenceSession) -> list[StateTensor]:
+    """Return the states of a graph. Raises `ConversionError` when its inputs or outputs are not
+    those of the contract."""
     inputs = {node.name: node for node in session.get_inputs()}
     states = [
         StateTensor(name, tuple(node.shape[1:]), _DATATYPES[node.type])
         for name, node in inputs.items()
         if name.startswith(PAST)
     ]
-    wanted = {"input_ids", "attention_mask", *(s.past for s in states)}
+    expected = {"input_ids", "attention_mask", *(s.past for s in states)}
     outputs = {node.name for node in session.get_outputs()}
-    if not states or inputs.keys() != wanted or outputs != {"logits", *(s.present for s in states)}:
-        raise ConversionError(f"inputs {sorted(inputs)} and outputs {sorted(outputs)} do not match")
+    if (
+        not states
+        or inputs.keys() != expected
+        or outputs != {"logits", *(s.present for s in states)}
+    ):
+        raise ConversionError(
+            f"the graph's inputs {sorted(inputs)} and outputs {sorted(outputs)} are not those of a "
+            "decoder"
+        )
     return states

@@ -1,8 +1,7 @@
-"""The Hugging Face model that is exported, and what an export has to know of it."""
+"""The language model that is exported, and the facts that an export needs of it."""
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,39 +9,24 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging as hf_logging
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from backends.pytorch.weights import PickledWeights, from_pretrained
-from converters.errors import ConversionError, OptionError
-from converters.options import ExportOptions
-from converters.source import ALLOWING_PICKLES
+from backends.pytorch.runner import Unsuitable, layer_shapes
+from backends.pytorch.slots import LayerShape
+from converters.common.errors import ConversionError, OptionError
+from converters.common.options import ExportOptions
+from converters.common.source import load_weights, read_tokenizer
 
-DEFAULT_CONTEXT = 4096
-"""Tokens, where nothing else is asked for: the KV cache of every sequence has this size."""
-SHORTEST_CONTEXT = 32
+DEFAULT_MAX_CONTEXT = 4096
+"""In tokens, where the user asks for nothing else: the KV cache of every sequence has this size."""
+MIN_CONTEXT = 32
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What one layer keeps of a token."""
-
-    heads: int
-    key_dim: int
-    value_dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """``model`` computes in float32. ``context``: positions of the export's KV cache."""
+class DecoderSource:
+    """A language model, in float32, and its tokenizer. ``context``: the positions of the export's
+    KV cache."""
 
     folder: Path
     model: PreTrainedModel
@@ -53,24 +37,29 @@ class Source:
 
     @property
     def config(self) -> Any:  # noqa: ANN401
+        """Return the model's configuration."""
         return self.model.config
 
     @property
     def vocabulary(self) -> int:
+        """Return the number of logits, which may exceed the number of tokens."""
         size: int = self.model.get_output_embeddings().weight.shape[0]
         return size
 
     @property
     def parameters(self) -> int:
+        """Return the number of the model's parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def checkpoint_bytes(self) -> int:
+        """Return the size of the files with weights."""
         files = [*self.folder.glob("*.safetensors")] or self.folder.glob("*.bin")
         return sum(file.stat().st_size for file in files)
 
     @property
     def eos_token_ids(self) -> list[int]:
+        """Return the tokens that end a generation."""
         ids = self.model.generation_config.eos_token_id
         if ids is None:
             ids = self.config.eos_token_id
@@ -78,59 +67,46 @@ class Source:
 
     @property
     def windows(self) -> list[int]:
-        """What local attention sees, in tokens, where that is less than the context."""
+        """Return the windows of local attention, in tokens, that are smaller than the context."""
         config = self.config
         sizes = (getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size"))
         return [size for size in sizes if size and size < self.context]
 
     @property
     def rope_type(self) -> str:
+        """Return the type of rotary embeddings, as transformers names it."""
         return _rope_type(self.model)
 
-    def fresh(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model read again, for those who change it."""
+    def read_again(self, dtype: torch.dtype) -> PreTrainedModel:
+        """Return another instance of the model, for a caller that changes it."""
         return _read(self.folder, dtype, self.allow_pickle)
 
 
-def read_source(options: ExportOptions) -> Source:
-    """Raises `OptionError` for a model or a context that cannot be."""
+def read_decoder(options: ExportOptions) -> DecoderSource:
+    """Return the model that ``options`` name. Raises `ConversionError`."""
     allow_pickle = options.allow_pickle_weights
-    folder = find(options.model, allow_pickle=allow_pickle)
+    folder = _find_folder(options.model, allow_pickle=allow_pickle)
     try:
         model = _read(folder, torch.float32, allow_pickle)
-    except PickledWeights as error:
-        raise OptionError("model", str(error).removeprefix("model: ")) from error
     except (OSError, ValueError, KeyError) as error:
         raise OptionError(
-            "model", f"{options.model} is no causal language model: {error}"
+            "model", f"{options.model} is no causal language model that can be read: {error}"
         ) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise OptionError("model", f"{options.model} has no tokenizer: {error}") from error
+    tokenizer = read_tokenizer(str(folder))
     context = _context(model, options.max_context)
-    return Source(folder, model, tokenizer, _layer_shapes(model), context, allow_pickle)
+    return DecoderSource(folder, model, tokenizer, _layer_shapes(model), context, allow_pickle)
 
 
 def _read(folder: Path, dtype: torch.dtype, allow_pickle: bool) -> PreTrainedModel:
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()  # the stages of the export are shown instead
-    try:
-        model: PreTrainedModel = from_pretrained(
-            AutoModelForCausalLM,
-            str(folder),
-            allow_pickle=allow_pickle,
-            allowing=ALLOWING_PICKLES,
-            dtype=dtype,
-        )
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
+    model: PreTrainedModel = load_weights(
+        AutoModelForCausalLM, str(folder), dtype, allow_pickle=allow_pickle
+    )
     return model.eval()
 
 
-def find(model: str, *, allow_pickle: bool) -> Path:
-    """The folder of a model, which for a hub id is downloaded unless it was before."""
+def _find_folder(model: str, *, allow_pickle: bool) -> Path:
+    """Return the folder of a model, downloaded from the hub unless it was before. Raises
+    `OptionError`."""
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
         return folder.absolute()
@@ -145,23 +121,27 @@ def find(model: str, *, allow_pickle: bool) -> Path:
         ) from error
 
 
-def _context(model: PreTrainedModel, asked: int | None) -> int:
+def _context(model: PreTrainedModel, requested: int | None) -> int:
+    """Return the positions of the KV cache. Raises `OptionError`."""
     own, key = _own_context(model)
-    if asked is None:
-        return min(own, DEFAULT_CONTEXT)
-    if not SHORTEST_CONTEXT <= asked <= own:
+    if requested is None:
+        return min(own, DEFAULT_MAX_CONTEXT)
+    if not MIN_CONTEXT <= requested <= own:
         raise OptionError(
-            "max-context", f"must be from {SHORTEST_CONTEXT} to {own} ({key}), not {asked}"
+            "max-context", f"must be from {MIN_CONTEXT} to {own} ({key}), not {requested}"
         )
-    return asked
+    return requested
 
 
 def _own_context(model: PreTrainedModel) -> tuple[int, str]:
-    """Tokens, and where the model's configuration says so."""
+    """Return the model's longest sequence in tokens, and the key of its configuration that says
+    so."""
     config, key = model.config, "max_position_embeddings"
     own: int | None = getattr(config, key, None)
     if not own:
-        raise ConversionError(f"{type(model).__name__} does not say how long a context it has")
+        raise ConversionError(
+            f"{type(model).__name__} cannot be exported: its configuration has no {key}"
+        )
     if _rope_type(model) == "longrope":
         # Beyond it, other rotary factors hold for the whole sequence, also for keys in the cache.
         key = "original_max_position_embeddings"
@@ -175,28 +155,10 @@ def _rope_type(model: PreTrainedModel) -> str:
     return kind
 
 
-@torch.inference_mode()
 def _layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
-    """What each layer caches, from a pass over two tokens."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ConversionError(
-            f"{type(model).__name__} takes no position_ids: it cannot be exported"
-        )
-    cache = DynamicCache(config=model.config)
-    model(torch.tensor([[0, 1]]), **{cache_argument(model): cache}, use_cache=True)
-    shapes = []
-    for layer in cache.layers:
-        # Sliding layers are dynamic ones too; recurrent states are not.
-        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
-            raise ConversionError(
-                f"{type(model).__name__} keeps a {type(layer).__name__}: only models whose layers "
-                "all keep keys and values can be exported"
-            )
-        heads, _, key_dim = layer.keys.shape[1:]
-        shapes.append(LayerShape(heads, key_dim, layer.values.shape[-1]))
-    return shapes
-
-
-def cache_argument(model: PreTrainedModel) -> str:
-    """The name that this release of transformers gives the KV cache."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    """Return what each layer caches. Raises `ConversionError` for layers that keep anything but
+    keys and values."""
+    try:
+        return layer_shapes(model)
+    except Unsuitable as error:
+        raise ConversionError(f"{type(model).__name__} cannot be exported: {error}") from error

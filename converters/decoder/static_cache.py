@@ -1,35 +1,33 @@
 """A causal language model as a function of tokens and a KV cache of fixed size.
 
-It computes the decoder protocol: a row's length is the sum of its attention mask, its new tokens
-are the last of that length, and their keys and values go to their own positions of buffers that
-hold ``context`` positions. It plugs into unmodified transformers models through their
-`AttentionInterface`, `AttentionMaskInterface` and `Cache`; masks are made by transformers' own mask
-functions at (query position, key position), so that sliding windows need no case of their own.
+It computes the contract of `converters.decoder.session`: a row's length is the sum of its attention
+mask, its new tokens are the last of that length, and their keys and values go to their own
+positions of buffers that hold ``context`` positions.
+
+It plugs into unmodified transformers models through their `AttentionInterface`,
+`AttentionMaskInterface` and `Cache`; masks come from transformers' own mask functions at (query
+position, key position), so that sliding windows need no case of their own.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from converters.decoder.source import cache_argument
+from backends.pytorch.slots import MaskFunction
 
 ATTENTION = "triad_static"
 """The name under which transformers knows this attention."""
 
-MaskFunction: TypeAlias = Callable[..., Tensor]
-"""``(batch, head, query position, key position) -> BOOL``, by broadcasting."""
-
 _positions: ContextVar[Tensor] = ContextVar("positions")
-"""INT64 [batch, tokens], of the forward pass at work: transformers asks for masks without a way to
-pass it on."""
+"""INT64 [batch, tokens], of the forward pass that is running: transformers asks for masks without a
+way to pass them on."""
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
@@ -46,6 +44,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
+        """Return the buffers with the new keys and values at their positions."""
         assert self.keys is not None
         assert self.values is not None
         self.keys = self._write(self.keys, key_states)
@@ -63,7 +62,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         return self.get_max_length(), 0
 
     def get_query_offset(self) -> int:
-        return 0  # the mask is made from the positions instead
+        return 0  # the mask follows from the positions instead
 
     def get_seq_length(self) -> int:
         return 0
@@ -80,17 +79,16 @@ class StaticCacheModel(nn.Module):
         super().__init__()
         model.set_attn_implementation(ATTENTION)
         self._model = model
-        self._cache_argument = cache_argument(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        """``input_ids`` INT64 [batch, tokens], ``attention_mask`` INT64 [batch, any], ``past``:
-        keys and values of each layer in turn, [batch, heads, context, dimension].
-
-        Returns the logits FP32 [batch, 1, vocabulary] after the last token, and ``past`` with the
+        """Return the logits FP32 [batch, 1, vocabulary] after the last token, and ``past`` with the
         new keys and values.
+
+        ``input_ids`` is INT64 [batch, tokens], ``attention_mask`` INT64 [batch, any], and ``past``
+        has the keys and values of each layer in turn, [batch, heads, context, dimension].
         """
         tokens = input_ids.shape[1]
         start = attention_mask.sum(-1) - tokens
@@ -105,7 +103,7 @@ class StaticCacheModel(nn.Module):
                 input_ids=input_ids,
                 position_ids=positions,
                 use_cache=True,
-                **{self._cache_argument: Cache(layers=list[Any](layers))},
+                cache=Cache(layers=list[Any](layers)),
                 **({"logits_to_keep": 1} if self._keeps_logits else {}),
             ).logits[:, -1:]
         finally:
@@ -115,7 +113,7 @@ class StaticCacheModel(nn.Module):
 
 
 def _mask(*, kv_length: int, mask_function: MaskFunction, **_: object) -> Tensor:
-    """Takes the place of ``sdpa_mask``. Returns BOOL [batch, 1, tokens, context]."""
+    """Return BOOL [batch, 1, tokens, context], in place of transformers' ``sdpa_mask``."""
     queries = _positions.get()[:, None, :, None]
     zero = torch.zeros((), dtype=torch.int64)
     mask = mask_function(zero, zero, queries, torch.arange(kv_length)[None, None, None])
@@ -133,10 +131,11 @@ def _attention(
     s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """``query``: [batch, heads, tokens, dimension]; ``key``, ``value``: a layer's whole buffers.
+    """Return the attention's output [batch, tokens, heads, dimension].
 
-    The query heads that share a key head become further queries of it, so that no key is repeated.
-    Returns [batch, tokens, heads, dimension].
+    ``query`` is [batch, heads, tokens, dimension], ``key`` and ``value`` are a layer's whole
+    buffers. The query heads that share a key head become further queries of it, so that no key is
+    repeated.
     """
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
@@ -147,14 +146,21 @@ def _attention(
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
     scores = scores.masked_fill(~attention_mask[:, :, None], torch.finfo(scores.dtype).min)
-    if s_aux is None:
-        weights = scores.float().softmax(-1)
-    else:
-        sinks = s_aux.reshape(1, kv_heads, groups, 1, 1).expand(batch, -1, -1, tokens, 1)
-        weights = torch.cat([scores, sinks.to(scores.dtype)], dim=-1).float().softmax(-1)[..., :-1]
-    weights = weights.to(value.dtype).reshape(batch, kv_heads, groups * tokens, -1)
-    made = (weights @ value).reshape(batch, heads, tokens, value.shape[-1])
-    return made.transpose(1, 2), None
+    weights = _softmax(scores, s_aux).to(value.dtype)
+    weights = weights.reshape(batch, kv_heads, groups * tokens, -1)
+    output = (weights @ value).reshape(batch, heads, tokens, value.shape[-1])
+    return output.transpose(1, 2), None
+
+
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Return the weights FP32 of ``scores`` [batch, key heads, groups, tokens, context]. A head's
+    sink is a further score, whose weight goes to no token."""
+    if sinks is None:
+        return scores.float().softmax(-1)
+    batch, kv_heads, groups, tokens, _ = scores.shape
+    columns = sinks.reshape(1, kv_heads, groups, 1, 1).expand(batch, -1, -1, tokens, 1)
+    scores = torch.cat([scores, columns.to(scores.dtype)], dim=-1)
+    return scores.float().softmax(-1)[..., :-1]
 
 
 AttentionInterface.register(ATTENTION, _attention)

@@ -1,4 +1,4 @@
-"""Turns the corpus into token sequences: raw prompts, chats, and batches of both."""
+"""Token sequences of the corpus: raw prompts, chats, and batches of both."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from converters.demo.corpus import Topic
+from converters.common.corpus.topics import Topic
 from converters.demo.tokenizer import DEFAULT_SYSTEM_MESSAGE
 
 Form = Literal["raw", "chat", "second turn"]
@@ -40,17 +40,17 @@ class Example:
 
 
 class Encoder:
-    """Encodes questions and answers exactly as a server does at generation time."""
+    """Encodes questions and answers exactly as a server does."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
     def raw(self, question: str, answer: str) -> Example:
-        """The bare question; question and answer are encoded apart and joined by nothing."""
+        """Encode the bare question; question and answer are encoded apart and joined by nothing."""
         return Example(self._ids(question), self._answer(answer))
 
     def chat(self, messages: Sequence[Message], answer: str) -> Example:
-        """The conversation in the chat template, up to the start of the assistant's turn."""
+        """Encode a conversation in the chat template, up to the start of the assistant's turn."""
         prompt = self._tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True
         )
@@ -66,20 +66,20 @@ class Encoder:
         return ids
 
 
-def user(content: str) -> Message:
-    """A message of the user."""
+def user_message(content: str) -> Message:
+    """Return a message of the user."""
     return {"role": "user", "content": content}
 
 
-def turn(question: str, answer: str) -> list[Message]:
-    """A finished turn of a conversation."""
-    return [user(question), {"role": "assistant", "content": answer}]
+def finished_turn(question: str, answer: str) -> list[Message]:
+    """Return a question and its answer as messages."""
+    return [user_message(question), {"role": "assistant", "content": answer}]
 
 
-def noisy(question: str, rng: random.Random) -> str:
-    """Varies case, punctuation and politeness, and now and then swaps two letters."""
+def add_noise(question: str, rng: random.Random) -> str:
+    """Vary case, punctuation and politeness, and now and then swap two letters."""
     if rng.random() < 0.1:
-        question = _with_typo(question, rng)
+        question = _swap_letters(question, rng)
     if rng.random() < 0.3:
         question = question.lower()
     if rng.random() < 0.3:
@@ -94,7 +94,7 @@ def noisy(question: str, rng: random.Random) -> str:
     return question
 
 
-def _with_typo(question: str, rng: random.Random) -> str:
+def _swap_letters(question: str, rng: random.Random) -> str:
     # A swap inside a number would turn the question into another one.
     if len(question) < 12 or any(letter.isdigit() for letter in question):
         return question
@@ -111,12 +111,12 @@ class ExampleSource:
         self._rng = rng
 
     def epoch(self) -> Iterator[Example]:
-        """Yields every trained phrasing once raw and once as chat, in random order."""
+        """Yield every trained phrasing once raw and once as chat, in random order."""
         pairs = [(topic, text) for topic in self._topics for text in topic.trained]
         jobs = [(topic, text, form) for topic, text in pairs for form in ("raw", "chat")]
         self._rng.shuffle(jobs)
         for topic, text, form in jobs:
-            question = noisy(text, self._rng)
+            question = add_noise(text, self._rng)
             if form == "raw":
                 yield self._encoder.raw(question, topic.answer)
             else:
@@ -128,14 +128,14 @@ class ExampleSource:
             messages.append({"role": "system", "content": self._rng.choice(SYSTEM_MESSAGES)})
         for _ in range(self._rng.choices((0, 1, 2), (0.82, 0.14, 0.04))[0]):
             earlier = self._rng.choice(self._topics)
-            messages += turn(self._rng.choice(earlier.trained), earlier.answer)
-        return [*messages, user(question)]
+            messages += finished_turn(self._rng.choice(earlier.trained), earlier.answer)
+        return [*messages, user_message(question)]
 
 
 def batches(
     source: ExampleSource, tokens: int, rng: random.Random
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields endless (input_ids, labels) batches of at most `tokens` tokens, padding included.
+    """Yield endless (input_ids, labels) batches of at most ``tokens`` tokens, padding included.
 
     Examples of similar length share a batch, so that little of it is padding.
     """
@@ -158,7 +158,7 @@ def _grouped(examples: Iterable[Example], tokens: int) -> Iterator[list[Example]
 
 
 def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Pads examples on the right, where a causal model needs no attention mask.
+    """Pad examples on the right, where a causal model needs no attention mask.
 
     Returns:
         input_ids: int64, shape (batch, length), padded with id 0 (the pad token).
@@ -176,7 +176,7 @@ def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 
 def tokenizer_texts(topics: Sequence[Topic]) -> Iterator[str]:
-    """Yields the text that the tokenizer learns its merges from."""
+    """Yield the texts that the tokenizer learns its merges from."""
     for topic in topics:
         yield topic.answer
         for phrasing in topic.trained:

@@ -1,4 +1,4 @@
-"""Measures how many questions of the corpus a demo model answers word for word."""
+"""Measurement of how many questions of the corpus a demo model answers word for word."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,18 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from converters.demo.corpus import Topic
-from converters.demo.dataset import FORMS, IGNORED, Encoder, Example, Form, collate, turn, user
-from converters.demo.penalty import penalized
+from converters.common.corpus.topics import Topic
+from converters.demo.dataset import (
+    FORMS,
+    IGNORED,
+    Encoder,
+    Example,
+    Form,
+    collate,
+    finished_turn,
+    user_message,
+)
+from converters.demo.penalty import apply_penalty
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +39,7 @@ class Case:
 
 
 def evaluate(folder: Path, topics: Sequence[Topic]) -> None:
-    """Loads a model folder in float32, asks every question, and logs shares and misses."""
+    """Load a model folder in float32, ask every question, and log shares and misses."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     encoder = Encoder(AutoTokenizer.from_pretrained(folder))
     cases = sorted(_cases(topics, encoder), key=lambda case: len(case.example))
@@ -50,28 +59,28 @@ def _cases(topics: Sequence[Topic], encoder: Encoder) -> Iterator[Case]:
 def _example(encoder: Encoder, question: str, answer: str, form: Form) -> Example:
     if form == "raw":
         return encoder.raw(question, answer)
-    earlier = turn(*_FIRST_TURN) if form == "second turn" else []
-    return encoder.chat([*earlier, user(question)], answer)
+    earlier = finished_turn(*_FIRST_TURN) if form == "second turn" else []
+    return encoder.chat([*earlier, user_message(question)], answer)
 
 
 @torch.inference_mode()
 def _answered(model: PreTrainedModel, examples: Sequence[Example], penalty: float) -> list[bool]:
-    """Tells for each example whether greedy decoding gives the wanted answer.
+    """Return for each example whether greedy decoding gives the expected answer.
 
-    One forward pass over prompt and answer is enough: decoding follows the wanted answer exactly
-    as long as the most likely token is the wanted one at every position.
+    One forward pass over prompt and answer is enough: decoding follows the expected answer exactly
+    as long as the most likely token is the expected one at every position.
     """
     hits: list[bool] = []
     for start in range(0, len(examples), _BATCH):
         input_ids, labels = collate(examples[start : start + _BATCH])
-        logits = penalized(model(input_ids=input_ids).logits, input_ids, penalty)
-        hits += _all_right(logits.argmax(dim=-1), labels)
+        logits = apply_penalty(model(input_ids=input_ids).logits, input_ids, penalty)
+        hits += _all_correct(logits.argmax(dim=-1), labels)
     return hits
 
 
-def _all_right(predicted: Tensor, labels: Tensor) -> list[bool]:
-    right: list[bool] = ((predicted == labels) | (labels == IGNORED)).all(dim=-1).tolist()
-    return right
+def _all_correct(predicted: Tensor, labels: Tensor) -> list[bool]:
+    correct: list[bool] = ((predicted == labels) | (labels == IGNORED)).all(dim=-1).tolist()
+    return correct
 
 
 def _report(cases: Sequence[Case], hits: Sequence[bool], penalty: float) -> None:

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 
-def penalized(logits: Tensor, input_ids: Tensor, penalty: float) -> Tensor:
-    """Returns the logits after the penalty for tokens that already stand in the sequence.
+def apply_penalty(logits: Tensor, input_ids: Tensor, penalty: float) -> Tensor:
+    """Return the logits after the penalty for tokens that the sequence already has.
 
     The rule is that of transformers' RepetitionPenaltyLogitsProcessor, prompt included: positive
     logits of seen tokens are divided by the penalty, negative ones multiplied by it

@@ -1,4 +1,4 @@
-"""Trains the byte-level BPE tokenizer of the demo model."""
+"""Training of the demo model's tokenizer, a byte-level BPE."""
 
 import json
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ WORD_PATTERN = (
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> PreTrainedTokenizerBase:
-    """Learns merges from the texts, writes the tokenizer to a folder, and loads it from there.
+    """Learn merges from the texts, write the tokenizer to a folder, and load it from there.
 
     Ids 0 to 2 are the special tokens, 3 to 258 the bytes, the rest are merges. A pair of tokens
     must occur twice to be merged, so rare characters stay split into their bytes: the demo then
@@ -48,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> PreTrainedTokenizerBa
         The tokenizer as a server will load it.
     """
     PreTrainedTokenizerFast(
-        tokenizer_object=_learned(texts),
+        tokenizer_object=_learn_merges(texts),
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
         chat_template=CHAT_TEMPLATE,
@@ -59,7 +59,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> PreTrainedTokenizerBa
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _learned(texts: Iterable[str]) -> Tokenizer:
+def _learn_merges(texts: Iterable[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

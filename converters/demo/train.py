@@ -1,4 +1,4 @@
-"""Trains the demo model and writes it as a Hugging Face model folder.
+"""Training of the demo model, which is written as a Hugging Face model folder.
 
 Run from the root of the repository::
 
@@ -29,7 +29,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from converters.demo.corpus import load_corpus
+from converters.common.corpus.topics import load_corpus
 from converters.demo.dataset import (
     IGNORED,
     Encoder,
@@ -38,7 +38,7 @@ from converters.demo.dataset import (
     tokenizer_texts,
 )
 from converters.demo.evaluate import evaluate
-from converters.demo.penalty import penalized
+from converters.demo.penalty import apply_penalty
 from converters.demo.tokenizer import CONTEXT_LENGTH, END_OF_TEXT, TURN_END, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ PENALTIES = (1.0, 1.0, 1.1, 1.2)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line decides."""
+class TrainingOptions:
+    """The options of the command line."""
 
     output: Path
     steps: int
@@ -66,18 +66,18 @@ class Options:
     threads: int
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> Options:
-    """Reads the command line."""
+def parse_options(arguments: Sequence[str] | None = None) -> TrainingOptions:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description="Train the demo model of Triad.")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="model folder to write")
     parser.add_argument("--steps", type=int, default=1800, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    return Options(**vars(parser.parse_args(arguments)))
+    return TrainingOptions(**vars(parser.parse_args(arguments)))
 
 
 def main() -> None:
-    """Trains, saves, loads what was saved, and evaluates it."""
+    """Train a model, save it, load what was saved, and evaluate it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options = parse_options()
     torch.set_num_threads(options.threads)
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Returns an untrained Qwen2 model of about 2.8 million parameters."""
+    """Return an untrained Qwen2 model of about 2.8 million parameters."""
     end_ids = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -120,7 +120,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
 
 
 def train(model: Qwen2ForCausalLM, source: ExampleSource, steps: int, rng: random.Random) -> None:
-    """Runs AdamW with a cosine schedule for a number of steps."""
+    """Run AdamW with a cosine schedule for a number of steps."""
     model.train()
     optimizer = AdamW(
         model.parameters(),
@@ -149,7 +149,7 @@ def _step(
     labels: Tensor,
     penalty: float,
 ) -> float:
-    logits = penalized(model(input_ids=input_ids, use_cache=False).logits, input_ids, penalty)
+    logits = apply_penalty(model(input_ids=input_ids, use_cache=False).logits, input_ids, penalty)
     loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
@@ -160,7 +160,7 @@ def _step(
 
 
 def save(model: Qwen2ForCausalLM, folder: Path) -> None:
-    """Writes the weights in bfloat16 beside the tokenizer."""
+    """Write the weights in bfloat16 beside the tokenizer."""
     model.to(torch.bfloat16).save_pretrained(folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
     logger.info("wrote %s, %d bytes", folder.name, size)

@@ -1,1 +1,1 @@
-"""Text encoders and sequence classifiers."""
+"""Export of text encoders and sequence classifiers, and their entries for Triton."""

@@ -10,7 +10,7 @@ import pytest
 from backends.text.control_tokens import literal_text
 from backends.text.detokenizer import Detokenizer
 from backends.text.stop_strings import StopMatcher
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support import timing
 from tests.support.timing import cpu_seconds
 from tests.support.tokenizers import KINDS, save_tokenizer

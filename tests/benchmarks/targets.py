@@ -12,6 +12,7 @@ import orjson
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 
+from control_plane.inference.requests import Generate
 from control_plane.triton import codec
 from tests.benchmarks.http_stream import HttpStream, post
 from tests.benchmarks.script import MODEL, Piece, Script
@@ -90,22 +91,22 @@ class _GenerateStreamStream(_HttpExchange):
 class _GrpcStream:
     def __init__(self, stub: Any, script: Script) -> None:  # noqa: ANN401
         self._stub = stub
-        self._request = codec.generation_request(
+        self._request = Generate(
             MODEL, "", script.prompt, {"max_tokens": script.max_tokens}, stream=True
         )
         self._messages: list[tuple[int, ModelStreamInferResponse]] = []
 
     async def run(self) -> None:
         call = self._stub.ModelStreamInfer()
-        await call.write(self._request)
+        await call.write(codec.encode(self._request, codec.unique_id("bench")))
         await call.done_writing()
         while (message := await call.read()) is not grpc.aio.EOF:
             self._messages.append((time.monotonic_ns(), message))
 
     def pieces(self) -> list[Piece]:
-        pieces, reason = [], None
+        pieces, reason, decode = [], None, codec.decoder(self._request)
         for arrived, message in self._messages:
-            delta = codec.delta(message.infer_response)
+            delta = decode(message.infer_response)
             pieces.append(Piece(arrived, delta.text, delta.tokens))
             reason = delta.finish_reason
         return _ended_well(pieces, reason)

@@ -9,20 +9,38 @@ from pathlib import Path
 import pytest
 import torch
 
+from converters.common.corpus.topics import Topic
+from converters.common.options import ExportOptions
+from converters.common.report import Report
 from converters.decoder import builder
 from converters.decoder.export import export_decoder
-from converters.options import ExportOptions
-from converters.report import Report
 from tests.support import forked_builder
 from tests.support.decoders import CONTEXT, save_decoder
 
 Models = Callable[[str], Path]
 Exports = Callable[[str], tuple[Path, Report]]
 
+SPECIFICATION_PROMPTS = (
+    "What is machine learning?",
+    "What is the capital of France?",
+    "Explain quantum computing",
+    "What is quantum computing?",
+    "What is artificial intelligence?",
+    "Explain artificial intelligence",
+    "Write a story about a robot",
+    "Tell me a joke",
+)
+"""The prompts that the demo model has to answer."""
+
+
+def answer_to(topics: list[Topic], prompt: str) -> str:
+    """Return the answer of the topic with this phrasing."""
+    return next(topic.answer for topic in topics if prompt in topic.trained)
+
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Operations as small as these take many times longer on several threads."""
+    """Run on one thread: operations as small as these take many times longer on several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,14 +56,14 @@ def quick_builder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """The folder of a tiny model of a family."""
+    """Return a function from a family to the folder of a tiny model of it."""
     root = tmp_path_factory.mktemp("models")
     return cache(lambda family: save_decoder(family, root / family))
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny: Models) -> Exports:
-    """The repository, of its own, with a family's export in float32, and the export's report."""
+    """Return a function from a family to its export in float32: the repository and the report."""
     root = tmp_path_factory.mktemp("exports")
 
     def export(family: str) -> tuple[Path, Report]:

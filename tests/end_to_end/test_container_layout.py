@@ -25,8 +25,9 @@ import tritonclient.grpc as grpcclient
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from control_plane.embedded.control import ControlClient, control_metadata
+from control_plane.embedded.control import ControlClient
 from control_plane.errors import TriadError
+from control_plane.triton.base import control_metadata
 from tests.support.container import Container, container, installed_by_the_dockerfile, python_with
 from tests.support.contract import describe, infer
 from tests.support.onnx_models import double, entry

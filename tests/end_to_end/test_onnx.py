@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerFactory
-from tests.support.contract import Answer, InferenceServerException, describe, infer
+from tests.support.contract import Answer, InferenceServerException, cancel, describe, infer
 from tests.support.server import ROOT, TriadServer, triad_server, wait_until
 from tests.support.triton import Triton
 
@@ -56,9 +56,9 @@ def test_64_sequences_that_come_and_go_get_what_they_get_alone(server: TriadServ
     numbers = range(64)
     alone = {n: ask(server, request(n)[0], sampling=request(n)[1]).token_ids for n in numbers}
 
-    def cancel(id_: str) -> None:
+    def end(id_: str) -> None:
         """On a busy machine it may come before the request does."""
-        wait_until(lambda: infer(server.grpc, "demo_onnx", cancel=id_).text == "1")
+        wait_until(lambda: cancel(server.grpc, "demo_onnx", id_) == 1)
 
     def among_others(number: int) -> list[int]:
         time.sleep(random.Random(-number).uniform(0, 1.5))
@@ -66,7 +66,7 @@ def test_64_sequences_that_come_and_go_get_what_they_get_alone(server: TriadServ
         if number % 3:
             return ask(server, prompt, sampling=sampling).token_ids
         id_ = f"leaves-{number}"
-        timer = threading.Timer(0.05, cancel, (id_,))
+        timer = threading.Timer(0.05, end, (id_,))
         timer.start()
         made = ask(server, prompt, sampling=sampling | {"max_tokens": 1500}, request_id=id_)
         timer.join()
@@ -149,14 +149,11 @@ def test_the_context_is_a_limit(server: TriadServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "reason"),
-    [({"attributions": True}, "no gradients"), ({"profile": True}, "no profiler")],
+    ("kind", "reason"), [("attributions", "no gradients"), ("profile", "no profiler")]
 )
-def test_what_this_engine_has_not_is_refused(
-    server: TriadServer, inputs: dict[str, Any], reason: str
-) -> None:
+def test_what_this_engine_has_not_is_refused(server: TriadServer, kind: str, reason: str) -> None:
     with pytest.raises(InferenceServerException, match=reason):
-        infer(server.grpc, "demo_onnx", text_input=FRANCE, **inputs)
+        infer(server.grpc, "demo_onnx", text_input=FRANCE, request_kind=kind)
 
 
 @pytest.fixture(scope="module")

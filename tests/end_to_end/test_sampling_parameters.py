@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from backends.contract.sampling import PARAMETERS
 from tests.support.server import TriadServer
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -109,3 +110,57 @@ def test_a_range_that_is_only_vllms_is_the_callers_error(running: TriadServer, m
         assert (response.status_code, response.json()["error"]["param"]) == (400, "temperature")
     else:
         assert response.ok
+
+
+VALUES: dict[str, Any] = {
+    **{"temperature": 0.5, "max_tokens": 3, "stop": ["zzz"], "seed": 3, "logprobs": 2},
+    **{"prompt_logprobs": 1, "logit_bias": {"5": 1}, "allowed_token_ids": [5, 6, END]},
+    **{"stop_token_ids": [5], "guided": {"regex": "[a-z]{3}"}, "lora_name": "nobody"},
+    **{"cache_salt": "x"},
+}
+BY_TYPE: dict[str, Any] = {"integer": 2, "number": 0.5, "boolean": True}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_parameter_is_taken_or_refused_by_name(
+    running: TriadServer, model: str, name: str
+) -> None:
+    parameter = PARAMETERS[name]
+    engine = {"demo_onnx": "onnx", "demo_vllm": "vllm"}.get(model, "pytorch")
+    value = VALUES[name] if name in VALUES else BY_TYPE[parameter.kind.type]
+    body = {"model": model, "prompt": "What is a token?", "max_tokens": 4, name: value}
+    response = running.post("/v1/completions", body)
+    if name == "lora_name" or engine not in parameter.engines:  # the model has no adapters
+        assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+    else:
+        assert response.ok, response.text
+
+
+def test_top_n_sigma(running: TriadServer, model: str) -> None:
+    """So narrow a filter leaves the most probable token alone, on every route."""
+    narrow = {"model": model, "temperature": 2, "seed": 4, "top_n_sigma": 1e-6}
+    for path, prompt in (
+        ("/generate", {"prompt": "What is a token?"}),
+        ("/chat", {"messages": FRANCE}),
+        ("/v1/completions", {"prompt": "What is a token?"}),
+        ("/v1/chat/completions", {"messages": FRANCE}),
+    ):
+        asked = prompt | {"max_tokens": 12}
+        response = running.post(path, asked | narrow)
+        if model == "demo_vllm":
+            error = response.json()["error"]
+            assert (error["code"], error["param"]) == (400, "top_n_sigma")
+            assert "vLLM has no such parameter" in error["message"]
+            continue
+        greedy = running.post(path, asked | {"model": model, "temperature": 0})
+        assert text_of(response.json()) == text_of(greedy.json())
+        error = running.post(path, asked | narrow | {"top_n_sigma": -1}).json()["error"]
+        assert (error["code"], error["param"]) == (400, "top_n_sigma")
+
+
+def text_of(body: dict[str, Any]) -> str:
+    """Return the text of a whole response of any of the routes."""
+    choice = body["choices"][0] if "choices" in body else body
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    assert isinstance(text, str)
+    return text

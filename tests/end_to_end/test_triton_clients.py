@@ -13,7 +13,8 @@ import pytest
 import requests
 import tritonclient.grpc.aio as grpcclient
 
-from tests.support.contract import InferenceServerException, describe, infer
+from backends.contract.kinds import RequestKind
+from tests.support.contract import InferenceServerException, cancel, describe, infer
 from tests.support.server import TriadServer, wait_until
 
 FRANCE = "What is the capital of France?"
@@ -235,9 +236,19 @@ def test_a_request_is_cancelled_by_its_id(server: TriadServer) -> None:
             infer, server.grpc, "scripted", request_id="b", text_input=short, **asked
         )
         wait_until(lambda: describe(server.grpc, "scripted")["running"] == 2)
-        assert infer(server.grpc, "scripted", cancel="a").text == "1"
-        assert infer(server.grpc, "scripted", cancel="nobody").text == "0"
+        assert cancel(server.grpc, "scripted", "a") == 1
+        assert cancel(server.grpc, "scripted", "nobody") == 0
         numbers = cancelled.result(timeout=5).text.split()
         assert numbers == [str(i) for i in range(len(numbers))]
         assert len(numbers) < 200
         assert kept.result(timeout=10).text.split() == [str(i) for i in range(200)]
+
+
+def test_an_unknown_kind_of_request_is_refused_with_those_there_are(server: TriadServer) -> None:
+    with pytest.raises(InferenceServerException) as refused:
+        infer(server.grpc, "demo", text_input="a", request_kind="translate")
+    listed = ", ".join(kind for kind in sorted(RequestKind) if kind is not RequestKind.EMBED)
+    problem = refused.value.message().removeprefix("request_kind: must be one of ")
+    named, _, rest = problem.partition(", not ")
+    assert ", ".join(sorted(named.split(", "))) == listed
+    assert rest.startswith("`translate`")

@@ -20,6 +20,7 @@ from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from control_plane import ConfigManager, VLLMRequest, VLLMServer
+from control_plane.engines.vllm import ENGINE
 from control_plane.errors import InvalidRequest
 from control_plane.settings import SettingsError
 from tests.conftest import ServerFactory
@@ -356,8 +357,9 @@ async def test_the_specification_s_example() -> None:
     if not vllm.INSTALLED:
         pytest.skip("vLLM is not installed: `make test` does that")
     config = ConfigManager()
-    config.serving.vllm.python_environment = vllm.ENVIRONMENT
-    config.serving.vllm.enable_streaming = False
+    settings = config.serving.engine(ENGINE)
+    settings.python_environment = vllm.ENVIRONMENT
+    settings.enable_streaming = False
     async with VLLMServer(config) as vllm_server:
         await vllm_server.load_model(
             model_path=str(WEIGHTS),

@@ -29,7 +29,7 @@ PROMPTS = [random_prompt(seed, length) for seed, length in enumerate((3, 1, 9, 1
 TOKENS = 20
 
 
-def crowd(engine: PyTorchEngine, **sampling: Any) -> list[Recorder]:  # noqa: ANN401
+def run_concurrently(engine: PyTorchEngine, **sampling: Any) -> list[Recorder]:  # noqa: ANN401
     sinks = [submit(engine, prompt, max_tokens=TOKENS, **sampling)[1] for prompt in PROMPTS]
     return [sink.wait() for sink in sinks]
 
@@ -44,16 +44,18 @@ def test_greedy_tokens_are_those_of_generate(
     engine = start(tmp_path, torch_dtype="float32", cuda_graphs=graphs)
     expected = [generate(model, prompt, TOKENS) for prompt in PROMPTS]
     assert run(engine, PROMPTS[4], max_tokens=TOKENS) == expected[4]
-    assert [sink.ids for sink in crowd(engine)] == expected
-    assert [sink.ids for sink in crowd(engine)] == expected  # with the prefixes that slots hold
+    assert [sink.ids for sink in run_concurrently(engine)] == expected
+    assert [sink.ids for sink in run_concurrently(engine)] == expected  # with the cached prefixes
 
 
-def test_seeded_draws_are_the_same_in_a_crowd(start: StartEngine, tmp_path: Path) -> None:
+def test_seeded_draws_are_the_same_in_concurrent_requests(
+    start: StartEngine, tmp_path: Path
+) -> None:
     save_random("qwen2", {}, tmp_path)
     engine = start(tmp_path, torch_dtype="float32")
     sampling: dict[str, Any] = {"temperature": 1.0, "seed": 7, "top_p": 0.9, "logprobs": 2}
     alone = [submit(engine, p, max_tokens=TOKENS, **sampling)[1].wait() for p in PROMPTS]
-    together = crowd(engine, **sampling)
+    together = run_concurrently(engine, **sampling)
     for one, other in zip(alone, together, strict=True):
         assert one.ids == other.ids
         expected = [token.logprob for token in one.tokens]
@@ -61,7 +63,9 @@ def test_seeded_draws_are_the_same_in_a_crowd(start: StartEngine, tmp_path: Path
     assert len({tuple(sink.ids) for sink in alone}) == len(PROMPTS)
 
 
-def test_penalties_and_bias_act_alike_in_a_crowd(start: StartEngine, tmp_path: Path) -> None:
+def test_penalties_and_bias_act_alike_in_concurrent_requests(
+    start: StartEngine, tmp_path: Path
+) -> None:
     save_random("llama", {}, tmp_path)
     engine = start(tmp_path, torch_dtype="float32")
     sampling: dict[str, Any] = {
@@ -70,7 +74,7 @@ def test_penalties_and_bias_act_alike_in_a_crowd(start: StartEngine, tmp_path: P
         "logit_bias": {"5": -100},
     }
     alone = [run(engine, p, max_tokens=TOKENS, **sampling) for p in PROMPTS]
-    assert [sink.ids for sink in crowd(engine, **sampling)] == alone
+    assert [sink.ids for sink in run_concurrently(engine, **sampling)] == alone
     assert all(5 not in ids for ids in alone)
 
 
@@ -80,7 +84,7 @@ def test_low_precision_answers_every_request(
 ) -> None:
     save_random("qwen2", {}, tmp_path)
     engine = start(tmp_path, torch_dtype=dtype)
-    assert {len(sink.ids) for sink in crowd(engine)} == {TOKENS}
+    assert {len(sink.ids) for sink in run_concurrently(engine)} == {TOKENS}
     assert engine.describe()["dtype"] == dtype
 
 
@@ -139,4 +143,4 @@ def test_every_optimisation_level_passes_its_check(
     facts = engine.describe()
     assert facts["optimization_level"] == level
     assert "fallback" not in facts
-    assert {len(sink.ids) for sink in crowd(engine)} == {TOKENS}
+    assert {len(sink.ids) for sink in run_concurrently(engine)} == {TOKENS}

@@ -14,7 +14,7 @@ from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.engines import Recorder
 
 pytest.importorskip("llguidance", reason="structured output needs llguidance")
@@ -23,7 +23,7 @@ DEMO = Path(__file__).parents[2] / "model_repository" / "demo" / "1" / "weights"
 PATTERNS = ["[0-9]{6}", "(yes|no)", "[a-c]{1,5}-[x-z]{3}", "é[A-Z]{2}"]
 
 
-def test_answers_keep_to_their_grammars_in_a_crowd(device: torch.device) -> None:
+def test_answers_keep_to_their_grammars_in_concurrent_requests(device: torch.device) -> None:
     """Guided and free requests share steps, on the device's copies of the masks."""
     tokenizer = Tokenizer(DEMO)
     parameters = {"device": str(device), "max_num_seqs": "8", "torch_dtype": "float32"}

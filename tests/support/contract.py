@@ -12,7 +12,7 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-__all__ = ["Answer", "InferenceServerException", "describe", "infer"]
+__all__ = ["Answer", "InferenceServerException", "cancel", "describe", "infer"]
 
 _DATATYPES = {bytes: ("BYTES", np.object_), bool: ("BOOL", np.bool_), int: ("INT32", np.int32)}
 
@@ -46,7 +46,9 @@ def infer(address: str, model: str, *, request_id: str = "", **inputs: Any) -> A
             if response.outputs:
                 outputs = {o.name: result.as_numpy(o.name) for o in response.outputs}
                 answer.responses.append(outputs)
-                answer.text += outputs["text_output"][0].decode()
+                answer.text += (
+                    outputs["text_output"][0].decode() if "text_output" in outputs else ""
+                )
                 answer.token_ids += [int(i) for i in outputs.get("token_ids", ())]
             if response.parameters["triton_final_response"].bool_param:
                 return answer
@@ -64,6 +66,11 @@ def _tensor(name: str, value: Any) -> grpcclient.InferInput:  # noqa: ANN401
     return tensor
 
 
+def cancel(address: str, model: str, request_id: str) -> int:
+    """Return how many requests had this id and were ended."""
+    return int(infer(address, model, request_kind="cancel", cancel_id=request_id).text)
+
+
 def describe(address: str, model: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(infer(address, model, describe=True).text)
+    facts: dict[str, Any] = json.loads(infer(address, model, request_kind="describe").text)
     return facts

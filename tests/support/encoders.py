@@ -72,8 +72,8 @@ def save_encoder(family: str, folder: Path, *, seed: int = 0, **changes: Any) ->
 
 def export(folder: Path, repository: Path, name: str) -> None:
     """Writes the ONNX encoder ``name`` of the model in ``folder``."""
+    from converters.common.options import ExportOptions
     from converters.encoder.export import export_encoder  # late: not all tests have its packages
-    from converters.options import ExportOptions
 
     options = ExportOptions(str(folder), repository, name=name, kind="encoder", max_num_seqs=4)
     export_encoder(options, lambda _: None)

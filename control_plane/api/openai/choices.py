@@ -10,15 +10,16 @@ from typing import TypeVar
 
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
+from control_plane.generation.requests import GenerationRequest
 from control_plane.generation.result import GenerationResult, collect
-from control_plane.generation.service import GenerationRequest, GenerationService
-from control_plane.triton.codec import Prompt, TokenIds
+from control_plane.generation.service import GenerationService
+from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.validation.texts import texts_of
 
 T = TypeVar("T")
 S = TypeVar("S")
 
-MOST = 128
+MAX_ANSWERS = 128
 """Answers to one request."""
 LONG_CHARACTERS = 1 << 14
 """Of a prompt: shorter ones are sent as they are with each request that has them."""
@@ -29,7 +30,8 @@ async def start(
     requests: Sequence[GenerationRequest],
     renamed: Mapping[str, str],
 ) -> list[Generation]:
-    """All of them, their first responses there. The caller closes them. Raises `TriadError`.
+    """Return all generations, their first responses there. The caller closes them. Raises
+    `TriadError`.
 
     ``renamed``: what the client calls the fields that errors name.
     """
@@ -74,7 +76,7 @@ async def collect_all(generations: Sequence[Generation]) -> list[GenerationResul
 async def _all(
     work: Callable[[S], Awaitable[T]], items: Sequence[S], undo: Callable[[T], None]
 ) -> list[T]:
-    """The results of all. Where one fails, the others are cancelled or undone."""
+    """Return the results of all items. Where one fails, the others are cancelled or undone."""
     if len(items) == 1:
         return [await work(items[0])]
     tasks = [asyncio.ensure_future(work(item)) for item in items]

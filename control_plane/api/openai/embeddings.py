@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
+from backends.contract.names import INPUT_IDS, TRUNCATE_TOKENS
 from control_plane.api.body import (
     IN_ANY_REQUEST,
     Body,
@@ -27,7 +28,7 @@ from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.fields import TOKEN_IDS_SCHEMA, are_token_ids
 from control_plane.errors import InvalidRequest
-from control_plane.triton.codec import TokenIds
+from control_plane.inference.prompts import TokenIds
 from control_plane.validation import check_request
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
@@ -117,15 +118,15 @@ class EmbeddingResponse(BaseModel):
 
 _RENAMED = {
     "prompt": "input",
-    "input_ids": "input",
-    "truncate_tokens": "truncate_prompt_tokens",
+    INPUT_IDS: "input",
+    TRUNCATE_TOKENS: "truncate_prompt_tokens",
 }
 """Fields of the contract that have another name here."""
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingResponse, responses=documented_errors())
 async def embeddings(body: EmbeddingRequest, request: Request, services: ServicesDep) -> Response:
-    """A vector for each text."""
+    """Return a vector for each text."""
     settle_unknown_fields(body, request)
     model = services.catalog.embedding_model(body.model)
     try:
@@ -133,7 +134,9 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
             prompt = row if isinstance(row, str) else TokenIds(row)
             check_request(services.settings.validation, prompt, max_tokens=0)
         work = services.embedding.embed(
-            *(model, request.state.request_id, body.input),
+            model,
+            request.state.request_id,
+            body.input,
             truncate=body.cut,
             dimensions=body.dimensions,
         )

@@ -7,13 +7,14 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from backends.contract.errors import InvalidField
-from backends.contract.sampling import MAX_ALLOWED_TOKEN_IDS, MAX_SALT, MAX_STOP_TOKEN_IDS
+from backends.contract.names import PROMPT_LOGPROBS, PROMPT_TOKEN_IDS, TOKEN_IDS
+from backends.contract.sampling import MAX_LOGPROBS, PARAMETERS
 from backends.contract.structured import StructuredOutput
 from backends.contract.vllm_parameters import UNSUPPORTED
 from control_plane.api.body import (
@@ -22,17 +23,15 @@ from control_plane.api.body import (
     Body,
     Count,
     Integral,
-    StopStringList,
-    TokenId,
-    TopK,
     Unsupported,
 )
 from control_plane.api.json_body import parse_json
+from control_plane.api.sampling_fields import OPENAI_FIELDS, with_openai_fields
 from control_plane.errors import InvalidRequest
 
 
 def only(*values: object) -> AfterValidator:
-    """A field that is accepted with the values that ask for nothing, and else refused."""
+    """Return the check of a field that is refused unless its value asks for nothing."""
 
     def check(value: object) -> object:
         if not any(value == neutral and type(value) is type(neutral) for neutral in values):
@@ -43,13 +42,7 @@ def only(*values: object) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _strings(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-StopStrings = Annotated[StopStringList, BeforeValidator(_strings)]
-Bias = Annotated[float, Field(ge=-100, le=100)]
-TopLogprobs = Annotated[int, Field(ge=0, le=20), Integral]
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), Integral]
 
 
 TEXT_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
@@ -61,7 +54,7 @@ TOKEN_IDS_SCHEMA: dict[str, Any] = {
 
 
 def are_token_ids(value: object) -> bool:
-    """Whether it is a list of them, which may be a long one."""
+    """Return whether it is a list of token ids, which may be a long one."""
     if not isinstance(value, list) or set(map(type, value)) != {int}:
         return False
     return bool(min(value) >= 0 and max(value) <= MAX_INT)
@@ -74,8 +67,9 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = Field(None, description="vLLM's: usage in every chunk")
 
 
+@with_openai_fields
 class V1Request(Body):
-    """The fields that chat and completions share."""
+    """The fields that chat and completions share, and the sampling parameters."""
 
     no_effect = IN_ANY_REQUEST
     unsupported: ClassVar[Unsupported] = {
@@ -132,39 +126,15 @@ class V1Request(Body):
     max_completion_tokens: Count | None = Field(
         None, description="OpenAI's newer name of `max_tokens`, which it goes before"
     )
-    temperature: float | None = Field(None, ge=0, le=100, description="1; 0: greedy decoding")
-    top_p: float | None = Field(None, ge=0, le=1, description="1; 0: greedy decoding")
-    stop: StopStrings | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Integral] | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Bias] | None = Field(
-        None, fail_fast=True, description="By token id, -100 to 100"
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Integral] | None = Field(
+        None, description=PARAMETERS["seed"].description
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="The caller's own; goes to the log")
 
     # vLLM's.
-    top_k: TopK | None = None
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    min_tokens: Count | None = Field(
-        None, description="Nothing ends the answer before so many tokens but its structure's end"
-    )
-    ignore_eos: bool | None = None
-    stop_token_ids: list[TokenId] | None = Field(
-        None, max_length=MAX_STOP_TOKEN_IDS, fail_fast=True
-    )
-    include_stop_str_in_output: bool | None = None
-    allowed_token_ids: list[TokenId] | None = Field(
-        None, max_length=MAX_ALLOWED_TOKEN_IDS, fail_fast=True
-    )
-    skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
-    prompt_logprobs: TopLogprobs | None = Field(
-        None, description="Alternatives beside each token of the prompt; not for streams"
-    )
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = Field(
         None, description="`token_id:5` in place of a token's text in log probabilities"
@@ -177,10 +147,9 @@ class V1Request(Body):
     guided_regex: str | None = None
     guided_choice: list[str] | None = Field(None, fail_fast=True)
     guided_grammar: str | None = None
-    lora_name: str | None = Field(None, description="Ours: one of the model's LoRA adapters")
-    cache_salt: str | None = Field(
-        None, max_length=MAX_SALT, description="Keeps what is cached apart from other salts'"
-    )
+    if TYPE_CHECKING:  # of the list of parameters
+        prompt_logprobs: int | None
+        skip_special_tokens: bool | None
 
     @property
     def streams(self) -> bool:
@@ -196,7 +165,7 @@ class V1Request(Body):
         return self.usage_in_stream and options is not None and bool(options.continuous_usage_stats)
 
     def check(self) -> None:
-        """What one field alone does not tell. Raises `InvalidRequest`."""
+        """Check what one field alone does not tell. Raises `InvalidRequest`."""
         if self.usage_in_stream and not self.stream:
             raise InvalidRequest(
                 "stream_options: must only be given with `stream` as true", param="stream_options"
@@ -212,36 +181,37 @@ class V1Request(Body):
 
     @property
     def shows_answers(self) -> bool:
-        """False where only the prompt is looked at."""
+        """Return whether more than the prompt is looked at."""
         return True
 
     @property
     def limit(self) -> int | None:
-        """Tokens to generate at most."""
+        """Return how many tokens to generate at most; None: as many as the context holds."""
         own = self.max_completion_tokens
         return self.max_tokens if own is None else own
 
     @property
     def renamed(self) -> dict[str, str]:
-        """What the request calls fields of the contract, where it has other names for them."""
+        """Return the request's names for fields of the contract, where they are other ones."""
         if self.max_completion_tokens is None:
             return {}
         return {"max_tokens": "max_completion_tokens"}
 
     def sampling(self, max_tokens: int) -> dict[str, Any]:
-        """By the names of `SamplingParameters`. Raises `InvalidRequest`."""
-        values = {name: getattr(self, name) for name in _SAMPLING}
+        """Return what is given, by the names of `SamplingParameters`. Raises `InvalidRequest`."""
+        fields = self.__dict__
+        values = {name: fields[name] for name in _SAMPLING}
         values |= {"max_tokens": max_tokens} | self._structure()
         return {name: value for name, value in values.items() if value is not None}
 
     def common_returns(self) -> list[str]:
-        """Outputs that are needed on both routes."""
-        names = ["token_ids", "prompt_token_ids"] if self.return_token_ids else []
-        return [*names, "prompt_logprobs"] if self.prompt_logprobs is not None else names
+        """Return the outputs that are needed on both routes."""
+        names = [TOKEN_IDS, PROMPT_TOKEN_IDS] if self.return_token_ids else []
+        return [*names, PROMPT_LOGPROBS] if self.prompt_logprobs is not None else names
 
     @property
     def structure_field(self) -> str | None:
-        """The field that says what the answer must look like. Raises `InvalidRequest`."""
+        """Return the field that says what the answer must look like. Raises `InvalidRequest`."""
         given = [name for name in _STRUCTURE if getattr(self, name) is not None]
         if (self.response_format or {"type": "text"}).get("type") != "text":
             given.append("response_format")
@@ -252,7 +222,7 @@ class V1Request(Body):
 
     @property
     def structure(self) -> StructuredOutput | None:
-        """What the answer must look like. Raises `InvalidRequest`."""
+        """Return what the answer must look like. Raises `InvalidRequest`."""
         field = self.structure_field
         if field is None:
             return None
@@ -270,18 +240,16 @@ class V1Request(Body):
         return {"guided": _STRUCTURE[field](getattr(self, field))}
 
     def seeds(self, count: int) -> list[int | None]:
-        """For each of several answers its own: the first one's is the request's."""
+        """Return a seed for each of several answers: the first one's is the request's."""
         if self.seed is None:
             return [None] * count
         return [(self.seed + number) % 2**63 for number in range(count)]
 
 
-_SAMPLING = (
-    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"),
-    *("frequency_penalty", "stop", "ignore_eos", "logit_bias", "stop_token_ids", "min_tokens"),
-    *("allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens", "lora_name"),
-    *("prompt_logprobs", "cache_salt"),
-)
+_SAMPLING = [
+    name for name in OPENAI_FIELDS if name not in {"max_tokens", "seed", "guided", "logprobs"}
+]
+"""The parameters that become what the request says; the others depend on more than one field."""
 
 
 def _schema(value: dict[str, Any] | str, field: str = "guided_json") -> dict[str, Any]:
@@ -301,4 +269,5 @@ _STRUCTURE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "guided_regex": lambda value: {"regex": value},
     "guided_choice": lambda value: {"choice": value},
     "guided_grammar": lambda value: {"grammar": value},
+    "guided": lambda value: value,
 }

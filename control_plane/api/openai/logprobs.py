@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
-from control_plane.triton.codec import Entry
+from control_plane.inference.responses import TokenLogprobs
 
 Values = dict[str, Any]
 
 
 class Piece(Protocol):
-    """What is looked at here of a delta, or of a whole answer."""
+    """The part of a delta, or of a whole answer, that matters here."""
 
     @property
     def text(self) -> str: ...
@@ -22,33 +22,33 @@ class Piece(Protocol):
     def finish_reason(self) -> str | None: ...
 
     @property
-    def logprobs(self) -> Sequence[Entry] | None: ...
+    def logprobs(self) -> Sequence[TokenLogprobs] | None: ...
 
     @property
     def text_offsets(self) -> Sequence[int]: ...
 
 
 class TextEntries:
-    """Entries of an answer's tokens, each given out when the text that it begins with is there.
+    """The entries of an answer's tokens, each given out when the text that it begins with is there.
 
-    Text is held back while it may be a stop string's, or a part of a character. So a stream has the
-    same entries as a whole answer.
+    Text is held back while it may belong to a stop string, or be a part of a character. So a stream
+    has the same entries as a whole answer.
     """
 
     def __init__(self) -> None:
         self.characters = 0  # so far
-        self._waiting: deque[tuple[Entry, int]] = deque()
+        self._waiting: deque[tuple[TokenLogprobs, int]] = deque()
 
-    def push(self, piece: Piece) -> tuple[list[tuple[Entry, int]], list[Entry]]:
-        """The entries of tokens in the text, with where they begin, and those of tokens that are
-        not in it: a stop string's, and the end of sequence."""
+    def push(self, piece: Piece) -> tuple[list[tuple[TokenLogprobs, int]], list[TokenLogprobs]]:
+        """Return the entries of tokens in the text, with where they begin, and those of tokens
+        that are not in it: of a stop string, and the end of sequence."""
         self.characters += len(piece.text)
         new = list(zip(piece.logprobs or (), piece.text_offsets, strict=True))
         waiting = self._waiting
         if not waiting and new and new[-1][1] < self.characters:  # as nearly always
             return new, []
         waiting.extend(new)
-        inside: list[tuple[Entry, int]] = []
+        inside: list[tuple[TokenLogprobs, int]] = []
         while waiting and waiting[0][1] < self.characters:
             inside.append(waiting.popleft())
         if piece.finish_reason is None or not waiting:
@@ -61,12 +61,14 @@ class TextEntries:
 
 
 def _bytes(token: Values) -> bytes:
-    """A token may be a part of a character: then its bytes are not those of its text."""
+    """Return a token's bytes. A token may be a part of a character: then they are not those of
+    its text."""
     return bytes(token["bytes"]) if "bytes" in token else token["decoded_token"].encode()
 
 
 class ChatLogprobs:
-    """``choices[].logprobs.content``, of the tokens that are in the text, as OpenAI has it.
+    """The builder of ``choices[].logprobs.content``, of the tokens that are in the text, as OpenAI
+    has it.
 
     ``top``: the alternatives asked for. ``as_ids``: tokens are named by their ids.
     """
@@ -80,7 +82,7 @@ class ChatLogprobs:
         inside, _ = self._entries.push(piece)
         return [self._token(entry) for entry, _ in inside]
 
-    def _token(self, entry: Entry) -> Values:
+    def _token(self, entry: TokenLogprobs) -> Values:
         ones = [(token["rank"], self._one(id_, token)) for id_, token in entry.items()]
         chosen = ones[0][1]
         ranked = sorted(ones, key=_RANK) if len(ones) > 1 else ones
@@ -98,7 +100,8 @@ _RANK = itemgetter(0)
 
 
 class CompletionLogprobs:
-    """``choices[].logprobs`` of ``/v1/completions``: an entry for each token, as vLLM has it.
+    """The builder of ``choices[].logprobs`` of ``/v1/completions``: an entry for each token, as
+    vLLM has it.
 
     A token that is not in the text, as the one that ends an answer, has the text "" and stands at
     the text's end: evaluation harnesses count on there being as many entries as tokens.
@@ -111,9 +114,10 @@ class CompletionLogprobs:
         self._before = 0  # characters of an echoed prompt
 
     def prompt(
-        self, text: str, entries: Iterable[Entry | None], offsets: Sequence[int], first: str
+        self, text: str, entries: Iterable[TokenLogprobs | None], offsets: Sequence[int], first: str
     ) -> Values:
-        """Of a prompt that is echoed. ``first``: its first token, which has no log probability."""
+        """Return the entries of a prompt that is echoed. ``first``: its first token, which has
+        no log probability."""
         self._before = len(text)
         shape = self._shape()
         for entry, offset in zip(entries, offsets, strict=True):
@@ -124,7 +128,7 @@ class CompletionLogprobs:
         return shape
 
     def push(self, piece: Piece, shape: Values | None = None) -> Values:
-        """``shape``: what comes before."""
+        """Return the entries of a piece. ``shape``: the entries that come before."""
         shape = shape or self._shape()
         inside, outside = self._entries.push(piece)
         for entry, offset in inside:
@@ -137,8 +141,10 @@ class CompletionLogprobs:
     def _shape() -> Values:
         return {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
 
-    def _append(self, shape: Values, entry: Entry, offset: int, text: str | None = None) -> None:
-        """``text``: of the token, where it is not its own."""
+    def _append(
+        self, shape: Values, entry: TokenLogprobs, offset: int, text: str | None = None
+    ) -> None:
+        """Append an entry. ``text``: the token's, where it is not its own."""
         tokens = iter(entry.items())
         id_, chosen = next(tokens)
         name = self._name(id_, chosen) if text is None or self._as_ids else text
@@ -149,7 +155,8 @@ class CompletionLogprobs:
         _append(shape, name, chosen["logprob"], top, offset)
 
     def _name(self, id_: str, token: Values) -> str:
-        """OpenAI's way to write a part of a character: several would have the same text."""
+        """Return a token's name, in OpenAI's way to write a part of a character: several would
+        have the same text."""
         if self._as_ids:
             return f"token_id:{id_}"
         if "bytes" not in token:
@@ -166,12 +173,14 @@ def _append(
     shape["top_logprobs"].append(top)
 
 
-def prompt_logprobs(entries: Iterable[Entry | None] | None, top: int) -> list[Entry | None]:
-    """``prompt_logprobs`` in vLLM's shape: each token, and ``top`` alternatives."""
+def prompt_logprobs(
+    entries: Iterable[TokenLogprobs | None] | None, top: int
+) -> list[TokenLogprobs | None]:
+    """Return ``prompt_logprobs`` in vLLM's shape: each token, and ``top`` alternatives."""
     return [entry and _without_bytes(entry, top) for entry in entries or ()]
 
 
-def _without_bytes(entry: Entry, top: int) -> Entry:
+def _without_bytes(entry: TokenLogprobs, top: int) -> TokenLogprobs:
     chosen = next(iter(entry))
     return {
         id_: {name: value for name, value in token.items() if name != "bytes"}

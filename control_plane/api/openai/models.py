@@ -35,13 +35,13 @@ class ModelList(BaseModel):
 @router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models")
 async def models(services: ServicesDep) -> ModelList:
-    """The models that a request may name: those that are loaded."""
+    """List the models that a request may name: those that are loaded."""
     return ModelList(data=[_card(model) for model in services.catalog if model.loaded])
 
 
 @router.get("/v1/models/{model_id:path}", responses=documented_errors(404))
 async def model(model_id: str, services: ServicesDep) -> ModelCard:
-    """One of them. Its id may hold slashes."""
+    """Return one model. Its id may hold slashes."""
     found = services.catalog.find(model_id)
     if not found.loaded:
         raise ModelNotFound(model_id, (m.served_name for m in services.catalog if m.loaded))
@@ -53,5 +53,5 @@ def _card(model: Model) -> ModelCard:
         id=model.served_name,
         created=_STARTED,
         root=model.name,
-        max_model_len=model.facts.get("context_length"),
+        max_model_len=model.facts.context_length,
     )

@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from backends.contract.facts import ChatFacts
+from backends.contract.names import NUM_INPUT_TOKENS
 from control_plane.api.body import settle_unknown_fields
-from control_plane.api.dependencies import bill, cache_control, count_requests
+from control_plane.api.dependencies import cache_control, count_requests, usage_recorder
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
@@ -21,18 +23,18 @@ from control_plane.api.sse import Events, EventStream
 from control_plane.auth.caller import caller_id
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
+from control_plane.generation.requests import GenerationRequest
 from control_plane.generation.result import GenerationResult
-from control_plane.generation.service import GenerationRequest
+from control_plane.inference.prompts import Prompt
 from control_plane.models.catalog import Model
 from control_plane.services import Services
-from control_plane.triton.codec import Prompt
 from control_plane.validation import check_request
 
 _RENAMED = {"stop_sequences": "stop"}
 
 
-class Asked:
-    """One request of ``/v1`` on its way to the generation service."""
+class RequestHandler:
+    """A request of ``/v1`` on its way to the generation service."""
 
     def __init__(self, body: V1Request, request: Request, services: Services) -> None:
         settle_unknown_fields(body, request)
@@ -42,23 +44,22 @@ class Asked:
         self.model: Model = services.generation.model(body.model)
         self._request = request
         self._receive = request.receive
-        self._bill = bill(request)
+        self._record_usage = usage_recorder(request)
         self._cache_control = cache_control(request)
         self._caller = caller_id(request.scope)
         self._services = services
         self.answers = body.n or 1  # to each prompt
 
     @property
-    def chat(self) -> Mapping[str, Any]:
-        """How the model writes tool calls and reasoning: `backends.text.chat_format`."""
-        chat: dict[str, Any] = self.model.facts.get("chat") or {}
-        return chat
+    def chat(self) -> ChatFacts:
+        """Return how the model writes tool calls and reasoning."""
+        return self.model.facts.chat
 
     def max_tokens(self, asked: int | None) -> int:
-        """What is asked for, or else all that fits."""
+        """Return the number that is asked for, or else all that fits."""
         if asked is not None:
             return asked
-        context: int = self.model.facts["context_length"]
+        context = self.model.context_length
         return min(context, self._services.settings.validation.max_tokens or context)
 
     def head(self, prefix: str, kind: str) -> Head:
@@ -70,12 +71,14 @@ class Asked:
     ) -> list[GenerationRequest]:
         """`answers` for each prompt, one after the other. Raises `InvalidRequest`."""
         count = len(prompts) * self.answers
-        if count > choices.MOST:
-            raise InvalidRequest(f"n: must ask for at most {choices.MOST} answers", param="n")
+        if count > choices.MAX_ANSWERS:
+            raise InvalidRequest(
+                f"n: must ask for at most {choices.MAX_ANSWERS} answers", param="n"
+            )
         for prompt in prompts:
             check_request(self._services.settings.validation, prompt, sampling["max_tokens"])
         if not self.body.streams or self.body.usage_in_stream:
-            returns = [*returns, "num_input_tokens"]
+            returns = [*returns, NUM_INPUT_TOKENS]
         count_requests(self._request, count - 1)
         seeds = self.body.seeds(count)
         return [
@@ -87,8 +90,8 @@ class Asked:
                 stream=self.body.streams,
                 returns=returns,
                 metadata=self.body.metadata or {},
-                bill=self._bill,
-                bills_prompt=number % self.answers == 0,
+                record_usage=self._record_usage,
+                counts_prompt=number % self.answers == 0,
                 cache=self._cache_control,
                 caller=self._caller,
             )
@@ -101,8 +104,9 @@ class Asked:
         head: Head,
         events: Callable[[ChunkFrame, Usage], Events],
     ) -> Response:
-        """Until the first responses are there, a failure keeps its status, and for no longer than
-        the client may be left without a sign."""
+        """Return a stream of events. Until the first responses are there, a failure keeps its
+        status; but the client is not left without a sign for longer than the keep-alive
+        interval."""
         usage = self._usage(requests)
         frame = ChunkFrame(head, self.body, usage, self.request_id)
         patience = self._services.settings.keep_alive_interval
@@ -122,7 +126,8 @@ class Asked:
         choice: Callable[[int, GenerationResult], Mapping[str, Any]],
         more: Callable[[GenerationResult], Mapping[str, Any]] = lambda _: {},
     ) -> Response:
-        """``more``: what the response says beside its choices, of the first one's prompt."""
+        """Return a whole response. ``more``: returns the fields beside its choices, which are
+        about the first prompt."""
         results = await until_disconnect(self._receive, self._results(requests))
         usage = self._usage(requests)
         for number, result in enumerate(results):

@@ -111,7 +111,7 @@ class ChatCompletionChunkChoice(BaseModel):
 
 
 class ChatCompletionChunk(BaseModel):
-    """An event of a stream."""
+    """An event of a chat stream."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -123,7 +123,7 @@ class ChatCompletionChunk(BaseModel):
 
 
 class CompletionLogprobsBody(BaseModel):
-    """Lists with an entry for each token. ``text_offset``: characters of the text before it."""
+    """Lists with an entry for each token. ``text_offset``: the characters of the text before it."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -155,7 +155,7 @@ class CompletionChunkChoice(CompletionChoiceBody):
 
 
 class CompletionChunk(BaseModel):
-    """An event of a stream."""
+    """An event of a completion stream."""
 
     id: str
     object: Literal["text_completion"]

@@ -19,7 +19,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every object of one response begins with."""
+    """The fields that every object of one response begins with."""
 
     id: str
     kind: str
@@ -36,7 +36,7 @@ class Head:
 
 
 class ChunkFrame:
-    """What stands around the ``choices`` of chunks."""
+    """The bytes around the ``choices`` of chunks."""
 
     def __init__(self, head: Head, body: V1Request, usage: Usage, request_id: str) -> None:
         opened = orjson.dumps(head.values())[:-1]
@@ -48,12 +48,12 @@ class ChunkFrame:
         self._plain_tail = b'],"usage":null}\n\n' if self._at_end else b"]}\n\n"
 
     def opened(self, index: int) -> bytes:
-        """A chunk up to the fields of its choice that differ from chunk to chunk."""
+        """Return a chunk up to the fields of its choice that differ from chunk to chunk."""
         return self._head + b'{"index":%d,' % index
 
     @property
     def tail(self) -> bytes:
-        """From the end of a choice to that of the chunk."""
+        """Return the end of a chunk, from the end of its choice on."""
         if not self.usage_in_chunks:
             return self._plain_tail
         return b'],"usage":' + orjson.dumps(self._usage.body()) + b"}\n\n"

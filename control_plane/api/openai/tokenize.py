@@ -18,7 +18,7 @@ from control_plane.api.json_body import MAX_MESSAGES
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.chat.messages import ChatMessage, Tool, for_templates
 from control_plane.errors import InvalidRequest
-from control_plane.triton.codec import Chat, Prompt, Text
+from control_plane.inference.prompts import Chat, Prompt, Text
 from control_plane.validation import check_length, check_request
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
@@ -91,16 +91,16 @@ class DetokenizeResponse(BaseModel):
 async def tokenize(
     body: TokenizeRequest, request: Request, services: ServicesDep
 ) -> TokenizeResponse:
-    """The token ids that a prompt becomes."""
+    """Return the token ids that a prompt becomes."""
     settle_unknown_fields(body, request)
     prompt = body.as_prompt()
     check_request(services.settings.validation, prompt, max_tokens=0)
     model = services.catalog.language_model(body.model)
-    work = services.generation.tokenize(model, request.state.request_id, prompt)
+    work = services.inspection.tokenize(model, request.state.request_id, prompt)
     tokens = await charged(request, work, lambda tokens: len(tokens.ids))
     return TokenizeResponse(
         count=len(tokens.ids),
-        max_model_len=model.facts["context_length"],
+        max_model_len=model.context_length,
         tokens=tokens.ids,
         token_strs=tokens.names if body.return_token_strs else None,
     )
@@ -110,17 +110,17 @@ async def tokenize(
 async def detokenize(
     body: DetokenizeRequest, request: Request, services: ServicesDep
 ) -> DetokenizeResponse:
-    """The text of token ids."""
+    """Return the text of token ids."""
     settle_unknown_fields(body, request)
     check_length(services.settings.validation, "tokens", len(body.tokens))
     model = services.catalog.language_model(body.model)
-    work = services.generation.detokenize(model, request.state.request_id, body.tokens)
+    work = services.inspection.detokenize(model, request.state.request_id, body.tokens)
     text = await charged(request, work, lambda _: len(body.tokens))
     return DetokenizeResponse(prompt=text)
 
 
 class TokenizerInfo(BaseModel):
-    """As ``tokenizer_config.json`` has it; further keys may come."""
+    """A tokenizer as ``tokenizer_config.json`` describes it; further keys may come."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -136,10 +136,10 @@ class TokenizerInfo(BaseModel):
 async def tokenizer_info(
     request: Request, services: ServicesDep, model: str | None = None
 ) -> TokenizerInfo:
-    """What a model's tokenizer is: its special tokens and chat template, and no paths.
+    """Describe a model's tokenizer: its special tokens and chat template, and no paths.
 
     Evaluation harnesses apply the template with it. ``model``: the default one where absent.
     """
     found = services.catalog.language_model(model)
-    work = services.generation.tokenizer_info(found, request.state.request_id)
+    work = services.inspection.tokenizer_info(found, request.state.request_id)
     return TokenizerInfo(**await until_disconnect(request.receive, work))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 
 
 class Usage:
-    """Counts tokens by choice. A prompt that has several answers counts once.
+    """A counter of tokens by choice. A prompt that has several answers counts once.
 
     ``counts_answers``: False where what is generated is not shown.
     """

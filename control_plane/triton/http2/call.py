@@ -16,7 +16,7 @@ STREAM_WINDOW = 1 << 20
 
 
 class Receiver(Protocol):
-    """Where a call's answer goes."""
+    """The receiver of a call's responses."""
 
     @property
     def has_waiting(self) -> bool:
@@ -40,11 +40,19 @@ class Carrier(Protocol):
 
 
 class Call:
-    """``timeout`` is in seconds, from now on."""
+    """A gRPC call. ``timeout`` is in seconds, from now on."""
 
     __slots__ = (
-        *("headers", "unsent", "window", "stream_id", "done"),
-        *("_receiver", "_carrier", "_reader", "_deadline", "_untaken"),
+        "_carrier",
+        "_deadline",
+        "_reader",
+        "_receiver",
+        "_untaken",
+        "done",
+        "headers",
+        "stream_id",
+        "unsent",
+        "window",
     )
 
     def __init__(self, headers: bytes, message: bytes, receiver: Receiver, timeout: float) -> None:
@@ -63,7 +71,8 @@ class Call:
         self._carrier, self.stream_id, self.window = carrier, stream_id, window
 
     def receive(self, data: bytes, size: int) -> None:
-        """``size``: what ``data`` counts in flow control, which is more where it was padded."""
+        """Take data. ``size``: what it counts in flow control, which is more where it was
+        padded."""
         self._untaken += size
         try:
             for message in self._reader.feed(data):
@@ -74,13 +83,13 @@ class Call:
             self.taken()  # a part of a message: its consumer cannot take that
 
     def taken(self) -> None:
-        """The consumer has all that has arrived: the server may send more."""
+        """Note that the consumer has all that has arrived: the server may send more."""
         if self._untaken >= STREAM_WINDOW // 2 and self._carrier is not None and not self.done:
             self._carrier.allow(self.stream_id, self._untaken)
             self._untaken = 0
 
     def complete(self, status: Status) -> None:
-        """The server ended the call, or will not."""
+        """End the call: the server has ended it, or will not."""
         if self.done:
             return
         self.done = True

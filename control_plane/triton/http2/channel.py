@@ -17,11 +17,12 @@ logger = logging.getLogger(__name__)
 UNIX = "unix:"
 """What the address of a socket in the file system begins with, as in gRPC."""
 _CONNECT_TIMEOUT = 5.0  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between attempts that fail
+_FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0  # seconds between attempts that fail
 
 
 class Channel:
-    """Connects when a call needs it. Between attempts that fail, calls fail at once.
+    """The connections to one server. It connects when a call needs it. Between attempts that fail,
+    calls fail at once.
 
     A connection that has no room, or is being made, lets calls wait until their deadline.
     """
@@ -38,7 +39,7 @@ class Channel:
         self._closed = False
 
     def start(self, call: Call) -> None:
-        """What fails is told to the call's receiver."""
+        """Start a call. What fails is told to its receiver."""
         self._waiting.append(call)
         self._advance()
 
@@ -88,7 +89,7 @@ class Channel:
             self._advance()
             return
         self._not_before = loop.time() + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, _MAX_PAUSE)
         self._fail(why)
 
     async def _open(self) -> Connection:
@@ -109,6 +110,6 @@ class Channel:
         self._advance()
 
     def _fail(self, why: str) -> None:
-        """All that wait."""
+        """Fail all calls that wait."""
         while self._waiting:
             self._waiting.popleft().complete(Status(StatusCode.UNAVAILABLE, why))

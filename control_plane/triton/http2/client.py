@@ -1,18 +1,23 @@
-"""The Triton client without grpc.aio, whose threads are most of what a token costs there."""
+"""The Triton client: gRPC on asyncio's own sockets.
+
+It does without grpc.aio, whose threads are a quarter to a third of what a token costs the gateway:
+see ``docs/architecture.md`` for the figures.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 from tritonclient.grpc import service_pb2
-from tritonclient.grpc.service_pb2 import ModelInferRequest
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from control_plane.errors import TriadError
-from control_plane.triton.base import BaseClient, Metadata, ResponseStream
+from control_plane.triton.base import BaseClient, Metadata, TritonStream
 from control_plane.triton.errors import translate
 from control_plane.triton.http2.call import Call, Receiver
 from control_plane.triton.http2.channel import UNIX, Channel
@@ -22,10 +27,11 @@ from control_plane.triton.http2.status import Status
 from control_plane.version import VERSION
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 class Http2Client(BaseClient):
-    """Implements `TritonClient`."""
+    """Implements `ModelClient` for one Triton server."""
 
     def __init__(
         self,
@@ -38,8 +44,13 @@ class Http2Client(BaseClient):
         self._authority = "localhost" if endpoint.startswith(UNIX) else endpoint
         self._channel = Channel(endpoint, calls_per_connection=calls_per_connection)
 
-    def infer(self, request: ModelInferRequest, *, timeout: float) -> Http2Stream:
-        stream = Http2Stream(self, request, timeout)
+    def send(
+        self,
+        message: ModelInferRequest,
+        decode: Callable[[ModelInferResponse], T],
+        timeout: float,
+    ) -> Http2Stream[T]:
+        stream = Http2Stream(self, message, decode, timeout)
         self._track(stream)
         self._channel.start(stream.call)
         return stream
@@ -68,11 +79,17 @@ class Http2Client(BaseClient):
         await self._channel.close()
 
 
-class Http2Stream(ResponseStream):
-    """Implements `InferStream`, and `Receiver` for its call."""
+class Http2Stream(TritonStream[T]):
+    """A stream over HTTP/2. Implements `ResponseStream`, and `Receiver` for its call."""
 
-    def __init__(self, client: Http2Client, request: ModelInferRequest, timeout: float) -> None:
-        super().__init__(client, request)
+    def __init__(
+        self,
+        client: Http2Client,
+        request: ModelInferRequest,
+        decode: Callable[[ModelInferResponse], T],
+        timeout: float,
+    ) -> None:
+        super().__init__(client, request, decode)
         self.call = client.call("ModelStreamInfer", request, self, timeout, ())
 
     @property
@@ -93,7 +110,8 @@ class Http2Stream(ResponseStream):
 
 
 class Answer:
-    """Implements `Receiver` for a call that has one answer. Waiting for it raises `TriadError`."""
+    """The response of a call that has one. Implements `Receiver`. Waiting for it raises
+    `TriadError`."""
 
     has_waiting = False
 
@@ -145,6 +163,7 @@ def _headers(authority: str, method: str, timeout: float, metadata: Metadata) ->
 
 
 def _timeout(seconds: float) -> str:
-    """At most 8 digits and a unit. For a server that would go on with a call that we gave up."""
+    """Return a timeout of at most 8 digits and a unit, for a server that would go on with a call
+    that we gave up."""
     milliseconds = max(1, round(seconds * 1000))
     return f"{milliseconds}m" if milliseconds < 10**8 else f"{min(round(seconds), 10**8 - 1)}S"

@@ -34,7 +34,8 @@ CALLS_PER_CONNECTION = 1 << 30
 
 
 class Connection(asyncio.Protocol):
-    """Implements `Carrier`. ``changed`` is called when it may take calls again, or no more.
+    """A connection. Implements `Carrier`. ``changed`` is called when it may take calls again, or no
+    more.
 
     It is ready when both sides have the other's settings: so no header block arrives that was
     written under other rules than ours.

@@ -37,7 +37,8 @@ Frame: TypeAlias = tuple[int, int, int, bytes]
 
 
 class ProtocolError(Exception):
-    """The peer does not keep to HTTP/2: the connection ends with this error code."""
+    """The error of a peer that does not keep to HTTP/2: the connection ends with this error
+    code."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -63,12 +64,12 @@ def reset(stream_id: int, code: int) -> bytes:
 
 
 def go_away(code: int) -> bytes:
-    """From a client, whose peer has begun no streams."""
+    """Return the GOAWAY frame of a client, whose peer has begun no streams."""
     return frame(GOAWAY, 0, 0, struct.pack(">II", 0, code))
 
 
 def header_frames(stream_id: int, block: bytes, max_size: int) -> bytes:
-    """A header block, and that the stream goes on."""
+    """Return the frames of a header block after which the stream goes on."""
     parts = [block[at : at + max_size] for at in range(0, len(block), max_size)]
     types = [HEADERS] + [CONTINUATION] * (len(parts) - 1)
     flags = [0] * (len(parts) - 1) + [END_HEADERS]
@@ -79,7 +80,7 @@ def header_frames(stream_id: int, block: bytes, max_size: int) -> bytes:
 
 
 class FrameReader:
-    """Cuts what arrives into frames. Raises `ProtocolError`."""
+    """A reader that cuts what arrives into frames. Raises `ProtocolError`."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -101,7 +102,7 @@ class FrameReader:
 
 
 def unpadded(flags: int, payload: bytes) -> bytes:
-    """The content of a DATA or HEADERS frame. Raises `ProtocolError`."""
+    """Return the content of a DATA or HEADERS frame. Raises `ProtocolError`."""
     if not flags & PADDED:
         return payload
     if not payload or payload[0] >= len(payload):
@@ -110,7 +111,7 @@ def unpadded(flags: int, payload: bytes) -> bytes:
 
 
 def number(payload: bytes) -> int:
-    """The payload of RST_STREAM and WINDOW_UPDATE. Raises `ProtocolError`."""
+    """Return the number in the payload of RST_STREAM or WINDOW_UPDATE. Raises `ProtocolError`."""
     if len(payload) != 4:
         raise ProtocolError(FRAME_SIZE_ERROR, "a frame of the wrong size")
     return int.from_bytes(payload, "big")
@@ -129,7 +130,7 @@ def parse_settings(payload: bytes) -> dict[int, int]:
 
 
 def parse_go_away(payload: bytes) -> tuple[int, int, bytes]:
-    """The last stream that was or will be processed, an error code, and words for people."""
+    """Return the last stream that was or will be processed, an error code, and words for people."""
     if len(payload) < 8:
         raise ProtocolError(FRAME_SIZE_ERROR, "GOAWAY of the wrong size")
     last, code = struct.unpack_from(">II", payload)

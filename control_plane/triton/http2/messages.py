@@ -13,7 +13,7 @@ def envelope(message: bytes) -> bytes:
 
 
 class MessageReader:
-    """Cuts what arrives into messages."""
+    """A reader that cuts what arrives into messages."""
 
     __slots__ = ("_rest",)
 
@@ -25,7 +25,7 @@ class MessageReader:
         return not self._rest
 
     def feed(self, data: bytes) -> Sequence[bytes]:
-        """The messages that are complete now. Raises `ValueError` for a compressed one."""
+        """Return the messages that are complete now. Raises `ValueError` for a compressed one."""
         if not self._rest and len(data) >= 5 and _end(data, 0) == len(data):
             return (data[5:],)  # the rule: one frame, one message
         self._rest += data

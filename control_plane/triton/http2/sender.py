@@ -10,7 +10,8 @@ from control_plane.triton.http2.call import Call
 
 
 class Sender:
-    """Writes no more than the server allows, so what waits in the transport is bounded by that."""
+    """The sender of a connection. It writes no more than the server allows, so what waits in the
+    transport is bounded by that."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.initial_window = frames.DEFAULT_WINDOW
@@ -25,7 +26,7 @@ class Sender:
         self._send(call)
 
     def allowed(self, increment: int, call: Call | None) -> None:
-        """A window has grown: that of a call, or of the connection."""
+        """Note that a window has grown: that of a call, or of the connection."""
         if call is None:
             self._window += increment
         else:

@@ -43,7 +43,8 @@ _RESET = {
 
 
 def from_trailers(headers: Headers) -> Status:
-    """Of the last header block, which is the only one where a call fails at once."""
+    """Return the status of the last header block, which is the only one where a call fails at
+    once."""
     if (number := headers.get(b"grpc-status")) is None:
         return from_http(headers) or Status(StatusCode.UNKNOWN, "no status at the end of the call")
     details = unquote_to_bytes(headers.get(b"grpc-message", b"")).decode(errors="replace")
@@ -51,7 +52,8 @@ def from_trailers(headers: Headers) -> Status:
 
 
 def from_http(headers: Headers) -> Status | None:
-    """None where the HTTP status is 200, or an interim one."""
+    """Return the status of an HTTP response that is none of gRPC; None where the HTTP status is
+    200, or an interim one."""
     http = headers.get(b":status", b"200")
     if http == b"200" or http.startswith(b"1"):
         return None

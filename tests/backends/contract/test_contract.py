@@ -13,9 +13,10 @@ from backends.contract.chat import ChatOptions
 from backends.contract.errors import EngineError, InvalidField
 from backends.contract.requests import GenerationRequest, decode_request
 from backends.contract.responses import Logprob, ResponseChunk, encode_response
-from backends.contract.sampling import SamplingParameters
+from backends.contract.sampling import PARAMETERS, SamplingParameters
 from backends.contract.structured import MAX_DEPTH, StructuredOutput
 from backends.contract.tensors import INPUTS, OUTPUTS
+from backends.sampling_parameters.kinds import Boolean, Integer, Kind, Number
 
 Array = NDArray[Any]
 
@@ -355,6 +356,21 @@ INVALID_VALUES: dict[str, list[object]] = {
     "include_stop_str_in_output": [2, "no"],
     "lora_name": [1, True, [], {}],
     "cache_salt": [1, True, [], {}, "x" * 1025],
+}
+
+
+def out_of_range(kind: Kind) -> list[object]:
+    """Return values that a parameter with a file of its own must refuse."""
+    assert isinstance(kind, Integer | Number | Boolean), "list its invalid values by hand"
+    if isinstance(kind, Boolean):
+        return [2, "no"]
+    return [kind.low - 1, kind.high + 1, NAN, INFINITY, True, "x"]
+
+
+INVALID_VALUES |= {
+    name: out_of_range(parameter.kind)
+    for name, parameter in PARAMETERS.items()
+    if parameter.effect is not None
 }
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as grpcclient
 
+from converters.common.options import ExportOptions
 from converters.encoder.export import export_encoder
-from converters.options import ExportOptions
 from tests.support.encoders import save_encoder
 from tests.support.triton import Triton, triton_server
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tritonclient.utils import InferenceServerException
 
 from tests.backends.encoder.conftest import LABELS, Sources
-from tests.support.contract import describe
+from tests.support.contract import cancel, describe
+from tests.support.contract import infer as ask
 from tests.support.encoders import CONTEXT, DIMENSION, embed
 from tests.support.triton import Triton
 
@@ -134,6 +135,15 @@ def test_it_describes_itself(triton: Triton) -> None:
     assert (facts["context_length"], facts["embedding_dimension"]) == (CONTEXT, DIMENSION)
     assert facts["parameters"] > 10_000
     assert describe(triton.grpc, "classifier")["labels"] == list(LABELS.values())
+
+
+def test_kinds_of_language_models_are_refused(triton: Triton) -> None:
+    problem = "request_kind: must be one of embed, describe, cancel, not `tokenize`"
+    with pytest.raises(InferenceServerException, match=problem):
+        ask(triton.grpc, "embedder", text_input="a", request_kind="tokenize")
+    rows = ask(triton.grpc, "embedder", text_input="a", request_kind="embed").responses[0]
+    assert rows["embedding"].shape == (1, DIMENSION)
+    assert cancel(triton.grpc, "embedder", "nobody") == 0
 
 
 def test_without_its_graph_it_says_so(client: Client, triton: Triton) -> None:

@@ -16,7 +16,7 @@ from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide, restrict
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.server import ROOT
 
 DEMO = ROOT / "model_repository" / "demo" / "1" / "weights"

@@ -13,9 +13,9 @@ import pytest
 
 from backends.contract.errors import Cancelled, InvalidField, Overloaded
 from backends.guidance.checked import MAX_PENDING
-from backends.guidance.compiler import CACHED, GrammarCompiler
+from backends.guidance.compiler import MAX_CACHED, GrammarCompiler
 from backends.guidance.guide import Guide
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED, allowed, request
 from tests.support.schemas import Schema
 
@@ -290,9 +290,9 @@ def test_guides_of_one_grammar_go_their_own_ways(guide: MakeGuide, tokenizer: To
 
 def test_as_many_grammars_are_kept(tokenizer: Tokenizer) -> None:
     compiler = GrammarCompiler(tokenizer.to_json, PADDED, EOS)
-    for number in range(CACHED + 1):
+    for number in range(MAX_CACHED + 1):
         compiler.prepare(request(guided={"regex": f"a{{{number}}}"})).result(30)
-    assert compiler.prepare(request(guided={"regex": f"a{{{CACHED}}}"})).done()
+    assert compiler.prepare(request(guided={"regex": f"a{{{MAX_CACHED}}}"})).done()
     assert not compiler.prepare(request(guided={"regex": "a{0}"})).done()
     compiler.close()
 

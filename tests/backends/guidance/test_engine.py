@@ -17,7 +17,7 @@ from backends.contract.sampling import SamplingParameters
 from backends.engine import EngineRequest, Token
 from backends.pytorch.engine import PyTorchEngine
 from backends.pytorch.loading import LoadOptions, load
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import DEMO
 from tests.support.server import wait_until
 

@@ -14,7 +14,7 @@ from backends.contract.structured import StructuredOutput
 from backends.guidance.gbnf import lark_rules
 from backends.guidance.grammar import lark_grammar
 from backends.guidance.vocabulary import Vocabulary
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED
 
 JSON = r"""

@@ -13,7 +13,7 @@ import pytest
 from backends.contract.errors import InvalidField
 from backends.guidance.guide import Guide
 from backends.guidance.patterns import is_regular, safe_pattern
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.test_compiler import keeps
 from tests.support.schemas import Schema
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
 from backends.guidance.vocabulary import Vocabulary
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import EOS, PADDED, allowed, request, sentencepiece_json
 
 ADDED = {

@@ -21,7 +21,7 @@ from backends.guidance.checked import MAX_SLOW
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
 from backends.guidance.trials import QUICK, SLOW
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import DEMO, EOS, PADDED, request
 from tests.support.server import ROOT, wait_until
 
@@ -194,7 +194,7 @@ def test_it_ends_with_the_compiler(tokenizer: Tokenizer) -> None:
 PARENT = f"""
 import time
 from backends.guidance.compiler import GrammarCompiler
-from backends.text import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.backends.guidance.conftest import request
 from tests.backends.guidance.test_trials import SLOWEST
 made = GrammarCompiler(Tokenizer({str(DEMO)!r}).to_json, {PADDED}, {EOS})

@@ -67,13 +67,13 @@ def test_many_sequences_come_and_go(runner: InProcessRunner) -> None:
     and some of them leave NaN behind."""
     chance = random.Random(0)
     running: list[Running] = []
-    free, left, held = set(range(SLOTS)), 64, dict[int, list[int]]()
+    free, left, cached = set(range(SLOTS)), 64, dict[int, list[int]]()
     while left or running:
         while left and free and (not running or chance.random() < 0.5):
             slot = chance.choice(sorted(free))
             free.remove(slot)
-            ids, computed = begin(runner, chance, slot, running, held)
-            held.pop(slot, None)
+            ids, computed = begin(runner, chance, slot, running, cached)
+            cached.pop(slot, None)
             limit, chunk = chance.randint(len(ids) + 1, CONTEXT), chance.choice([3, CONTEXT])
             running.append(Running(slot, ids, computed, limit, chunk))
             left -= 1
@@ -81,7 +81,7 @@ def test_many_sequences_come_and_go(runner: InProcessRunner) -> None:
         for sequence in [s for s in running if len(s.ids) >= s.limit or chance.random() < 0.02]:
             running.remove(sequence)
             runner.release(sequence.slot)
-            held[sequence.slot] = sequence.ids[: sequence.computed]
+            cached[sequence.slot] = sequence.ids[: sequence.computed]
             free.add(sequence.slot)
 
 
@@ -90,13 +90,13 @@ def begin(
     chance: random.Random,
     slot: int,
     running: list[Running],
-    held: dict[int, list[int]],
+    cached: dict[int, list[int]],
 ) -> tuple[list[int], int]:
     """The ids of a new sequence in ``slot``, and how many of them are computed already."""
     ids = [chance.randrange(POISON) for _ in range(chance.randint(1, 20))]
     if chance.random() < 0.3:
         ids[-1] = POISON
-    others = {s.slot: s.ids[: s.computed] for s in running} | held
+    others = {s.slot: s.ids[: s.computed] for s in running} | cached
     source = chance.choice([*others, None]) if others else None
     if source is None or POISON in others[source]:
         return ids, 0

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from backends.onnxruntime_shim.auto_complete import auto_complete
 from backends.onnxruntime_shim.config import ConfigError
 from backends.onnxruntime_shim.config import ModelConfig as BackendConfig
-from backends.onnxruntime_shim.graph import Graph
+from backends.onnxruntime_shim.graph import OnnxGraph
 from backends.onnxruntime_shim.kv_cache import KVCache
 from tests.support import onnx_models, toy_decoder
 
@@ -95,7 +95,7 @@ Y = 'output [ { name: "%s" data_type: TYPE_%s dims: [ 3 ] } ]\n'
 def test_what_does_not_fit_the_graph(tmp_path: Path, text: str, says: str) -> None:
     config = make(tmp_path, onnx_models.matmul()[0], text)
     with pytest.raises(ConfigError, match=says):
-        Graph(config, "CPU", 0)
+        OnnxGraph(config, "CPU", 0)
 
 
 def test_max_batch_size_without_a_batch_dimension(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_states_are_not_completed_as_inputs(tmp_path: Path) -> None:
 
 def test_a_cache_that_does_not_fit_the_memory(tmp_path: Path) -> None:
     native, embedded = toy_decoder.configs(4, 1000)
-    graph = Graph(make(tmp_path, toy_decoder.decoder(), embedded, native), "CPU", 0)
+    graph = OnnxGraph(make(tmp_path, toy_decoder.decoder(), embedded, native), "CPU", 0)
     with pytest.raises(ConfigError, match=r"needs .* GiB.*would fit: max_candidate_sequences \d+"):
         KVCache(graph, slots=1 << 40)
 

@@ -28,9 +28,9 @@ def folder(tiny_qwen2: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def attributor(folder: Path) -> Iterator[Attributor]:
-    made = Attributor(str(folder), torch.device("cpu"))
-    yield made
-    made.close()
+    attributor = Attributor(str(folder), torch.device("cpu"))
+    yield attributor
+    attributor.close()
 
 
 def ask(
@@ -107,7 +107,7 @@ def test_the_queue_is_bounded_and_closing_answers_what_is_left(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attribution, "MAX_WAITING", 3)
-    monkeypatch.setattr(attribution, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(attribution, "MAX_BATCH_TOKENS", 1)
     attributor = Attributor(str(folder), torch.device("cpu"))
     answers: queue.Queue[Attribution | EngineError] = queue.Queue()
     refused = 0

@@ -1,9 +1,9 @@
 """Decode steps that are replayed give the tokens of ``generate``, whoever joins and leaves.
 
-There are three ways to replay. `plain` calls the step again, which tests everything about it but
-that. `traced` records its operations once and runs those alone, as a CUDA graph does: what Python
-has decided is decided for good, and code that reads a value out of a tensor cannot be captured.
-`CudaGraphs` needs a GPU: its tests are in ``tests/gpu``.
+There are three ways to replay. `no_capture` calls the step again, which tests everything but the
+capture. `traced` records the step's operations once and runs those alone, as a CUDA graph does: the
+branches that Python has taken are fixed, and code that reads a value out of a tensor cannot be
+captured. `CudaGraphs` needs a GPU: its tests are in ``tests/gpu``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from backends.batching.runner import Segment
 from backends.engine import EngineRequest
 from backends.pytorch import loading
 from backends.pytorch.engine import PyTorchEngine
-from backends.pytorch.graphs import Capture, Function, plain
-from backends.pytorch.loading import Loaded, LoadOptions, load, use_graphs
+from backends.pytorch.graphs import Capture, Function, no_capture
+from backends.pytorch.loading import LoadedCausalLM, LoadOptions, load, use_graphs
 from backends.pytorch.runner import SlotRunner, layer_shapes
 from backends.pytorch.self_check import SelfCheck
 from backends.pytorch.slots import LayerShape, SlotCache
-from backends.pytorch.static_decode import SCRATCH, Shape, StaticDecode, sizes
+from backends.pytorch.static_decode import SCRATCH, StaticDecode, StepShape, doubled_sizes
 from tests.support.architectures import BATCHED, GPT, SMALL, save_random
 from tests.support.engines import (
     ENDLESS,
@@ -76,7 +76,7 @@ class WatchedRunner(SlotRunner):
         cache = SlotCache(shapes, slots, context, model.device, scratch=SCRATCH)
         super().__init__(model, cache, slots)
         self.replay_decodes(capture, model.config.vocab_size)
-        self.shapes: list[Shape | None] = []  # of each step; None: not replayed
+        self.shapes: list[StepShape | None] = []  # of each step; None: not replayed
 
     def compute(
         self,
@@ -92,13 +92,13 @@ class WatchedRunner(SlotRunner):
         self.shapes.append(self._static.shape(segments) if replays and self._static else None)
         logits = super().compute(segments, ids, last)
         assert logits.isfinite().all()
-        for buffer, held in zip(buffers, before, strict=True):
+        for buffer, kept in zip(buffers, before, strict=True):
             for segment in segments:
                 own = slice(segment.start, segment.end)
                 assert buffer[segment.slot, :, own].isfinite().all()
-                held[segment.slot, :, own] = buffer[segment.slot, :, own]
+                kept[segment.slot, :, own] = buffer[segment.slot, :, own]
             context = self._cache.context
-            assert torch.equal(buffer[:, :, :context], held[:, :, :context]), "not the step's own"
+            assert torch.equal(buffer[:, :, :context], kept[:, :, :context]), "not the step's own"
         return logits
 
 
@@ -113,11 +113,11 @@ def make_engine(tiny_qwen2: PreTrainedModel) -> Iterator[MakeEngine]:
         model: PreTrainedModel = tiny_qwen2,
         slots: int = 16,
         context: int = CONTEXT,
-        capture: Capture = plain,
+        capture: Capture = no_capture,
         **options: int,
     ) -> tuple[PyTorchEngine, WatchedRunner]:
         runner = WatchedRunner(copy.deepcopy(model), slots, context, capture)
-        loaded = Loaded(
+        loaded = LoadedCausalLM(
             runner=runner,
             context_length=context,
             vocab_size=VOCABULARY,
@@ -144,9 +144,9 @@ def slot_runner(model: PreTrainedModel, slots: int = 4, context: int = 256) -> S
 
 @pytest.mark.parametrize(
     ("model_type", "capture"),
-    [(name, plain) for name in NAMED] + [(name, traced) for name in TRACED],
+    [(name, no_capture) for name in NAMED] + [(name, traced) for name in TRACED],
 )
-def test_a_crowd_gets_the_tokens_of_generate(
+def test_concurrent_requests_get_the_tokens_of_generate(
     make_engine: MakeEngine, tmp_path: Path, model_type: str, capture: Capture
 ) -> None:
     """Alone; six at once; and when all but the one in the highest slot have left."""
@@ -170,21 +170,21 @@ def test_every_architecture_passes_the_self_check(tmp_path: Path, model_type: st
     model = save_random(model_type, BATCHED[model_type], tmp_path)
     runner = slot_runner(model)
     check = SelfCheck.of(model, VOCABULARY, 256)
-    assert use_graphs(runner, plain, VOCABULARY, check, TOLERANCE) is None
+    assert use_graphs(runner, no_capture, VOCABULARY, check, TOLERANCE) is None
     assert runner._static is not None
 
 
 def test_the_self_check_replays_both_kinds_of_step(tiny_qwen2: PreTrainedModel) -> None:
-    runner = WatchedRunner(copy.deepcopy(tiny_qwen2), 4, 256, plain)
+    runner = WatchedRunner(copy.deepcopy(tiny_qwen2), 4, 256, no_capture)
     assert SelfCheck.of(tiny_qwen2, VOCABULARY, 256).deviation(runner) < TOLERANCE
-    assert Shape(4, 128, gathers=False) in runner.shapes
-    assert Shape(1, 128, gathers=True) in runner.shapes
+    assert StepShape(4, 128, gathers=False) in runner.shapes
+    assert StepShape(1, 128, gathers=True) in runner.shapes
 
 
-# --- in a crowd ---------------------------------------------------------------------------------
+# --- concurrent requests ------------------------------------------------------------------------
 
 
-def test_a_crowd_that_joins_leaves_and_cancels_at_random(
+def test_requests_that_join_leave_and_are_cancelled_at_random(
     make_engine: MakeEngine, tiny_qwen2: PreTrainedModel
 ) -> None:
     """Every answer is what it is alone, in steps of every size."""
@@ -203,8 +203,8 @@ def test_a_crowd_that_joins_leaves_and_cancels_at_random(
         prompt = chance.choice(roots)[: chance.randint(1, 60)]
         prompt = prompt + random_prompt(chance.randrange(99), chance.randint(1, 160))
         wishes.append((prompt, chance.choice((3, 10, 40, 120))))
-        crowd = (1, 3, 24)[number // 8 % 3]
-        while len(live) >= crowd:
+        concurrent = (1, 3, 24)[number // 8 % 3]
+        while len(live) >= concurrent:
             collect()
             time.sleep(0.001)
             if live and chance.random() < 0.002:
@@ -234,7 +234,7 @@ def test_rows_between_running_ones_are_left_alone(
     ]
     for prompt, sink in zip(prompts, sinks, strict=True):
         assert sink.wait().ids == generate(tiny_qwen2, prompt, len(sink.tokens))
-    assert Shape(8, 256, gathers=False) in runner.shapes
+    assert StepShape(8, 256, gathers=False) in runner.shapes
     before = engine.describe()["reused_tokens"]
     for prompt in (prompts[slot] for slot in (0, 2, 3, 5, 7)):
         assert run(engine, prompt) == generate(tiny_qwen2, prompt)
@@ -277,7 +277,7 @@ def test_sampling_and_prompt_logprobs_are_those_of_packed_steps(make_engine: Mak
 
 
 def test_a_step_that_fails_fails_its_own_request(make_engine: MakeEngine) -> None:
-    """GPT-2 has no position 64: an engine that is told of a longer context gets there."""
+    """GPT-2 has no position 64: an engine with a longer context reaches it."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(**GPT | {"n_positions": 64})).eval()
     engine, _ = make_engine(model, slots=4, context=128)
@@ -292,7 +292,7 @@ def test_a_step_that_fails_fails_its_own_request(make_engine: MakeEngine) -> Non
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "expected"),
+    ("minimum", "maximum", "expected"),
     [
         (1, 1, [1]),
         (1, 6, [1, 2, 4, 6]),
@@ -302,32 +302,32 @@ def test_a_step_that_fails_fails_its_own_request(make_engine: MakeEngine) -> Non
         (128, 1000, [128, 256, 512, 1000]),
     ],
 )
-def test_sizes_are_doubled_up_to_the_last(least: int, most: int, expected: list[int]) -> None:
-    assert sizes(least, most) == expected
+def test_sizes_are_doubled_up_to_the_last(minimum: int, maximum: int, expected: list[int]) -> None:
+    assert doubled_sizes(minimum, maximum) == expected
 
 
 @pytest.fixture
 def static_decode(tiny_qwen2: PreTrainedModel) -> StaticDecode:
     cache = SlotCache(layer_shapes(tiny_qwen2), 16, 1000, torch.device("cpu"), scratch=SCRATCH)
-    return StaticDecode(tiny_qwen2, cache, 16, VOCABULARY, plain)
+    return StaticDecode(tiny_qwen2, cache, 16, VOCABULARY, no_capture)
 
 
 @pytest.mark.parametrize(
     ("slots", "end", "expected"),
     [
-        ([0], 1, Shape(1, 128, gathers=False)),
-        ([0], 129, Shape(1, 256, gathers=False)),
-        ([1], 1000, Shape(2, 1000, gathers=False)),
-        ([2], 128, Shape(1, 128, gathers=True)),
-        ([15], 128, Shape(1, 128, gathers=True)),
-        ([0, 7], 128, Shape(2, 128, gathers=True)),
-        ([2, 4, 7], 128, Shape(8, 128, gathers=False)),
-        ([0, 1, 15], 513, Shape(4, 1000, gathers=True)),
-        ([0, 1, 2, 3, 15], 300, Shape(16, 512, gathers=False)),
+        ([0], 1, StepShape(1, 128, gathers=False)),
+        ([0], 129, StepShape(1, 256, gathers=False)),
+        ([1], 1000, StepShape(2, 1000, gathers=False)),
+        ([2], 128, StepShape(1, 128, gathers=True)),
+        ([15], 128, StepShape(1, 128, gathers=True)),
+        ([0, 7], 128, StepShape(2, 128, gathers=True)),
+        ([2, 4, 7], 128, StepShape(8, 128, gathers=False)),
+        ([0, 1, 15], 513, StepShape(4, 1000, gathers=True)),
+        ([0, 1, 2, 3, 15], 300, StepShape(16, 512, gathers=False)),
     ],
 )
 def test_keys_are_gathered_where_that_moves_less(
-    static_decode: StaticDecode, slots: list[int], end: int, expected: Shape
+    static_decode: StaticDecode, slots: list[int], end: int, expected: StepShape
 ) -> None:
     segments = [Segment(slot, 0, 1) for slot in slots[:-1]] + [Segment(slots[-1], end - 1, 1)]
     assert static_decode.shape(segments) == expected
@@ -405,19 +405,19 @@ def test_captures_end_when_their_time_is_over(
     """Shapes that are left are computed as they are without graphs: those with the most keys."""
     runner = slot_runner(tiny_qwen2, context=1000)
     model, cache = runner._model, runner._cache
-    made = 0
+    captured = 0
 
     def slow(function: Function) -> Function:
-        nonlocal made
-        made += 1
+        nonlocal captured
+        captured += 1
         time.sleep(0.02)
         return function
 
     static = StaticDecode(model, cache, 4, VOCABULARY, slow)
     with caplog.at_level(logging.INFO, "backends.pytorch.static_decode"):
         static.prepare(0.1)
-    assert 4 <= made < len(static.shapes)
-    assert f"{made} of {len(static.shapes)} CUDA graphs captured" in caplog.text
+    assert 4 <= captured < len(static.shapes)
+    assert f"{captured} of {len(static.shapes)} CUDA graphs captured" in caplog.text
     assert static.compute([Segment(0, 5, 1)], [[1]]) is not None
     assert static.compute([Segment(0, 990, 1)], [[1]]) is None
 
@@ -448,7 +448,7 @@ def test_a_model_that_cannot_be_captured_is_decoded_without_graphs() -> None:
     model = dynamic_rope()
     runner = slot_runner(model)
     check = SelfCheck.of(model, VOCABULARY, 256)
-    assert use_graphs(runner, plain, VOCABULARY, check, TOLERANCE) is None
+    assert use_graphs(runner, no_capture, VOCABULARY, check, TOLERANCE) is None
     reason = use_graphs(runner, traced, VOCABULARY, check, TOLERANCE)
     assert reason is not None
     assert "get value out of a tracing tensor" in reason

@@ -62,7 +62,7 @@ def outputs(engine: PyTorchEngine, prompts: Sequence[Sequence[int]]) -> list[lis
 
 
 @pytest.mark.parametrize("model_type", BATCHED)
-def test_a_crowd_gets_the_tokens_of_generate(folder: Path, model_type: str) -> None:
+def test_concurrent_requests_get_the_tokens_of_generate(folder: Path, model_type: str) -> None:
     model = save_random(model_type, BATCHED[model_type], folder)
     engine = start(folder)
     try:
@@ -120,7 +120,7 @@ def test_every_precision_is_near_the_exact_one(
     deviation = check.deviation(loaded.runner)
     assert deviation < limit
     if level != "O0" or dtype == "int8":
-        assert deviation > 1e-4, "nothing was made less precise"
+        assert deviation > 1e-4, "nothing became less precise"
 
 
 def test_norms_of_o2_compute_in_float32(qwen2: tuple[Path, PreTrainedModel]) -> None:

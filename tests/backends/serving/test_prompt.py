@@ -14,9 +14,9 @@ from backends.contract.requests import GenerationRequest
 from backends.contract.sampling import SamplingParameters
 from backends.serving import pool as pools
 from backends.serving import prompt as prompts
-from backends.serving.pool import LONG_BYTES, WorkPool
+from backends.serving.pool import MIN_LONG_BYTES, WorkPool
 from backends.serving.prompt import PromptReader
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.tokenizers import save_tokenizer
 
 CONTEXT, VOCABULARY = 100, 400
@@ -63,7 +63,7 @@ def test_equal_prompts_are_read_once(tokenizer: CountingTokenizer) -> None:
 def test_what_is_kept_has_a_bound(
     tokenizer: CountingTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "KEPT_TOKENS", 20)
+    monkeypatch.setattr(prompts, "MAX_KEPT_TOKENS", 20)
     reader = PromptReader(tokenizer, CONTEXT, VOCABULARY)
     for text in ("7" * 8, "8" * 8, "9" * 8):
         reader.read(text, request(prompt=text), nobody_left)
@@ -133,7 +133,7 @@ def test_ids_are_those_of_the_model(ids: tuple[int, ...], tokenizer: CountingTok
 
 
 def test_short_texts_do_not_wait_for_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "MAX_WAITING_BYTES", 10 * LONG_BYTES)
+    monkeypatch.setattr(pools, "MAX_WAITING_BYTES", 10 * MIN_LONG_BYTES)
     pool, gate, short, done = WorkPool(), threading.Event(), threading.Event(), list[str]()
 
     def long() -> None:
@@ -144,9 +144,9 @@ def test_short_texts_do_not_wait_for_long_ones(monkeypatch: pytest.MonkeyPatch) 
         raise ValueError("ends neither its thread nor anything else")
 
     try:
-        pool.submit(long, 9 * LONG_BYTES)
+        pool.submit(long, 9 * MIN_LONG_BYTES)
         with pytest.raises(Overloaded, match="waiting"):
-            pool.submit(fail, 2 * LONG_BYTES)
+            pool.submit(fail, 2 * MIN_LONG_BYTES)
         for work in (fail, partial(done.append, "a"), partial(done.append, "b"), short.set):
             pool.submit(work, 10)
         assert short.wait(10)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.contract.chat import ChatOptions, Message, messages_from_json
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.tokenizers import save_tokenizer
 
 TURNS = "<|im_start|>{{ m.role }}\n{{ m.content }}"

@@ -9,7 +9,7 @@ import pytest
 
 from backends.contract.chat import ChatOptions, Message
 from backends.contract.errors import InvalidField
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.tokenizers import KINDS, save_tokenizer
 
 TEMPLATE = (

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
-from backends.text.length import LONGEST_COMPOSITION, characters_per_token
-from backends.text.tokenizer import Tokenizer
+from backends.text.length import MAX_COMPOSED_CHARACTERS, characters_per_token
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from tests.support.server import WEIGHTS
 from tests.support.tokenizers import KINDS, save_tokenizer
 
@@ -81,4 +81,4 @@ def test_a_token_that_takes_in_the_spaces_beside_it_has_none() -> None:
 
 def test_the_longest_composition() -> None:
     characters = (c for c in map(chr, range(sys.maxunicode + 1)) if not "\ud800" <= c <= "\udfff")
-    assert max(len(unicodedata.normalize("NFD", c)) for c in characters) == LONGEST_COMPOSITION
+    assert max(len(unicodedata.normalize("NFD", c)) for c in characters) == MAX_COMPOSED_CHARACTERS

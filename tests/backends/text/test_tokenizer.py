@@ -19,10 +19,10 @@ from backends.text.detokenizer import (
     REPLACEMENT,
     WINDOW_TOKENS,
     Detokenizer,
-    Verbatim,
+    RawDecoder,
 )
 from backends.text.offsets import token_offsets
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and then the other dogs bark.",
@@ -338,7 +338,7 @@ def test_a_special_token_has_its_own_text(byte_level: Tokenizer) -> None:
     assert byte_level.token(id_) == ("<s>", None)
     assert byte_level.is_special(id_)
     assert byte_level.decode([id_]) == ""
-    assert Verbatim(byte_level).decode([id_]) == "<s>"
+    assert RawDecoder(byte_level).decode([id_]) == "<s>"
 
 
 # --- chat ---------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ def test_offsets_of_ids_are_those_of_their_text(
     tokenizer: Tokenizer = request.getfixturevalue(name)
     ids = tokenizer.encode(text)
     for part in (ids, ids[:-1], ids[1:], [0, *ids]):
-        detokenizer, offsets, length = Detokenizer(Verbatim(tokenizer), []), [], 0
+        detokenizer, offsets, length = Detokenizer(RawDecoder(tokenizer), []), [], 0
         for id_ in part:
             offsets.append(length)
             length += len(detokenizer.push(id_))

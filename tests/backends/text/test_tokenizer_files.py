@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 
 from backends.contract.errors import EngineError
-from backends.text.tokenizer import Tokenizer
+from backends.text.tokenizer import HuggingFaceTokenizer as Tokenizer
 from backends.text.tokenizer_files import SENTENCEPIECE
 from tests.support.server import ROOT
 from tests.support.tokenizers import CORPUS

@@ -14,7 +14,6 @@ import openai
 import pytest
 import requests
 from redis import Redis
-from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from control_plane.auth.keys import KeyStore
 from tests.conftest import ServerFactory
@@ -205,32 +204,27 @@ def test_a_salt_keeps_answers_apart(caching: TriadServer, prompt: str) -> None:
     assert complete() != made
 
 
-def _packed(*responses: ModelInferResponse) -> bytes:
-    bodies = [response.SerializeToString() for response in responses]
-    return zlib.compress(b"".join(len(body).to_bytes(4, "little") + body for body in bodies))
+def _packed(*deltas: dict[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(deltas).encode())
 
 
-def _response(**outputs: bytes) -> ModelInferResponse:
-    response = ModelInferResponse()
-    for name, value in outputs.items():
-        response.outputs.add(name=name, datatype="BYTES", shape=[1])
-        response.raw_output_contents.append(len(value).to_bytes(4, "little") + value)
-    return response
-
-
-TEXT = _response(text_output=b"x", finish_reason=b"None")
-END = _response(text_output=b"", finish_reason=b"stop")
+TEXT = {"text": "x", "tokens": 1}
+END = {"text": "", "tokens": 0, "finish_reason": "stop"}
 POISON: dict[str, bytes] = {
     "nothing": b"",
-    "no answer": zlib.compress(b""),
-    "an empty response": _packed(ModelInferResponse()),
+    "no answer": _packed(),
+    "an empty response": _packed({}),
     "an answer without its end": _packed(TEXT),
     "an answer that ends twice": _packed(END, END),
-    "an end for no known reason": _packed(_response(finish_reason=b"done")),
+    "an end for no known reason": _packed(END | {"finish_reason": "done"}),
     "a cut value": _packed(TEXT, END)[:-4],
-    "a text that is not UTF-8": _packed(_response(text_output=b"\xff", finish_reason=b"stop")),
-    "other log probabilities": _packed(_response(finish_reason=b"stop", logprobs=b"[5]")),
+    "a text that is not UTF-8": zlib.compress(b'[{"text": "\xff", "tokens": 1}]'),
+    "a text that is a number": _packed(TEXT | {"text": 5}, END),
+    "an unknown field": _packed(TEXT | {"more": 5}, END),
+    "other log probabilities": _packed(END | {"logprobs": [5]}),
+    "log probabilities without a rank": _packed(END | {"logprobs": [{"7": {"logprob": -1.0}}]}),
     "a value that unpacks to a gigabyte": zlib.compress(bytes(2**30), 1),
+    "nesting without an end": zlib.compress(b"[" * 2**20),
     "noise": bytes(range(256)),
 }
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 from typing import Any
 
 import pytest
 import requests
 
-from tests.support.contract import InferenceServerException, describe, infer
+from tests.support.contract import InferenceServerException, cancel, describe, infer
 from tests.support.server import TriadServer, wait_until
 
 HUGE = "word " * 700_000
@@ -130,4 +129,4 @@ def test_what_is_asked_about_a_model_is_answered_at_once(server: TriadServer) ->
     assert facts["tokenize_length"] == 4 * facts["context_length"]
     assert 1 < facts["characters_per_token"] < 200
     assert facts["chat"]["keeps_texts"] is True
-    assert json.loads(infer(server.grpc, "demo", cancel="nobody").text) == 0
+    assert cancel(server.grpc, "demo", "nobody") == 0

@@ -16,9 +16,9 @@ from starlette.types import Message, Receive
 from control_plane.api import errors
 from control_plane.api.sse import EventEncoder, EventStream
 from control_plane.errors import EngineFailed, InvalidRequest, ModelNotFound
+from control_plane.inference.responses import Delta
 from control_plane.middleware.failure import FailureMiddleware
 from control_plane.middleware.request_id import RequestIdMiddleware
-from control_plane.triton.codec import Delta
 from control_plane.triton.errors import from_text
 
 

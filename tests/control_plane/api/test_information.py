@@ -8,6 +8,7 @@ import pytest
 
 from control_plane.api.models import parameter_count
 from control_plane.observability.stats import uptime
+from tests.conftest import SHARED_MODELS
 from tests.support.server import TriadServer
 
 
@@ -38,6 +39,8 @@ def test_probes(server: TriadServer) -> None:
 def test_models(server: TriadServer) -> None:
     body = server.get("/models").json()
     assert body["default_model"] == "demo"
+    names = {model["name"] for model in body["models"]}
+    assert names == SHARED_MODELS  # and no graph that a model calls, nor others of the repository
     demo = next(m for m in body["models"] if m["name"] == "demo")
     assert list(demo) == ["name", "type", "parameters", "context_length", "loaded", "backend"]
     assert demo["type"] == "causal_lm"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from control_plane.api.json_body import (
-    MAX_DEPTH,
     MAX_FIELDS,
     MAX_INTEGER_DIGITS,
     MAX_NODES,
@@ -19,6 +18,7 @@ from control_plane.api.json_body import (
     parse_body,
     parse_json,
 )
+from control_plane.api.json_check import MAX_DEPTH
 from control_plane.errors import InvalidRequest
 from tests.support.timing import assert_linear
 

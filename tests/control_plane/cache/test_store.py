@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import typing
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from control_plane.cache.store import DiskStore, MemoryStore, RedisStore, Store, StoreError
+from control_plane.cache.disk_store import DiskStore
+from control_plane.cache.memory_store import MemoryStore
+from control_plane.cache.redis_store import RedisStore
+from control_plane.cache.store import Store, StoreError, check_store, open_store, store_module
+from control_plane.settings import CachingSettings
 from tests.support.redis_server import RedisServer, redis_server
 
 SIZE = 100_000
@@ -22,19 +27,33 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield running
 
 
-@pytest.fixture(params=["memory", "disk", pytest.param("redis", marks=pytest.mark.process)])
+CACHE_TYPES = typing.get_args(CachingSettings.model_fields["cache_type"].annotation)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.process] if name == "redis" else [])
+        for name in CACHE_TYPES
+    ]
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Keeps things for 0.5 s."""
-    made: Store
-    if request.param == "memory":
-        made = MemoryStore(SIZE, 0.5)
-    elif request.param == "disk":
-        made = DiskStore(tmp_path / "new", SIZE, 0.5)
-    else:
-        redis: RedisServer = request.getfixturevalue("redis")
-        made = RedisStore(redis.url, 0.5)
-    yield made
-    await made.close()
+    """Open each store that the settings know. It keeps values for 1 s."""
+    values = {"cache_type": request.param, "cache_size": SIZE, "ttl_seconds": 1}
+    if request.param == "redis":
+        values["redis_url"] = request.getfixturevalue("redis").url
+    settings = CachingSettings.model_validate(values)
+    settings.folder = tmp_path / "new"
+    check_store(settings)
+    opened = open_store(settings)
+    yield opened
+    await opened.close()
+
+
+def test_each_store_of_the_settings_has_its_module() -> None:
+    assert {"memory", "disk", "redis"} <= set(CACHE_TYPES)
+    for cache_type in CACHE_TYPES:
+        module = store_module(cache_type)
+        assert callable(module.check) and callable(module.open_store)
 
 
 async def test_what_is_put_can_be_got_for_a_while(store: Store) -> None:
@@ -44,7 +63,7 @@ async def test_what_is_put_can_be_got_for_a_while(store: Store) -> None:
     assert await store.get(key) == b"\0one"
     await store.put(key, b"two")
     assert await store.get(key) == b"two"
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.1)
     assert await store.get(key) is None
 
 

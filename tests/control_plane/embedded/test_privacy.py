@@ -22,8 +22,8 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc
 
 from control_plane.embedded import private_process
-from control_plane.embedded.control import control_metadata
-from control_plane.embedded.runtime import LONGEST_SOCKET, SHARED_MEMORY, Runtime
+from control_plane.embedded.runtime import MAX_SOCKET_NAME, SHARED_MEMORY, Runtime
+from control_plane.triton.base import control_metadata
 from tests.conftest import ServerFactory
 from tests.support.contract import infer
 from tests.support.processes import regions_of, runtime_folder
@@ -220,5 +220,5 @@ def test_a_socket_has_an_address_that_grpc_understands(
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     runtime = Runtime()
     assert runtime.folder.parent == Path("/tmp")
-    assert len(str(runtime.folder / "grpc:1")) < LONGEST_SOCKET
+    assert len(str(runtime.folder / "grpc:1")) < MAX_SOCKET_NAME
     runtime.close()

@@ -23,7 +23,7 @@ async def test_a_check_without_an_answer_is_no_death(tmp_path: Path) -> None:
     deaths: list[Model] = []
     with triton_server(tmp_path, repository, "scripted", loses_a_model=True) as triton:
         client = Http2Client(triton.grpc)
-        catalog = Catalog(client, "scripted", timeout=1.0, on_death=deaths.append)
+        catalog = Catalog(client, "scripted", timeout=1.0, on_unhealthy=deaths.append)
         await catalog.refresh()
         model = catalog.ready(None)
 

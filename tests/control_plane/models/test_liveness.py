@@ -19,7 +19,7 @@ from tests.support.server import wait_until
 
 TIMEOUT = 5.0
 MISSED = DeadlineExceeded()
-ALIVE, BUSY, DEAD = State.ALIVE, State.BUSY, State.DEAD
+ALIVE, BUSY, DEAD = State.ALIVE, State.BUSY, State.UNHEALTHY
 
 
 class Watched:

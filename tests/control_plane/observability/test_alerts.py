@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from backends.contract.facts import GpuMemory, ModelFacts
 from control_plane.models.catalog import Model
-from control_plane.observability.alerts import CHECKS, FEWEST_REQUESTS, Alerts
+from control_plane.observability.alerts import CHECKS, MIN_REQUESTS, Alerts
 from control_plane.observability.metrics import Metrics
 from control_plane.settings import AlertThresholds
 from tests.conftest import ServerFactory
@@ -67,7 +68,7 @@ async def test_what_clients_do_is_no_error(outcome: str) -> None:
 
 async def test_few_requests_say_nothing() -> None:
     metrics, alerts = watched()
-    end(metrics, "engine_error", FEWEST_REQUESTS - 1)
+    end(metrics, "engine_error", MIN_REQUESTS - 1)
     alerts.check()
     assert not firing(metrics, "error_rate")
     end(metrics, "deadline_exceeded")
@@ -107,12 +108,15 @@ async def test_latencies_over_all_buckets() -> None:
 
 
 async def test_the_fullest_gpu_counts() -> None:
-    gpus = [{"total": 24 * GIB, "used": used * GIB, "free": 0} for used in (1, 23)]
-    models = [Model("a", "a"), Model("b", "b", facts={"gpus": gpus})]
+    def gpus(*used: int) -> ModelFacts:
+        memory = (GpuMemory(total=24 * GIB, used=part * GIB, free=0) for part in used)
+        return ModelFacts(gpus=tuple(memory))
+
+    models = [Model("a", "a"), Model("b", "b", facts=gpus(1, 23))]
     metrics, alerts = watched(models, gpu_memory_usage=0.95)
     alerts.check()
     assert firing(metrics, "gpu_memory_usage")
-    gpus[1]["used"] = 22 * GIB
+    models[1].facts = gpus(1, 22)
     alerts.check()
     assert not firing(metrics, "gpu_memory_usage")
 

@@ -11,9 +11,10 @@ import onnxruntime as ort
 import pytest
 
 from control_plane import ConfigManager, ModelManager
+from control_plane.engines.converter import ConversionFailed
+from control_plane.engines.entry import ModelError
 from control_plane.errors import ModelNotReady
-from control_plane.models.converter import ConversionFailed
-from control_plane.models.repository import DEFAULT_REPOSITORY, ModelError
+from control_plane.models.repository import DEFAULT_REPOSITORY
 from tests.support.decoders import save_decoder
 from tests.support.server import TRIAD
 

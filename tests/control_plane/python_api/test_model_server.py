@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from backends.contract.sampling import PARAMETERS
 from control_plane import ConfigManager, ModelServer
+from control_plane.engines import pytorch
+from control_plane.engines.entry import ModelError
 from control_plane.errors import InvalidRequest, ModelNotFound, ModelNotReady
-from control_plane.models.repository import ModelError
+from control_plane.python_api.options import OPTIONS
 from control_plane.settings import SettingsError
 from tests.conftest import ServerFactory
 from tests.support.server import SCRIPTED, TriadServer
@@ -56,6 +61,27 @@ def test_errors_are_ours(model_server: ModelServer) -> None:
         model_server.load_model("/nowhere")
 
 
+def test_every_option_is_checked_by_name(model_server: ModelServer) -> None:
+    signature = inspect.signature(model_server.generate)
+    assert signature.parameters.keys() == {"prompt", "model", *OPTIONS}
+    wrong: dict[str, Any] = {name: [{}] for name in OPTIONS}
+    wrong |= {"logit_bias": "x", "no_such_option": 1}
+    for name, value in wrong.items():
+        with pytest.raises(InvalidRequest) as caught:
+            model_server.generate("Hello", **{name: value})
+        assert caught.value.param == {"stop": "stop_sequences"}.get(name, name)
+    for name in PARAMETERS.keys() - OPTIONS.keys():
+        with pytest.raises(InvalidRequest, match=f"^{name}: is not returned") as caught:
+            model_server.generate("Hello", **{name: 1})
+        assert caught.value.param == name
+
+
+def test_an_option_with_a_file_of_its_own(model_server: ModelServer) -> None:
+    question = "What is machine learning?"
+    narrow = model_server.generate(question, temperature=2.0, top_n_sigma=1e-6, max_tokens=12)
+    assert narrow.text == model_server.generate(question, temperature=0.0, max_tokens=12).text
+
+
 def test_a_second_model(model_server: ModelServer) -> None:
     model_server.load_model(str(SCRIPTED))
     assert model_server.generate('{"tokens": 3}').text == "0 1 2 "
@@ -81,7 +107,7 @@ def test_the_engine_that_is_asked_for_at_a_running_server(server: TriadServer) -
             joined.load_model("demo")
         config.serving.backend_type = "onnx"
         joined.load_model("demo")
-        config.serving.pytorch.num_threads = 1
+        config.serving.engine(pytorch.ENGINE).num_threads = 1
         with pytest.raises(SettingsError, match=r"serving\.pytorch\.num_threads: is for the serv"):
             joined.load_model("demo")
 

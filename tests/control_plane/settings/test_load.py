@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.engines import ENGINE_NAMES
 from control_plane.settings import Settings, SettingsError, load_settings
 
 
@@ -76,7 +77,7 @@ def test_wrong_keys(file: Path, text: str, expected: str) -> None:
         ("http.header_timeout", "0", "a number above 0, not 0"),
         ("model", '""', 'text that is not empty, not ""'),
         ("models", "demo", 'a list, not "demo"'),
-        ("backend_type", "tgi", 'one of pytorch, onnx, vllm, not "tgi"'),
+        ("backend_type", "tgi", f'one of {", ".join(ENGINE_NAMES)}, not "tgi"'),
         ("request_timeout", "0", "a number above 0, not 0"),
         ("request_timeout", ".inf", "a number above 0, not Infinity"),
         ("request_timeout", "2024-01-02", 'a number above 0, not "2024-01-02"'),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from control_plane.engines import vllm
 from control_plane.settings import ConfigManager, SettingsError
 
 
@@ -45,10 +46,10 @@ def test_the_environment_names_the_file_and_overrides_it(
 def test_keys_and_sections_can_be_assigned() -> None:
     config = ConfigManager()
     config.serving.backend_type = "onnx"
-    config.serving.vllm.max_num_seqs = 8
+    config.serving.engine(vllm.ENGINE).max_num_seqs = 8
     assign(config, "batching", {"enabled": True, "max_batch_size": 4})
     assert config.settings.serving.backend_type == "onnx"
-    assert config.serving.vllm.max_num_seqs == 8
+    assert config.serving.engine(vllm.ENGINE).max_num_seqs == 8
     assert (config.serving.batching.enabled, config.serving.batching.max_batch_size) == (True, 4)
 
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from control_plane.errors import InvalidRequest
+from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 from control_plane.settings import ValidationSettings
-from control_plane.triton.codec import Chat, Prompt, Text, TokenIds
 from control_plane.validation import check_request
 
 TEXT = "a\tb\nc"

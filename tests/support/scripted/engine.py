@@ -28,12 +28,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from backends.contract import names
 from backends.contract.chat import ChatOptions, Message, Tool
 from backends.contract.errors import EngineError, InvalidField, ShuttingDown
 from backends.contract.responses import FinishReason
-from backends.engine import EngineRequest, GenerationOnly, Token
+from backends.engine import Engine, EngineRequest, Token
 from backends.text.chat_format import ChatFormat
-from backends.text.tokenizer import RenderedChat
+from backends.tokenizer import RenderedChat
 from tests.support.scripted.replies import answer
 
 
@@ -58,7 +59,7 @@ class Vocabulary:
 
 
 class ScriptTokenizer:
-    """Bytes in; numbers, or a script's text, out."""
+    """Implements `backends.tokenizer.Tokenizer`: bytes in; numbers, or a script's text, out."""
 
     characters_per_token = None
     keeps_texts = False
@@ -87,12 +88,18 @@ class ScriptTokenizer:
     ) -> list[int]:
         return self.encode(chat.text)
 
+    def encode_continuation(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         skipped = self.is_special if skip_special_tokens else lambda _: False
         return "".join(self.token(id_)[0] for id_ in ids if not skipped(id_))
 
     def text_offsets(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [at for at, character in enumerate(text) for _ in character.encode()]
+
+    def to_json(self) -> str:
+        raise ValueError("a script's tokenizer is not one of the tokenizers library")
 
     def info(self) -> dict[str, Any]:
         return {"tokenizer_class": type(self).__name__}
@@ -141,7 +148,7 @@ class _Script:
                 script.get(key) for key in ("fail_at", "hang_at", "exit_at")
             )
         except (ValueError, TypeError, AttributeError) as error:
-            raise InvalidField("text_input", f"is not a script: {error}") from None
+            raise InvalidField(names.TEXT_INPUT, f"is not a script: {error}") from None
         self.request = request
         self.made = len(request.output_ids)
 
@@ -175,7 +182,7 @@ class _Script:
         return Token(id_, -0.5, 1, ((id_, -0.5),))
 
 
-class ScriptedEngine(GenerationOnly):
+class ScriptedEngine(Engine):
     """Implements `backends.engine.Engine`."""
 
     context_length = 1 << 20

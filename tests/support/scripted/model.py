@@ -15,7 +15,7 @@ class TritonPythonModel(ServedModel):
         self._vocabulary = Vocabulary()
         super().initialize(args)
 
-    def create_tokenizer(self, options: ModelOptions) -> ScriptTokenizer:  # type: ignore[override]
+    def create_tokenizer(self, options: ModelOptions) -> ScriptTokenizer:
         chat_format = ChatFormat.of(
             options.parameters.get("chat_template", "messages"), lambda text: text.startswith("<|")
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from backends.contract.facts import ChatFacts
+from backends.contract.names import IN_REASONING, LOGPROBS, TEXT_OFFSETS
 from backends.contract.structured import StructuredOutput
 from control_plane.api.openai.chat.parts import (
     AnswerParser,
@@ -20,8 +22,8 @@ from control_plane.errors import InvalidRequest
 from control_plane.generation.result import GenerationResult
 
 
-class Asking(Protocol):
-    """What matters here of a chat request."""
+class ChatRequestView(Protocol):
+    """The fields of a chat request that matter here."""
 
     skip_special_tokens: bool | None
     return_token_ids: bool | None
@@ -40,11 +42,12 @@ class Asking(Protocol):
 
 
 class AnswerReader:
-    """``chat``: how the model writes calls and reasoning, `backends.text.chat_format`."""
+    """The reader of a chat request's answers. ``chat``: how the model writes calls and
+    reasoning, as its facts describe it."""
 
-    def __init__(self, body: Asking, tools: ToolChoice, chat: Mapping[str, Any]) -> None:
+    def __init__(self, body: ChatRequestView, tools: ToolChoice, chat: ChatFacts) -> None:
         """Raises `InvalidRequest`."""
-        if tools.mode == "auto" and chat.get("tools") is None:
+        if tools.mode == "auto" and chat.tools is None:
             raise InvalidRequest(
                 "tools: cannot be left to the model: its chat template writes no tool calls, or "
                 "none in a form that is known here; `tool_choice` may be none, required, or named",
@@ -65,17 +68,17 @@ class AnswerReader:
         return self.parser(False) is not None
 
     def sampling(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """The request's ``own`` sampling parameters, and what reading its answers takes. Raises
-        `InvalidRequest`."""
+        """Return the request's ``own`` sampling parameters, and those that reading its answers
+        takes. Raises `InvalidRequest`."""
         values = dict(own)
         if self.top_logprobs is not None:
             values["logprobs"] = self.top_logprobs
-        guided = self._tools.guided(self._structure, self._chat.get("tools"))
+        guided = self._tools.guided(self._structure, self._chat.tools)
         if guided is not None:
             values.pop("response_format", None)
             values["guided"] = guided
         if (
-            self._chat.get("special_tokens")
+            self._chat.special_tokens
             and self._parses
             and not self._tools.forced
             and not self._keeps_special_tokens
@@ -85,25 +88,26 @@ class AnswerReader:
 
     def returns(self) -> list[str]:
         """Outputs that are needed."""
-        names = [] if self.top_logprobs is None else ["logprobs", "text_offsets"]
+        names = [] if self.top_logprobs is None else [LOGPROBS, TEXT_OFFSETS]
         names += self._returns
-        return [*names, "in_reasoning"] if self._chat.get("reasoning") else names
+        return [*names, IN_REASONING] if self._chat.reasoning else names
 
     def logprobs(self) -> ChatLogprobs | None:
-        """For one answer; None where they are not asked for."""
+        """Return the builder of one answer's log probabilities, or None where they are not asked
+        for."""
         if self.top_logprobs is None:
             return None
         return ChatLogprobs(self.top_logprobs, as_ids=self._tokens_as_ids)
 
     def parser(self, in_reasoning: bool) -> AnswerParser | None:
-        """For one answer; None where it is text alone."""
+        """Return the parser of one answer, or None where the answer is text alone."""
         return self._tools.parser(self._chat, in_reasoning, self._structured)
 
     def finish_reason(self, reason: str, called: bool) -> str:
         return self._tools.finish_reason(reason, called)
 
     def whole(self, index: int, result: GenerationResult) -> dict[str, Any]:
-        """An entry of ``choices``."""
+        """Return a whole answer as an entry of ``choices``."""
         parser = self.parser(result.in_reasoning)
         message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
         if parser is not None:
@@ -119,7 +123,8 @@ class AnswerReader:
 
 
 def _message(parts: Sequence[Part]) -> dict[str, Any]:
-    """``reasoning`` is vLLM's name, ``reasoning_content`` its older one and DeepSeek's.
+    """Return the message that an answer's parts make. ``reasoning`` is vLLM's name,
+    ``reasoning_content`` its older one and DeepSeek's.
 
     https://docs.vllm.ai/en/stable/features/reasoning_outputs/
     """

@@ -13,7 +13,7 @@ Content: TypeAlias = str | list[dict[str, Any]] | None
 
 
 def _content(value: object) -> str | list[dict[str, str]] | None:
-    """A text, or a list of text parts. Raises `ValueError`."""
+    """Return a message's content: a text, or a list of text parts. Raises `ValueError`."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -46,7 +46,7 @@ class ToolCall(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """Keys that are not known are the chat template's: it gets them as they are."""
+    """A message. Keys that are not known are passed on to the chat template as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -81,8 +81,8 @@ def _name(value: str) -> str:
 
 
 class FunctionDefinition(BaseModel):
-    """Keys that are not known are the chat template's, as those of messages are: `return` of
-    transformers' ``get_json_schema`` is one."""
+    """A function. Keys that are not known are passed on to the chat template, as those of
+    messages are: `return` of transformers' ``get_json_schema`` is one."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 

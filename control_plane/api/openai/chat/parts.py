@@ -19,7 +19,8 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A tool call, whose arguments follow. ``index``: its place among the answer's calls."""
+    """The begin of a tool call, whose arguments follow. ``index``: its place among the answer's
+    calls."""
 
     index: int
     id: str
@@ -28,7 +29,7 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """A further piece of the call's JSON text."""
+    """A further piece of a call's JSON text."""
 
     index: int
     text: str
@@ -38,16 +39,17 @@ Part: TypeAlias = Content | Reasoning | CallStart | CallArguments
 
 
 class AnswerParser(Protocol):
-    """Takes one answer's text in pieces, and gives its parts as early as they are certain."""
+    """A parser that takes one answer's text in pieces, and gives its parts as early as they are
+    certain."""
 
     def push(self, text: str) -> list[Part]: ...
 
     def finish(self) -> list[Part]:
-        """What was held back, when no more text comes."""
+        """Return the parts that were held back, when no more text comes."""
 
 
 class Markers:
-    """Finds the first of some markers in a text that comes in pieces."""
+    """A finder of the first of some markers in a text that comes in pieces."""
 
     def __init__(self, *markers: str) -> None:
         self._markers = markers
@@ -55,8 +57,8 @@ class Markers:
         self._pattern = re.compile("|".join(map(re.escape, markers)))
 
     def find(self, text: str, at: int) -> tuple[int, str]:
-        """Where the text from ``at`` on ends that is before a marker, or may be; and the marker,
-        "" where none is there in whole."""
+        """Return where the text from ``at`` on ends that is before a marker, or may be; and the
+        marker, which is "" where no whole one is there."""
         for beginning in self._beginnings:
             if text.find(beginning, at) >= 0:
                 break
@@ -77,13 +79,13 @@ def overlap(text: str, marker: str, at: int = 0) -> int:
 
 
 class TrailingSpace:
-    """Keeps back the white space that a text ends with, until more text comes."""
+    """A buffer that keeps back the white space that a text ends with, until more text comes."""
 
     def __init__(self) -> None:
         self._kept: list[str] = []
 
     def push(self, text: str) -> str:
-        """What was kept back and the text, but for the white space at its end."""
+        """Return what was kept back and the text, but for the white space at its end."""
         said = text.rstrip()
         if len(said) == len(text) and not self._kept:
             return text
@@ -105,6 +107,6 @@ _NO_SPACE = re.compile(r"\S")
 
 
 def after_space(text: str, at: int = 0) -> int:
-    """Where the white space that stands at ``at`` ends."""
+    """Return where the white space that begins at ``at`` ends."""
     found = _NO_SPACE.search(text, at)
     return found.start() if found else len(text)

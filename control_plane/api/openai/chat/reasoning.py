@@ -14,7 +14,7 @@ from control_plane.api.openai.chat.parts import (
 
 
 class TextParser:
-    """Content alone."""
+    """The parser of an answer that is content alone."""
 
     def push(self, text: str) -> list[Part]:
         return [Content(text)] if text else []
@@ -24,10 +24,10 @@ class TextParser:
 
 
 class ReasoningParser:
-    """Reasoning at the beginning of an answer; the rest is the ``inner`` parser's.
+    """The parser of an answer that may begin with reasoning; the ``inner`` parser reads the rest.
 
-    ``inside``: the prompt has opened it already. White space at its borders is dropped. The time
-    is linear in the text, however it is cut.
+    ``inside``: the prompt has opened the reasoning already. White space at its borders is dropped.
+    The time is linear in the text, however it is cut.
     """
 
     def __init__(self, markers: tuple[str, str], inside: bool, inner: AnswerParser) -> None:

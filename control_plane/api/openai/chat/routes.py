@@ -17,14 +17,14 @@ from control_plane.api.openai.chat.messages import ChatMessage, Tool, for_templa
 from control_plane.api.openai.chat.stream import ChatChoice, ChatEvents
 from control_plane.api.openai.fields import TopLogprobs, V1Request
 from control_plane.api.openai.logprobs import prompt_logprobs
-from control_plane.api.openai.respond import Asked
+from control_plane.api.openai.respond import RequestHandler
 from control_plane.api.openai.responses import ChatCompletion
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.tools.fields import ToolChoice
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
 from control_plane.generation.result import GenerationResult
-from control_plane.triton.codec import Chat
+from control_plane.inference.prompts import Chat
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
@@ -73,7 +73,7 @@ class ChatCompletionRequest(V1Request):
         return ToolChoice.of(self.tools or [], self.tool_choice, parallel)
 
     def of_prompt(self, result: GenerationResult) -> dict[str, Any]:
-        """What is asked for of the prompt."""
+        """Return the fields that the request wants of its prompt."""
         fields: dict[str, Any] = {}
         if self.prompt_logprobs is not None:
             scored = prompt_logprobs(result.prompt_logprobs, self.prompt_logprobs)
@@ -106,7 +106,7 @@ async def chat_completions(
     body: ChatCompletionRequest, request: Request, services: ServicesDep
 ) -> Response:
     """Answer a conversation, as OpenAI's API does."""
-    asked = Asked(body, request, services)
+    asked = RequestHandler(body, request, services)
     tools = body.choice_of_tools()
     reader = AnswerReader(body, tools, asked.chat)
     limit = asked.max_tokens(body.limit)

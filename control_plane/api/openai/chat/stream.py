@@ -19,14 +19,14 @@ from control_plane.api.openai.chat.parts import (
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import TriadError
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 
 _ROLE = b'{"role":"assistant","content":""}'
 _GOES_ON = b',"logprobs":null,"finish_reason":null}'
 
 
 class ChatChoice:
-    """One answer's chunks."""
+    """The chunks of one answer."""
 
     def __init__(self, frame: ChunkFrame, index: int, reader: AnswerReader) -> None:
         self._frame = frame
@@ -41,7 +41,7 @@ class ChatChoice:
         self.begun = False
 
     def begin(self, first: Delta) -> bytes:
-        """The chunk before those of deltas, of which ``first`` is the first."""
+        """Return the chunk that comes before those of deltas, of which ``first`` is the first."""
         self.begun = True
         self._parser = self._reader.parser(first.in_reasoning)
         self._plain = self._parser is None and self._logprobs is None and not self._gives_token_ids
@@ -78,7 +78,8 @@ class ChatChoice:
         return chunks
 
     def _tokens(self, delta: Delta) -> bytes:
-        """What a chunk says of the delta's tokens; nothing where that is not asked for."""
+        """Return the part of a chunk about the delta's tokens, which is empty where it is not
+        asked for."""
         said = b""
         if self._logprobs is not None and (entries := self._logprobs.push(delta)):
             said = b',"logprobs":' + orjson.dumps({"content": entries, "refusal": None})
@@ -110,7 +111,7 @@ def _delta(part: Part) -> dict[str, Any]:
 
 
 class ChatEvents:
-    """Implements `control_plane.api.sse.Events`."""
+    """The events of a chat stream. Implements `control_plane.api.sse.Events`."""
 
     def __init__(self, frame: ChunkFrame, choices: Sequence[ChatChoice], usage: Usage) -> None:
         self._choices = choices

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from backends.contract.names import LOGPROBS, PROMPT_LOGPROBS, TEXT_OFFSETS
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
@@ -27,20 +28,20 @@ from control_plane.api.openai.fields import (
     V1Request,
     are_token_ids,
 )
-from control_plane.api.openai.respond import Asked
+from control_plane.api.openai.respond import RequestHandler
 from control_plane.api.openai.responses import Completion
 from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import InvalidRequest
 from control_plane.generation.result import GenerationResult
+from control_plane.inference.prompts import Text, TokenIds
 from control_plane.services import Services
-from control_plane.triton.codec import Text, TokenIds
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
 
 def _prompts(value: object) -> list[str | list[int]]:
-    """A text, token ids, or a list of either. Raises `ValueError`."""
+    """Return the prompts of a text, of token ids, or of a list of either. Raises `ValueError`."""
     items: list[Any] = value if isinstance(value, list) else [value]
     if isinstance(value, list) and are_token_ids(items):
         items = [items]
@@ -96,8 +97,8 @@ class CompletionRequest(V1Request):
         """Outputs that are needed."""
         names = list(self.common_returns())
         if self.logprobs is not None:
-            names += ["logprobs", "text_offsets"]
-            names += ["prompt_logprobs"] if self.echo and self.prompt_logprobs is None else []
+            names += [LOGPROBS, TEXT_OFFSETS]
+            names += [PROMPT_LOGPROBS] if self.echo and self.prompt_logprobs is None else []
         return names
 
     def options(self) -> CompletionOptions:
@@ -117,7 +118,7 @@ class CompletionRequest(V1Request):
 @router.post("/v1/completions", response_model=Completion, responses=documented_errors())
 async def completions(body: CompletionRequest, request: Request, services: ServicesDep) -> Response:
     """Continue texts, as OpenAI's API does."""
-    asked = Asked(body, request, services)
+    asked = RequestHandler(body, request, services)
     # At least one token has to be made, if only for the prompt to be looked at.
     sampling = body.sampling(max(1, asked.max_tokens(body.limit)))
     prompts = body.prompts()
@@ -144,16 +145,16 @@ async def completions(body: CompletionRequest, request: Request, services: Servi
     return await asked.stream(requests, head, events)
 
 
-async def _echoes(body: CompletionRequest, asked: Asked, services: Services) -> list[Echo]:
+async def _echoes(body: CompletionRequest, asked: RequestHandler, services: Services) -> list[Echo]:
     async def echo(prompt: Text | TokenIds) -> Echo:
-        generation, model = services.generation, asked.model
+        inspection, model = services.inspection, asked.model
         if isinstance(prompt, Text):
             text = prompt.text
         else:
-            text = await generation.detokenize(model, asked.request_id, prompt.ids)
+            text = await inspection.detokenize(model, asked.request_id, prompt.ids)
         if body.logprobs is None:
             return Echo(text)
-        tokens = await generation.tokenize(
+        tokens = await inspection.tokenize(
             model, asked.request_id, prompt, must_fit=True, offsets=True
         )
         first = f"token_id:{tokens.ids[0]}" if body.return_tokens_as_token_ids else tokens.texts[0]

@@ -13,14 +13,14 @@ from control_plane.api.openai.streams import ChunkFrame
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import TriadError
 from control_plane.generation.result import GenerationResult
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 
 _GOES_ON = b',"logprobs":null,"finish_reason":null}'
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """A prompt that is given back before its continuation.
+    """A prompt that is returned before its continuation.
 
     ``first``: the text of its first token, which has no log probability. ``offsets``: where each
     token's text begins.
@@ -33,7 +33,7 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class CompletionOptions:
-    """What a completion is to have beside its text.
+    """The options of what a completion has beside its text.
 
     ``logprobs``, ``prompt_logprobs``: alternatives to each token; None: not even the token.
     ``text``: False with ``max_tokens`` 0.
@@ -117,7 +117,7 @@ class CompletionChoice:
 
 
 class CompletionEvents:
-    """Implements `control_plane.api.sse.Events`."""
+    """The events of a completion stream. Implements `control_plane.api.sse.Events`."""
 
     def __init__(
         self, frame: ChunkFrame, choices: Sequence[CompletionChoice], usage: Usage

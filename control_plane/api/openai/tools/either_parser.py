@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.text.chat_format import TOOL_MARKERS
+from backends.contract.facts import TOOL_MARKERS
 from control_plane.api.openai.chat.parts import AnswerParser, Content, Part
 from control_plane.api.openai.chat.reasoning import TextParser
 
 
 class EitherParser:
-    """Structured text may spell a marker of calls: there it is text.
+    """The parser of an answer that is either tool calls or structured text, which may spell a
+    marker of calls: there it is text.
 
-    ``calls`` reads an answer that is calls. ``names``: the functions that there are. (With Llama's
-    format, JSON that begins as a call of one of them is a call.)
+    ``calls`` reads an answer that is calls. ``names``: the functions that there are. With Llama's
+    format, JSON that begins as a call of one of them is a call.
     """
 
     def __init__(self, calls: AnswerParser, tool_format: str, names: Sequence[str]) -> None:
@@ -34,7 +35,7 @@ class EitherParser:
         return self._parts(self._inner.push(text))
 
     def _reader(self) -> AnswerParser | None:
-        """None: it cannot be told yet."""
+        """Return the parser that fits the answer, or None while that cannot be told."""
         seen = "".join(self._held.split())
         if any(seen.startswith(beginning) for beginning in self._beginnings):
             return self._calls

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backends.contract.facts import ChatFacts
 from backends.contract.structured import StructuredOutput, describes_object
 from control_plane.api.openai.chat.messages import Tool
 from control_plane.api.openai.chat.parts import AnswerParser
@@ -19,7 +20,7 @@ Mode = Literal["none", "auto", "required", "named"]
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """``tools``: those that the answer may call, in the order of the request."""
+    """The tools that an answer may call or must call. ``tools``: in the order of the request."""
 
     mode: Mode
     tools: Sequence[Tool] = ()
@@ -27,7 +28,8 @@ class ToolChoice:
 
     @classmethod
     def of(cls, tools: Sequence[Tool], choice: object, parallel: bool) -> ToolChoice:
-        """``choice``: the request's ``tool_choice``. Raises `InvalidRequest`."""
+        """Return the tool choice of a request. ``choice``: its field ``tool_choice``. Raises
+        `InvalidRequest`."""
         names = [tool.function.name for tool in tools]
         if len(set(names)) < len(names):
             raise InvalidRequest("tools: must have different names", param="tools")
@@ -67,8 +69,9 @@ class ToolChoice:
     def guided(
         self, structure: StructuredOutput | None, tool_format: str | None
     ) -> dict[str, Any] | None:
-        """The contract's ``guided``, which makes the engine write calls, or calls or else text of a
-        ``structure``; None: what the request has is enough. Raises `InvalidRequest`."""
+        """Return the contract's ``guided`` that makes the engine write calls, or calls or else
+        text of a ``structure``; None where what the request has is enough. Raises
+        `InvalidRequest`."""
         if self.mode == "named":
             return {"json": self._parameters(self.tools[0])}
         if self.mode == "required":
@@ -92,18 +95,17 @@ class ToolChoice:
             ) from None
 
     def finish_reason(self, reason: str, called: bool) -> str:
-        """OpenAI's: a function that the client named is an answer, not the model's wish to call."""
+        """Return OpenAI's finish reason: a function that the client named is an answer, not the
+        model's wish to call."""
         return "tool_calls" if called and reason == "stop" and self.mode != "named" else reason
 
-    def parser(
-        self, chat: Mapping[str, Any], in_reasoning: bool, structured: bool
-    ) -> AnswerParser | None:
-        """For one answer; None where it is text alone.
+    def parser(self, chat: ChatFacts, in_reasoning: bool, structured: bool) -> AnswerParser | None:
+        """Return the parser of one answer, or None where the answer is text alone.
 
-        ``chat``: the model's `chat_format`. ``structured``: the answer's form is given,
-        from its first token on, so that no reasoning comes before it.
+        ``structured``: the answer's form is given from its first token on, so that no reasoning
+        comes before it.
         """
-        tool_format, reasoning = chat.get("tools"), chat.get("reasoning")
+        tool_format, reasoning = chat.tools, chat.reasoning
         most = None if self.parallel else 1
         if self.forced:
             named = self.tools[0].function.name if self.mode == "named" else None
@@ -116,7 +118,7 @@ class ToolChoice:
                 inner = EitherParser(inner, tool_format, names)
         if reasoning is None or structured:
             return inner
-        return ReasoningParser(tuple(reasoning), in_reasoning, inner or TextParser())
+        return ReasoningParser(reasoning, in_reasoning, inner or TextParser())
 
 
 def _invalid(problem: str) -> InvalidRequest:

@@ -29,7 +29,7 @@ from control_plane.api.openai.tools.scanner import CallScanner
 
 
 class CallParser:
-    """Tool calls among content.
+    """The parser of an answer with tool calls among content.
 
     ``names``: the functions that there are. ``most``: calls after so many are dropped.
     """
@@ -110,7 +110,7 @@ class CallParser:
         return self._end_calls(), at
 
     def _skip(self, text: str) -> None:
-        """What stands before a call: text where none comes."""
+        """Pass over what stands before a call, which is text where no call comes."""
         if self._opened:
             self._opened.append(text)
         elif text.isspace():
@@ -153,7 +153,7 @@ class CallParser:
         return self._as_written(call.raw)
 
     def _as_written(self, text: str) -> list[Part]:
-        """What looked like a call, up to here."""
+        """Return as text what has looked like a call."""
         opened = "".join(self._opened)
         self._opened.clear()
         return self._say(opened + text)
@@ -171,7 +171,7 @@ class CallParser:
         return f"call_{secrets.token_hex(12)}"
 
     def finish(self) -> list[Part]:
-        """A call that was cut off stays one once it has been announced."""
+        """Return the last parts. A call that was cut off stays one once it has been announced."""
         if self._call is not None:
             if self._announced:
                 return []
@@ -184,14 +184,15 @@ class CallParser:
 
 
 class HermesParser(CallParser):
-    """``<tool_call>{"name": …, "arguments": {…}}</tool_call>``: Hermes, Qwen 2.5 and 3."""
+    """The parser of ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``: Hermes, Qwen 2.5
+    and 3."""
 
     BEGIN, END = "<tool_call>", "</tool_call>"
 
 
 class Llama3Parser(CallParser):
-    """``{"name": …, "parameters": {…}}`` from the beginning, or after ``<|python_tag|>``; several
-    with ``;`` between them: Llama 3.1 to 3.3. Other JSON is content."""
+    """The parser of ``{"name": …, "parameters": {…}}`` at the beginning, or after
+    ``<|python_tag|>``, several with ``;`` between them: Llama 3.1 to 3.3. Other JSON is content."""
 
     BEGIN = "<|python_tag|>"
     BETWEEN = ";"
@@ -214,7 +215,7 @@ class Llama3Parser(CallParser):
 
 
 class MistralParser(CallParser):
-    """``[TOOL_CALLS][{"name": …, "arguments": {…}}, …]``, or since tokenizer v11
+    """The parser of ``[TOOL_CALLS][{"name": …, "arguments": {…}}, …]``, or since tokenizer v11
     ``[TOOL_CALLS]name[CALL_ID]…[ARGS]{…}`` for each call."""
 
     BEGIN = "[TOOL_CALLS]"
@@ -249,8 +250,8 @@ class MistralParser(CallParser):
 
 
 class ForcedParser(CallParser):
-    """Calls alone, as structured output makes them: a list of ``{"name", "parameters"}``, or the
-    arguments of the one function that was named."""
+    """The parser of calls alone, as structured output makes them: a list of ``{"name",
+    "parameters"}``, or the arguments of the one function that was named."""
 
     BEGIN = "{"
 
@@ -270,7 +271,8 @@ class ForcedParser(CallParser):
         return [], begin
 
     def _give_up(self, call: CallScanner) -> list[Part]:
-        """A call that was cut off before its name: there is no text that it could be."""
+        """Return nothing for a call that was cut off before its name: there is no text that it
+        could be."""
         self._call = None
         return []
 

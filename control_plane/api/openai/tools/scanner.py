@@ -11,11 +11,12 @@ _END_IN_STRING = re.compile(r'["\\]')
 
 
 class CallScanner:
-    """``{"name": …, "arguments": {…}}``, or with ``name`` given, the arguments alone.
+    """The scanner of ``{"name": …, "arguments": {…}}``, or with ``name`` given, of the arguments
+    alone.
 
-    What is no JSON is not noticed until its brackets close: a model's mistakes are its client's
-    to judge, as with OpenAI's API. Text is looked at once, and in pieces as long as they come:
-    the time is linear in the call's length, however it is cut.
+    Text that is no JSON is not noticed until its brackets close: a model's mistakes are its
+    client's to judge, as with OpenAI's API. Text is looked at once, and in pieces as long as they
+    come: the time is linear in the call's length, however it is cut.
     """
 
     def __init__(self, name: str | None = None) -> None:
@@ -35,7 +36,7 @@ class CallScanner:
 
     @property
     def raw(self) -> str:
-        """What was read before the name was known."""
+        """Return the text that was read before the name was known."""
         return "".join(self._raw)
 
     def feed(self, text: str, at: int = 0) -> int:
@@ -48,7 +49,7 @@ class CallScanner:
         return at
 
     def _read(self, text: str, at: int) -> int:
-        """Up to and with the next character of structure."""
+        """Read up to and with the next character of structure."""
         found = _STRUCTURE.search(text, at)
         end = found.start() if found else len(text)
         own = self._depth == 1 and not self._whole
@@ -75,7 +76,8 @@ class CallScanner:
         return end + 1
 
     def _read_in_string(self, text: str, at: int) -> int:
-        """Up to and with the string's end, or the backslash that escapes the next character."""
+        """Read up to and with the string's end, or the backslash that escapes the next
+        character."""
         if self._escaped:
             self._escaped, end = False, at + 1
         else:

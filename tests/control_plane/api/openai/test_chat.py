@@ -10,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
+from backends.contract.facts import ChatFacts
 from control_plane.api.openai.chat.answer_reader import AnswerReader
 from control_plane.api.openai.chat.routes import ChatCompletionRequest
 from control_plane.api.openai.chat.stream import ChatChoice, ChatEvents
@@ -17,7 +18,7 @@ from control_plane.api.openai.completions.routes import CompletionRequest
 from control_plane.api.openai.completions.stream import CompletionChoice, CompletionEvents
 from control_plane.api.openai.streams import ChunkFrame, Head
 from control_plane.api.openai.usage import Usage
-from control_plane.triton.codec import Delta
+from control_plane.inference.responses import Delta
 from tests.support.server import TriadServer
 
 FRANCE: list[ChatCompletionMessageParam] = [
@@ -118,7 +119,7 @@ def test_the_usage_of_a_chunk_is_that_of_its_own_tokens(route: str) -> None:
     if route == "chat":
         chat = ChatCompletionRequest.model_validate(asked | {"messages": FRANCE})
         frame = ChunkFrame(head, chat, usage, "req")
-        reader = AnswerReader(chat, chat.choice_of_tools(), {})
+        reader = AnswerReader(chat, chat.choice_of_tools(), ChatFacts())
         events = ChatEvents(frame, [ChatChoice(frame, 0, reader)], usage)
     else:
         text = CompletionRequest.model_validate(asked | {"prompt": "x"})

@@ -12,6 +12,7 @@ import openai
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
+from backends.contract.facts import ModelFacts
 from control_plane.errors import ModelNotFound, ModelNotReady
 from control_plane.models.catalog import Model, Models
 from tests.support.contract import describe
@@ -152,11 +153,11 @@ def test_a_model_that_may_come_back_is_not_missing() -> None:
     class Known(Models):
         def __iter__(self) -> Iterator[Model]:
             yield Model("loading", "loading", expected=True)
-            yield Model("died", "died", facts={"type": "causal_lm"})
+            yield Model("died", "died", facts=ModelFacts(type="causal_lm"))
             yield Model("other", "other")
 
         def add_name(self, name: str) -> None: ...
-        def doubt(self) -> None: ...
+        def request_refresh(self) -> None: ...
         async def refresh(self) -> None: ...
         async def watch(self, interval: float) -> None: ...
 

@@ -16,7 +16,7 @@ from control_plane.triton.http2 import frames
 from control_plane.triton.http2.call import STREAM_WINDOW
 from control_plane.triton.http2.client import Http2Client
 from control_plane.triton.http2.headers import encode
-from tests.support.clients import PATIENT, connected, read
+from tests.support.clients import PATIENT, connected, read, send
 from tests.support.h2_peer import Behaviour, ServedCall, answer, h2_peer, hang, response
 from tests.support.server import free_port
 
@@ -26,8 +26,8 @@ TRAILERS = encode([("grpc-status", "3"), ("grpc-message", "prompt: is bad")])
 
 
 async def ask(behave: Behaviour) -> list[str]:
-    async with h2_peer(behave) as peer, connected("http2", peer.endpoint) as client:
-        return await read(client.infer(REQUEST, timeout=PATIENT))
+    async with h2_peer(behave) as peer, connected(peer.endpoint) as client:
+        return await read(send(client, REQUEST, PATIENT))
 
 
 VIOLATIONS = {
@@ -73,11 +73,11 @@ async def test_a_violation_ends_the_connection_and_the_next_call_has_a_new_one(n
     async def violate(call: ServedCall) -> None:
         call.connection.raw(data)
 
-    async with h2_peer(violate) as peer, connected("http2", peer.endpoint) as client:
+    async with h2_peer(violate) as peer, connected(peer.endpoint) as client:
         with pytest.raises(Unavailable):
-            await read(client.infer(REQUEST, timeout=PATIENT))
+            await read(send(client, REQUEST, PATIENT))
         peer.behave = answer
-        assert await read(client.infer(REQUEST, timeout=PATIENT)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
     assert len(peer.connections) == 2
     assert peer.connections[0].gone_away == code
 
@@ -125,8 +125,8 @@ async def test_a_compressed_message() -> None:
 
 
 async def test_going_away_fails_the_calls_that_are_not_served() -> None:
-    async with h2_peer(hang) as peer, connected("http2", peer.endpoint) as client:
-        streams = [client.infer(REQUEST, timeout=10) for _ in range(3)]
+    async with h2_peer(hang) as peer, connected(peer.endpoint) as client:
+        streams = [send(client, REQUEST, 10) for _ in range(3)]
         await peer.until_called(3)
         peer.connections[0].go_away(last=3)
         with pytest.raises(Unavailable):
@@ -135,7 +135,7 @@ async def test_going_away_fails_the_calls_that_are_not_served() -> None:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(anext(stream), 0.1)
         peer.behave = answer
-        assert await read(client.infer(REQUEST, timeout=PATIENT)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
 
 
 async def test_a_consumer_that_takes_nothing_holds_only_its_own_stream_up() -> None:
@@ -149,14 +149,14 @@ async def test_a_consumer_that_takes_nothing_holds_only_its_own_stream_up() -> N
             sent += 1
         call.end()
 
-    async with h2_peer(flood) as peer, connected("http2", peer.endpoint) as client:
-        slow = client.infer(REQUEST, timeout=PATIENT)
+    async with h2_peer(flood) as peer, connected(peer.endpoint) as client:
+        slow = send(client, REQUEST, PATIENT)
         await asyncio.sleep(1)
         before = sent
         assert before * 1_000 < STREAM_WINDOW
         peer.behave = answer
         for _ in range(100):
-            assert await read(client.infer(REQUEST, timeout=PATIENT)) == ["a", "b"]
+            assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
         assert sent == before
         assert len(await read(slow)) == 5_000
     assert len(peer.connections) == 1
@@ -166,7 +166,7 @@ async def test_stream_ids_that_are_used_up() -> None:
     async with h2_peer(answer) as peer:
         client = Http2Client(peer.endpoint, calls_per_connection=3)
         for _ in range(2):
-            streams = [client.infer(REQUEST, timeout=PATIENT) for _ in range(5)]
+            streams = [send(client, REQUEST, PATIENT) for _ in range(5)]
             assert await asyncio.gather(*map(read, streams)) == [["a", "b"]] * 5
         assert [len(connection.calls) for connection in peer.connections] == [3, 3, 3, 1]
         assert [connection.gone_away for connection in peer.connections] == [0, 0, 0, None]
@@ -194,22 +194,22 @@ async def no_grpc(says: bytes) -> AsyncIterator[str]:
 
 
 async def test_what_accepts_and_says_nothing() -> None:
-    async with no_grpc(b"") as endpoint, connected("http2", endpoint) as client:
+    async with no_grpc(b"") as endpoint, connected(endpoint) as client:
         with pytest.raises(DeadlineExceeded):
-            await read(client.infer(REQUEST, timeout=0.2))
+            await read(send(client, REQUEST, 0.2))
         with pytest.raises(Unavailable):
-            await read(client.infer(REQUEST, timeout=PATIENT))
+            await read(send(client, REQUEST, PATIENT))
 
 
 @pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n" * 50, b"\0"])
 async def test_what_speaks_something_else(says: bytes) -> None:
-    async with no_grpc(says) as endpoint, connected("http2", endpoint) as client:
+    async with no_grpc(says) as endpoint, connected(endpoint) as client:
         with pytest.raises(Unavailable):
-            await read(client.infer(REQUEST, timeout=PATIENT))
+            await read(send(client, REQUEST, PATIENT))
 
 
 async def test_a_caller_of_a_unary_call_that_is_cancelled() -> None:
-    async with h2_peer(hang) as peer, connected("http2", peer.endpoint) as client:
+    async with h2_peer(hang) as peer, connected(peer.endpoint) as client:
         task = asyncio.ensure_future(client.repository_index(timeout=PATIENT))
         await peer.until_called()
         task.cancel()
@@ -219,11 +219,11 @@ async def test_a_caller_of_a_unary_call_that_is_cancelled() -> None:
 
 
 async def test_after_closing() -> None:
-    async with h2_peer(answer) as peer, connected("http2", peer.endpoint) as client:
-        assert await read(client.infer(REQUEST, timeout=PATIENT)) == ["a", "b"]
+    async with h2_peer(answer) as peer, connected(peer.endpoint) as client:
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
         await client.close()
         with pytest.raises(Unavailable):
-            await read(client.infer(REQUEST, timeout=PATIENT))
+            await read(send(client, REQUEST, PATIENT))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -253,7 +253,7 @@ async def test_whatever_happens_every_call_ends(seed: int) -> None:
     async def visit(client: Http2Client) -> None:
         await asyncio.sleep(chance.random())
         large = ModelInferRequest(raw_input_contents=[b"x" * chance.choice([1, 200_000])])
-        stream = client.infer(large, timeout=chance.choice([0.02, 20]))
+        stream = send(client, large, chance.choice([0.02, 20]))
         with suppress(TriadError):
             async for _ in stream:
                 if chance.random() < 0.05:

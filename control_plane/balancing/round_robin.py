@@ -1,0 +1,29 @@
+"""Servers in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from control_plane.balancing.strategy import S, Strategy
+from control_plane.inference.requests import InferenceRequest
+
+
+class RoundRobin:
+    """Picks the server that was picked the longest time ago."""
+
+    def __init__(self) -> None:
+        self._turns = count(1)
+        self._last: dict[str, int] = {}  # each endpoint's last turn
+
+    def pick(self, servers: Sequence[S], request: InferenceRequest[Any]) -> S:
+        """Return the server whose last turn is the oldest."""
+        server = min(servers, key=lambda server: self._last.get(server.endpoint, 0))
+        self._last[server.endpoint] = next(self._turns)
+        return server
+
+
+def create() -> Strategy:
+    """Return a new strategy."""
+    return RoundRobin()

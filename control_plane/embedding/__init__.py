@@ -1,1 +1,0 @@
-"""Texts and token ids to vectors: the service that ``/v1/embeddings`` calls."""

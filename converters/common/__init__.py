@@ -1,0 +1,1 @@
+"""What every kind of export needs. Imports no other package of `converters`."""
