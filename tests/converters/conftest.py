@@ -12,7 +12,9 @@ import torch
 from converters.common.corpus.topics import Topic
 from converters.common.options import ExportOptions
 from converters.common.report import Report
+from converters.decoder import builder
 from converters.decoder.export import export_decoder
+from tests.support import forked_builder
 from tests.support.decoders import CONTEXT, save_decoder
 
 Models = Callable[[str], Path]
@@ -43,6 +45,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def quick_builder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the model builder, except for a test with the mark ``process``."""
+    if request.node.get_closest_marker("process") is None:
+        monkeypatch.setattr(builder, "subprocess", forked_builder)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@ a machine that others use as well."""
 
 from __future__ import annotations
 
+import time
+
 import psutil
 
 from tests.support.bystander import bystander
@@ -18,7 +20,7 @@ NAMES = (
 MAX_CPU = 0.6
 """Seconds of the gateway's for one; the chunks and the many requests may take five times that."""
 MAX_WAIT = 3.0
-"""Seconds."""
+"""Seconds; or five times what others wait without any attack, on a machine that is busy."""
 
 
 def shapes() -> list[Shape]:
@@ -29,6 +31,9 @@ def shapes() -> list[Shape]:
 def test_others_go_on(server: TriadServer) -> None:
     gateway = psutil.Process(server.process.pid)
     with bystander(server.port) as other:
+        time.sleep(1)
+        quiet = other.seen()
+        max_wait = max(MAX_WAIT, 5 * quiet.worst_gap, 5 * quiet.worst_health)
         for shape in shapes():
             before = gateway.cpu_times()
             status = shape.attack(server.port)
@@ -39,5 +44,5 @@ def test_others_go_on(server: TriadServer) -> None:
             assert spent < MAX_CPU * (5 if many else 1), (shape.name, spent)
             seen = other.seen()
             assert not seen.failures, (shape.name, seen.failures)
-            assert max(seen.worst_gap, seen.worst_health) < MAX_WAIT, (shape.name, seen)
+            assert max(seen.worst_gap, seen.worst_health) < max_wait, (shape.name, seen)
     assert gateway.memory_info().rss < 700e6

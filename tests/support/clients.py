@@ -10,6 +10,9 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from control_plane.inference.client import ResponseStream
 from control_plane.triton.http2.client import Http2Client, Http2Stream
 
+PATIENT = 60.0
+"""Seconds, for what is over at once on a quiet machine."""
+
 
 @asynccontextmanager
 async def connected(endpoint: str) -> AsyncIterator[Http2Client]:

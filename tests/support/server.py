@@ -155,7 +155,7 @@ def triad_server(
         )
         server = TriadServer(process, port, grpc_port, http_port, log)
         try:
-            wait_until(lambda: server.is_ready() or process.poll() is not None, timeout=120)
+            wait_until(lambda: server.is_ready() or process.poll() is not None, timeout=240)
             assert process.poll() is None, log.read_text()
             yield server
         finally:
@@ -175,4 +175,4 @@ def ends_meanwhile(process: subprocess.Popen[bytes]) -> None:
 def wait_for_ends() -> None:
     """AssertionError where a server does not end well."""
     while _ending:
-        assert _ending.pop().wait(30) == 0
+        assert _ending.pop().wait(120) == 0

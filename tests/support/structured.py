@@ -1,4 +1,4 @@
-"""Structured output through ``/generate``, with 200 generated schemas."""
+"""Structured output through ``/generate``, with generated schemas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.schemas import Schema, generated_schemas
 from tests.support.server import TriadServer
 
 PROMPT = "Tell me about the capital of France."
-SCHEMAS = generated_schemas(200)
+SCHEMAS = generated_schemas(80)
 
 
 def generate(server: TriadServer, model: str, **body: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -56,7 +56,7 @@ def triton_server(
         )
     try:
         triton = Triton(f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}", log, server)
-        wait_until(lambda: _is_ready(triton) or server.poll() is not None, 120)
+        wait_until(lambda: _is_ready(triton) or server.poll() is not None, 240)
         assert server.poll() is None, triton.log_text()
         yield triton
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from backends.guidance.bounds import MAX_LITERAL, MAX_STEPS, check_pattern
 from backends.guidance.grammar import lark_grammar
 from backends.guidance.guide import Guide
 from tests.support.schemas import Schema
+from tests.support.timing import assert_linear
 
 MakeGuide = Callable[..., Guide]
 
@@ -217,13 +217,5 @@ def test_patterns_of_ordinary_sizes_are_let_through(pattern: str) -> None:
     ],
 )
 def test_twice_as_much_takes_about_twice_the_time(make: Callable[[int], dict[str, Any]]) -> None:
-    def seconds(size: int) -> float:
-        guided = StructuredOutput.of(make(size))
-        best = 10.0
-        for _ in range(3):
-            began = time.process_time()
-            lark_grammar(guided, {})
-            best = min(best, time.process_time() - began)
-        return best
-
-    assert seconds(2000) < 3.5 * seconds(1000) + 0.005
+    made = {size: StructuredOutput.of(make(size)) for size in (1000, 2000)}
+    assert_linear(lambda size: lark_grammar(made[size], {}), 1000)

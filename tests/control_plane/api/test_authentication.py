@@ -195,10 +195,10 @@ def test_a_server_that_fails_lets_nobody_in(
 ) -> None:
     tokens.status = 500
     assert ask(guarded, "good-500").status_code == 503
-    tokens.status, tokens.delay = 200, 3.0
+    tokens.status, tokens.delay = 200, 10.0
     began = time.monotonic()
     assert ask(guarded, "good-slow").status_code == 503
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 9
     assert ask(guarded, keys.create("local", [SCOPE])).ok  # which need nobody else
 
 

@@ -264,13 +264,15 @@ def test_servers_share_redis_and_do_without(
         "TRIAD_SERVING__CACHING__REDIS_URL": redis.url,
     }
     one, other = start_server(**settings), start_server(**settings)
+    began = time.monotonic()
     made = text(one, asking(9), **GREEDY)
+    usual = time.monotonic() - began
     wait_until(lambda: text(other, asking(9), **GREEDY) == made)
     redis.process.kill()
     redis.process.wait()
     began = time.monotonic()
     assert text(one, asking(9), **GREEDY) != made
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 2 + 5 * usual
     assert "the cache does not work now" in one.log.read_text()
     assert one.gauge('triad_cache_requests_total{result="error"}') >= 1
 

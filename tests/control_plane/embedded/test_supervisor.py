@@ -61,7 +61,10 @@ def entry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mortal(entry: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
     """A server whose processes tests may kill, and have to see healed before they end."""
     log = tmp_path_factory.mktemp("mortal") / "log"
-    environment = {"TRIAD_SERVING__TRITON__HEALTH_CHECK_TIMEOUT": "2"}
+    environment = {
+        "TRIAD_SERVING__TRITON__HEALTH_CHECK_INTERVAL": "0.3",
+        "TRIAD_SERVING__TRITON__HEALTH_CHECK_TIMEOUT": "1.5",
+    }
     with triad_server(log, "--model", str(entry), environment=environment) as running:
         yield running
 
@@ -150,7 +153,7 @@ def test_answers_outlive_a_stop_of_their_process(mortal: TriadServer) -> None:
             answer = pool.submit(server.post, "/generate", body)
             wait_until(lambda: server.gauge("triad_requests_running") == 1)
             stub.suspend()
-            time.sleep(3.5)
+            time.sleep(2.5)  # of the 4.5 s that it may be silent
             stub.resume()
             response = answer.result(timeout=60)
         if response.ok:

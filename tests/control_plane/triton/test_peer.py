@@ -24,12 +24,10 @@ from control_plane.errors import (
     Unavailable,
 )
 from control_plane.triton.http2.client import Http2Client
-from tests.support.clients import connected, read, send
+from tests.support.clients import PATIENT, connected, read, send
 from tests.support.h2_peer import Behaviour, ServedCall, answer, h2_peer, hang, response
 
 REQUEST = ModelInferRequest(model_name="model", id="1")
-PATIENT = 60
-"""Seconds, for what is over at once on a quiet machine."""
 
 
 async def ask(behave: Behaviour, timeout: float = PATIENT) -> list[str]:

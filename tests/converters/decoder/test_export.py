@@ -146,6 +146,7 @@ def test_int4_reports_what_it_costs(tiny: Models, tmp_path: Path) -> None:
         assert word in done.stderr
 
 
+@pytest.mark.process
 def test_int8_for_an_old_onnxruntime(tiny: Models, tmp_path: Path) -> None:
     report = export(tiny("qwen2"), tmp_path, precision="int8", ort_compat="1.19")
     graph = tmp_path / "qwen2_decoder" / "1" / "model.onnx"

@@ -205,7 +205,7 @@ def test_closing_a_stream_frees_its_slots(
         next(stream)
     assert describe(server.grpc, "scripted")["running"] == count
     stream.close()
-    wait_until(lambda: describe(server.grpc, "scripted")["running"] == 0, timeout=2)
+    wait_until(lambda: describe(server.grpc, "scripted")["running"] == 0)
     wait_until(lambda: server.gauge("triad_requests_running") == 0)
 
 
@@ -218,5 +218,5 @@ async def test_a_client_that_gives_up_waiting(
         await asyncio.wait_for(async_client.chat.completions.create(**asked), 0.5)
     began = time.monotonic()
     while describe(server.grpc, "scripted")["running"]:
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20  # of 100
         await asyncio.sleep(0.02)

@@ -16,7 +16,7 @@ from control_plane.triton.http2 import frames
 from control_plane.triton.http2.call import STREAM_WINDOW
 from control_plane.triton.http2.client import Http2Client
 from control_plane.triton.http2.headers import encode
-from tests.support.clients import connected, read, send
+from tests.support.clients import PATIENT, connected, read, send
 from tests.support.h2_peer import Behaviour, ServedCall, answer, h2_peer, hang, response
 from tests.support.server import free_port
 
@@ -27,7 +27,7 @@ TRAILERS = encode([("grpc-status", "3"), ("grpc-message", "prompt: is bad")])
 
 async def ask(behave: Behaviour) -> list[str]:
     async with h2_peer(behave) as peer, connected(peer.endpoint) as client:
-        return await read(send(client, REQUEST, 5))
+        return await read(send(client, REQUEST, PATIENT))
 
 
 VIOLATIONS = {
@@ -75,9 +75,9 @@ async def test_a_violation_ends_the_connection_and_the_next_call_has_a_new_one(n
 
     async with h2_peer(violate) as peer, connected(peer.endpoint) as client:
         with pytest.raises(Unavailable):
-            await read(send(client, REQUEST, 5))
+            await read(send(client, REQUEST, PATIENT))
         peer.behave = answer
-        assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
     assert len(peer.connections) == 2
     assert peer.connections[0].gone_away == code
 
@@ -135,7 +135,7 @@ async def test_going_away_fails_the_calls_that_are_not_served() -> None:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(anext(stream), 0.1)
         peer.behave = answer
-        assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
 
 
 async def test_a_consumer_that_takes_nothing_holds_only_its_own_stream_up() -> None:
@@ -150,13 +150,13 @@ async def test_a_consumer_that_takes_nothing_holds_only_its_own_stream_up() -> N
         call.end()
 
     async with h2_peer(flood) as peer, connected(peer.endpoint) as client:
-        slow = send(client, REQUEST, 30)
+        slow = send(client, REQUEST, PATIENT)
         await asyncio.sleep(1)
         before = sent
         assert before * 1_000 < STREAM_WINDOW
         peer.behave = answer
         for _ in range(100):
-            assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+            assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
         assert sent == before
         assert len(await read(slow)) == 5_000
     assert len(peer.connections) == 1
@@ -166,7 +166,7 @@ async def test_stream_ids_that_are_used_up() -> None:
     async with h2_peer(answer) as peer:
         client = Http2Client(peer.endpoint, calls_per_connection=3)
         for _ in range(2):
-            streams = [send(client, REQUEST, 5) for _ in range(5)]
+            streams = [send(client, REQUEST, PATIENT) for _ in range(5)]
             assert await asyncio.gather(*map(read, streams)) == [["a", "b"]] * 5
         assert [len(connection.calls) for connection in peer.connections] == [3, 3, 3, 1]
         assert [connection.gone_away for connection in peer.connections] == [0, 0, 0, None]
@@ -198,32 +198,32 @@ async def test_what_accepts_and_says_nothing() -> None:
         with pytest.raises(DeadlineExceeded):
             await read(send(client, REQUEST, 0.2))
         with pytest.raises(Unavailable):
-            await read(send(client, REQUEST, 20))
+            await read(send(client, REQUEST, PATIENT))
 
 
 @pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n" * 50, b"\0"])
 async def test_what_speaks_something_else(says: bytes) -> None:
     async with no_grpc(says) as endpoint, connected(endpoint) as client:
         with pytest.raises(Unavailable):
-            await read(send(client, REQUEST, 20))
+            await read(send(client, REQUEST, PATIENT))
 
 
 async def test_a_caller_of_a_unary_call_that_is_cancelled() -> None:
     async with h2_peer(hang) as peer, connected(peer.endpoint) as client:
-        task = asyncio.ensure_future(client.repository_index(timeout=30))
+        task = asyncio.ensure_future(client.repository_index(timeout=PATIENT))
         await peer.until_called()
         task.cancel()
-        assert await asyncio.wait_for(peer.calls[0].reset_by_client, 5) == frames.CANCEL
+        assert await asyncio.wait_for(peer.calls[0].reset_by_client, PATIENT) == frames.CANCEL
         with pytest.raises(asyncio.CancelledError):
             await task
 
 
 async def test_after_closing() -> None:
     async with h2_peer(answer) as peer, connected(peer.endpoint) as client:
-        assert await read(send(client, REQUEST, 5)) == ["a", "b"]
+        assert await read(send(client, REQUEST, PATIENT)) == ["a", "b"]
         await client.close()
         with pytest.raises(Unavailable):
-            await read(send(client, REQUEST, 5))
+            await read(send(client, REQUEST, PATIENT))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -258,7 +258,7 @@ async def test_whatever_happens_every_call_ends(seed: int) -> None:
             async for _ in stream:
                 if chance.random() < 0.05:
                     stream.cancel()
-        await asyncio.wait_for(stream.closed, 20)
+        await asyncio.wait_for(stream.closed, PATIENT)
 
     # Not strict: on a connection that is broken, h2 refuses what the server still has to say.
     async with h2_peer(behave, strict=False) as peer:
@@ -275,7 +275,7 @@ def test_closing_after_a_server_that_was_never_there() -> None:
     async def ask() -> None:
         client = Http2Client(f"127.0.0.1:{free_port()}")
         with pytest.raises(Unavailable):
-            await client.repository_index(timeout=5)
+            await client.repository_index(timeout=PATIENT)
         await client.close()
 
     uvloop.run(ask())
