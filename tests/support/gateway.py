@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -113,14 +112,6 @@ def events(response: httpx2.Response) -> list[Any]:
 def sent(client: FakeModelClient) -> list[InferenceRequest[Any]]:
     """Return what was asked but for health checks."""
     return [request for request in client.requests if not isinstance(request, Describe)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks run until a condition holds, which has to be within 30 s."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "not within 30 s"
-        await asyncio.sleep(0.001)
 
 
 def steps(*items: Step[Delta]) -> Iterable[Step[Delta]]:

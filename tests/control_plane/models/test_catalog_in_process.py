@@ -52,7 +52,7 @@ def catalog(client: FakeModelClient, **values: Any) -> tuple[Catalog, list[Model
     """Return a catalog, and the list of models that became unhealthy."""
     unhealthy: list[Model] = []
     defaults: dict[str, Any] = {"default_model": "demo", "timeout": 1.0}
-    return Catalog(client, on_death=unhealthy.append, **(defaults | values)), unhealthy
+    return Catalog(client, on_unhealthy=unhealthy.append, **(defaults | values)), unhealthy
 
 
 async def test_a_model_is_known_once_it_has_described_itself() -> None:
