@@ -13,7 +13,7 @@ from control_plane.engines.converter import COMMAND, ConversionFailed, convert
 
 
 class Converter:
-    """What `subprocess.Popen` returns for a converter that has ended."""
+    """The result of `subprocess.Popen` for a converter that has ended."""
 
     def __init__(self, output: str, code: int) -> None:
         self.stdout, self.returncode = io.StringIO(output), code
