@@ -30,7 +30,7 @@ ARGS ?=
 MINUTES ?= 10
 UPGRADE ?=
 # Percent of the control plane's statements that test-fast has to run.
-MIN_COVERAGE := 80
+MIN_COVERAGE := 90
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check

@@ -31,10 +31,10 @@ _NOBODY = 1 << 30
 
 
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """What the server answers.
+    """The answers of a server.
 
     ``configs``: by model what it was last loaded with. ``metadata``: of each call that loads one.
-    ``broken``: models that cannot be loaded. ``unhealthy``: models whose process has died, until
+    ``broken``: models that cannot be loaded. ``unhealthy``: models whose process has ended, until
     they are loaded again. ``foreign``: models that do not keep to our contract.
     """
 
@@ -163,7 +163,7 @@ class Program:
 
 
 class Programs:
-    """All that were started in place of `tritonserver`, of which each serves ``triton``.
+    """The programs that were started in place of `tritonserver`, of which each serves ``triton``.
 
     ``crashes``: the exit codes of the next ones, which end at once.
     """

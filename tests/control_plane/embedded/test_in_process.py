@@ -174,7 +174,7 @@ def test_a_model_that_does_not_load_ends_the_start(programs: Programs) -> None:
     assert programs.started[0].returncode == 0
 
 
-def test_a_model_that_has_died_is_loaded_again(
+def test_an_unhealthy_model_is_loaded_again(
     programs: Programs, caplog: pytest.LogCaptureFixture
 ) -> None:
     with embedded():
@@ -184,7 +184,7 @@ def test_a_model_that_has_died_is_loaded_again(
     assert keys.RESTARTED_AT in programs.triton.configs["scripted"]["parameters"]
 
 
-def test_a_model_that_cannot_be_loaded_again_is_said(
+def test_an_unhealthy_model_that_cannot_be_loaded_again_is_logged(
     programs: Programs, caplog: pytest.LogCaptureFixture
 ) -> None:
     with embedded():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from control_plane.http import server as http_server
-from control_plane.inference.fake import FakeModelClient
+from control_plane.inference.fake import FakeModelClient, FakeStream
 from control_plane.inference.requests import Generate
 from control_plane.inference.responses import Delta
 from tests.support.gateway import Served, served, steps, until
@@ -60,9 +61,14 @@ class Generating(FakeModelClient):
         deltas = [Delta(text, 1, prompt_tokens=1) for text in texts]
         self.on(Generate, lambda _: steps(*deltas, self.end, Delta("", 0, "stop")))
 
+    def generations(self) -> list[FakeStream[Any]]:
+        """Return the streams of what is no health check."""
+        asked = zip(self.requests, self.streams, strict=True)
+        return [stream for request, stream in asked if isinstance(request, Generate)]
+
     async def begins(self) -> None:
         """Wait until the request has come."""
-        await until(lambda: any(isinstance(request, Generate) for request in self.requests))
+        await until(self.generations)
 
 
 async def test_requests_on_one_connection_are_answered_in_order(patient: Served) -> None:
@@ -216,7 +222,7 @@ async def test_a_client_that_does_not_read_is_given_up(
         with caplog.at_level("INFO"), connect(server.port, receive_buffer=2048) as connection:
             connection.sendall(post("/generate", STREAM))
             await client.begins()
-            await until(lambda: any(stream.cancelled for stream in client.streams))
+            await until(lambda: client.generations()[0].cancelled)
     assert "a client has not read its answer" in caplog.text
 
 
@@ -256,7 +262,7 @@ async def test_a_running_stream_may_end_while_the_server_stops() -> None:
     assert b"error" not in answer.body and b"Hello" in answer.body
 
 
-async def test_a_stream_that_does_not_end_is_told_that_the_server_stops() -> None:
+async def test_a_stream_that_does_not_end_gets_an_error_event_when_the_server_stops() -> None:
     client = Generating("Hello")
     async with served(client, shutdown_timeout=0.1) as server:
         stream = asyncio.ensure_future(
