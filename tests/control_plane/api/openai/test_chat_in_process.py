@@ -97,7 +97,7 @@ async def test_log_probabilities_of_a_whole_answer() -> None:
 
 
 async def test_log_probabilities_of_a_stream_are_those_of_the_whole_answer() -> None:
-    fields = {"logprobs": True, "top_logprobs": 2}
+    fields: dict[str, Any] = {"logprobs": True, "top_logprobs": 2}
     async with gateway(scorer()) as http:
         (choice,) = await complete(http, **fields)
         response = await http.post(CHAT, json={"messages": MESSAGES, "stream": True} | fields)
@@ -275,11 +275,9 @@ async def test_every_way_to_ask_for_structured_output(
 async def test_a_form_beside_tools_is_checked_first() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     async with gateway(fake_client(chat={"tools": "hermes"})) as http:
-        for fields, param in [
-            ({"response_format": {"type": "odd"}}, "response_format"),
-            ({"guided_choice": []}, "guided_choice"),
-        ]:
-            assert (await refusal(http, tools=tools, **fields))[0] == param
+        odd = await refusal(http, tools=tools, response_format={"type": "odd"})
+        none = await refusal(http, tools=tools, guided_choice=[])
+    assert (odd[0], none[0]) == ("response_format", "guided_choice")
 
 
 @pytest.mark.parametrize(

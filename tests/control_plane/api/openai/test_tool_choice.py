@@ -77,7 +77,7 @@ async def test_an_answer_without_a_call_is_content(stream: bool) -> None:
 async def test_a_function_that_is_named_gets_the_answer_as_its_arguments(stream: bool) -> None:
     client = speaker('{"city": "Rome"}')
     async with gateway(client) as http:
-        fields = {"tools": TOOLS, "tool_choice": named("weather")}
+        fields: dict[str, Any] = {"tools": TOOLS, "tool_choice": named("weather")}
         (choice,) = await complete(http, stream=stream, **fields)
     assert calls(choice) == [("weather", {"city": "Rome"})]
     assert choice["finish_reason"] == "stop"  # the model did not choose to call
@@ -137,14 +137,14 @@ def prompt(client: Any) -> Chat:  # noqa: ANN401
         (None, ["weather", "clock"]),
         ("auto", ["weather", "clock"]),
         ("required", ["weather", "clock"]),
-        ("none", None),
+        ("none", []),
         (named("clock"), ["clock"]),
         (allowed("auto", "clock"), ["clock"]),
         (allowed("required", "clock", "weather"), ["weather", "clock"]),
     ],
 )
 async def test_the_template_gets_the_tools_that_may_be_called(
-    choice: object, names: list[str] | None
+    choice: object, names: list[str]
 ) -> None:
     client = fake_client(chat=HERMES)
     async with gateway(client) as http:
@@ -154,7 +154,7 @@ async def test_the_template_gets_the_tools_that_may_be_called(
             await http.post("/v1/chat/completions", json={"messages": messages} | body)
         ).is_success
     tools = prompt(client).tools
-    assert (tools and [tool["function"]["name"] for tool in tools]) == names
+    assert [tool["function"]["name"] for tool in tools or ()] == names
 
 
 async def test_markers_are_kept_in_the_text_where_they_are_special_tokens() -> None:
