@@ -137,14 +137,14 @@ def prompt(client: Any) -> Chat:  # noqa: ANN401
         (None, ["weather", "clock"]),
         ("auto", ["weather", "clock"]),
         ("required", ["weather", "clock"]),
-        ("none", None),
+        ("none", []),
         (named("clock"), ["clock"]),
         (allowed("auto", "clock"), ["clock"]),
         (allowed("required", "clock", "weather"), ["weather", "clock"]),
     ],
 )
 async def test_the_template_gets_the_tools_that_may_be_called(
-    choice: object, names: list[str] | None
+    choice: object, names: list[str]
 ) -> None:
     client = fake_client(chat=HERMES)
     async with gateway(client) as http:
@@ -154,8 +154,7 @@ async def test_the_template_gets_the_tools_that_may_be_called(
             await http.post("/v1/chat/completions", json={"messages": messages} | body)
         ).is_success
     tools = prompt(client).tools
-    offered = None if tools is None else [tool["function"]["name"] for tool in tools]
-    assert offered == names
+    assert [tool["function"]["name"] for tool in tools or ()] == names
 
 
 async def test_markers_are_kept_in_the_text_where_they_are_special_tokens() -> None:
