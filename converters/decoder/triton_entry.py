@@ -16,6 +16,7 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from backends.contract import parameters as keys
 from converters.common.triton_config import CONFIG, python_config, write_config
 from converters.decoder.session import StateTensor
 
@@ -74,7 +75,7 @@ def decoder_config(entry: DecoderEntry, *, in_place: bool = False) -> ModelConfi
     # No preferred_batch_size and no delay: a lone sequence would wait for it on every token.
     batching.oldest.max_candidate_sequences = entry.max_num_seqs
     if in_place:
-        config.parameters["kv_cache"].string_value = "in_place"
+        config.parameters[keys.KV_CACHE].string_value = keys.IN_PLACE
     else:
         for state in entry.states:
             _add_state(config, state)
@@ -96,16 +97,16 @@ def front_config(entry: DecoderEntry) -> ModelConfig:
     """Return the configuration of the generation model, with the parameters that
     `backends.onnx.model` reads."""
     parameters = {
-        "model": "tokenizer",
-        "decoder": entry.decoder_name,
-        "context_length": str(entry.context),
-        "vocab_size": str(entry.vocabulary),
-        "max_num_seqs": str(entry.max_num_seqs),
-        "eos_token_ids": ",".join(map(str, entry.eos_token_ids)),
-        "model_parameters": str(entry.parameters),
-        "dtype": entry.dtype,
-        "chunked_prefill": str(entry.chunked_prefill).lower(),
+        keys.MODEL: "tokenizer",
+        keys.DECODER: entry.decoder_name,
+        keys.CONTEXT_LENGTH: str(entry.context),
+        keys.VOCAB_SIZE: str(entry.vocabulary),
+        keys.MAX_NUM_SEQS: str(entry.max_num_seqs),
+        keys.EOS_TOKEN_IDS: ",".join(map(str, entry.eos_token_ids)),
+        keys.MODEL_PARAMETERS: str(entry.parameters),
+        keys.DTYPE: entry.dtype,
+        keys.CHUNKED_PREFILL: str(entry.chunked_prefill).lower(),
     }
     if entry.served_name != entry.name:
-        parameters["served_model_name"] = entry.served_name
+        parameters[keys.SERVED_MODEL_NAME] = entry.served_name
     return python_config(parameters)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_INT64, ModelConfig
 
+from backends.contract import parameters as keys
 from converters.common.options import ExportOptions
 from converters.common.triton_config import CONFIG, DTYPES, python_config, write_config
 from converters.encoder.source import EncoderSource
@@ -64,17 +65,17 @@ def write_front(folder: Path, source: EncoderSource, options: ExportOptions) -> 
 def _parameters(name: str, source: EncoderSource, options: ExportOptions) -> dict[str, str]:
     """Return the parameters that `backends.encoder.model` documents."""
     parameters = {
-        "model": "tokenizer",
-        "encoder": graph_name(name, source),
-        "input_names": ",".join(source.inputs),
-        "context_length": str(source.context_length),
-        "pad_token_id": str(source.pad_token_id),
-        "max_batch_size": str(options.max_num_seqs),
-        "model_parameters": str(source.parameters),
-        "dtype": DTYPES[options.precision],
+        keys.MODEL: "tokenizer",
+        keys.ENCODER: graph_name(name, source),
+        keys.INPUT_NAMES: ",".join(source.inputs),
+        keys.CONTEXT_LENGTH: str(source.context_length),
+        keys.PAD_TOKEN_ID: str(source.pad_token_id),
+        keys.MAX_BATCH_SIZE: str(options.max_num_seqs),
+        keys.MODEL_PARAMETERS: str(source.parameters),
+        keys.DTYPE: DTYPES[options.precision],
     }
     if source.is_classifier:
-        parameters |= {"labels": json.dumps(source.labels), "score": source.score}
+        parameters |= {keys.LABELS: json.dumps(source.labels), keys.SCORE: source.score}
     else:
         parameters["embedding_dimension"] = str(source.dimension)
     if options.served_name != name:
