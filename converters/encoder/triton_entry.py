@@ -77,7 +77,7 @@ def _parameters(name: str, source: EncoderSource, options: ExportOptions) -> dic
     if source.is_classifier:
         parameters |= {keys.LABELS: json.dumps(source.labels), keys.SCORE: source.score}
     else:
-        parameters["embedding_dimension"] = str(source.dimension)
+        parameters[keys.EMBEDDING_DIMENSION] = str(source.dimension)
     if options.served_name != name:
-        parameters["served_model_name"] = options.served_name
+        parameters[keys.SERVED_MODEL_NAME] = options.served_name
     return parameters
