@@ -37,11 +37,6 @@ def control_value(triton: TritonSettings) -> str | None:
     return None
 
 
-def engine_asked_for(settings: ServingSettings) -> str | None:
-    """Return the engine that the user asks for, or None where it is left to the model."""
-    return settings.backend_type if "backend_type" in settings.model_fields_set else None
-
-
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
     """The times of health checks, in seconds. ``failures``: in a row, until a model counts as
@@ -84,7 +79,7 @@ def connect(
     those that hold its models, where they run on this machine.
     """
     named, checks = endpoints(settings), HealthChecks.of(settings)
-    engine = engine_asked_for(settings)
+    engine = settings.engine_asked_for
 
     def catalog(client: ModelClient, on_unhealthy: Callable[[Model], None]) -> Catalog:
         return Catalog(

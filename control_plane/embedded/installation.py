@@ -2,7 +2,7 @@
 
 In NVIDIA's container it is installed with all its backends. Elsewhere the ``nvidia-pytriton``
 wheel carries the binary and the Python backend; of that wheel nothing else is used, and
-`backends.onnxruntime` stands in for the onnxruntime backend.
+`backends.onnxruntime_shim` takes the place of the onnxruntime backend.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _assemble_python_backend(server: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for file in [*(server / "backends" / "python").iterdir(), stub]:
         if file.suffix == ".so":
-            # As the library of another backend, the stand-in's, Triton takes no link out of here.
+            # As the library of another backend, the shim's, Triton takes no link out of here.
             shutil.copyfile(file, target / file.name)
         else:
             (target / file.name).symlink_to(file)

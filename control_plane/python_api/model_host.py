@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from control_plane.cluster.servers import endpoints, engine_asked_for
+from control_plane.cluster.servers import endpoints
 from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.errors import ModelNotReady
 from control_plane.generation.generation import Generation
@@ -56,7 +56,7 @@ class ModelHost:
                 served_name = model
             assert self._services is not None
             catalog = self._services.catalog
-            catalog.default_model, catalog.engine = served_name, engine_asked_for(settings)
+            catalog.default_model, catalog.engine = served_name, settings.engine_asked_for
             for name in catalog.default_names:
                 catalog.add_name(name)
             await catalog.refresh()

@@ -6,13 +6,16 @@ of a choice have in common is put together once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import orjson
 
 from control_plane.api.openai.fields import V1Request
 from control_plane.api.openai.usage import Usage
 from control_plane.errors import TriadError
+from control_plane.inference.responses import Delta
 
 DONE = b"data: [DONE]\n\n"
 
@@ -66,3 +69,40 @@ class ChunkFrame:
 
     def error(self, error: TriadError) -> bytes:
         return b"data: " + orjson.dumps(error.body(self._request_id)) + b"\n\n" + DONE
+
+
+class Choice(Protocol):
+    """The chunks of one answer."""
+
+    def encode(self, deltas: Sequence[Delta]) -> bytes:
+        """Return the chunks of deltas."""
+
+
+C = TypeVar("C", bound=Choice)
+
+
+class ChoiceEvents(Generic[C]):
+    """The events of a stream of one or more answers. Implements `control_plane.api.sse.Events`."""
+
+    def __init__(self, frame: ChunkFrame, choices: Sequence[C], usage: Usage) -> None:
+        self._frame = frame
+        self._choices = choices
+        self._usage = usage
+        self._counts_in_chunks = frame.usage_in_chunks
+
+    def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
+        choice = self._choices[generation]
+        if not self._counts_in_chunks:
+            self._usage.add_deltas(generation, deltas)
+            return choice.encode(deltas)
+        chunks = b""
+        for delta in deltas:  # each says how many tokens there are with its own
+            self._usage.add(generation, delta.prompt_tokens, delta.tokens)
+            chunks += choice.encode((delta,))
+        return chunks
+
+    def end(self) -> bytes:
+        return self._frame.end()
+
+    def error(self, error: TriadError) -> bytes:
+        return self._frame.error(error)

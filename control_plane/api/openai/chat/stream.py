@@ -16,9 +16,7 @@ from control_plane.api.openai.chat.parts import (
     Part,
     Reasoning,
 )
-from control_plane.api.openai.streams import ChunkFrame
-from control_plane.api.openai.usage import Usage
-from control_plane.errors import TriadError
+from control_plane.api.openai.streams import ChoiceEvents, ChunkFrame
 from control_plane.inference.responses import Delta
 
 _ROLE = b'{"role":"assistant","content":""}'
@@ -110,30 +108,12 @@ def _delta(part: Part) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-class ChatEvents:
-    """The events of a chat stream. Implements `control_plane.api.sse.Events`."""
-
-    def __init__(self, frame: ChunkFrame, choices: Sequence[ChatChoice], usage: Usage) -> None:
-        self._choices = choices
-        self._usage = usage
-        self._frame = frame
-        self._counts_in_chunks = frame.usage_in_chunks
+class ChatEvents(ChoiceEvents[ChatChoice]):
+    """The events of a chat stream, of which each answer begins with a chunk of its own."""
 
     def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
-        choice, chunks = self._choices[generation], b""
+        choice, begin = self._choices[generation], b""
         if not choice.begun:
             self._usage.add(generation, deltas[0].prompt_tokens, 0)
-            chunks = choice.begin(deltas[0])
-        if not self._counts_in_chunks:
-            self._usage.add_deltas(generation, deltas)
-            return chunks + choice.encode(deltas)
-        for delta in deltas:  # each says how many tokens there are with its own
-            self._usage.add(generation, delta.prompt_tokens, delta.tokens)
-            chunks += choice.encode((delta,))
-        return chunks
-
-    def end(self) -> bytes:
-        return self._frame.end()
-
-    def error(self, error: TriadError) -> bytes:
-        return self._frame.error(error)
+            begin = choice.begin(deltas[0])
+        return begin + super().encode(deltas, generation)

@@ -9,9 +9,7 @@ from typing import Any
 import orjson
 
 from control_plane.api.openai.logprobs import CompletionLogprobs, prompt_logprobs
-from control_plane.api.openai.streams import ChunkFrame
-from control_plane.api.openai.usage import Usage
-from control_plane.errors import TriadError
+from control_plane.api.openai.streams import ChoiceEvents, ChunkFrame
 from control_plane.generation.result import GenerationResult
 from control_plane.inference.responses import Delta
 
@@ -116,30 +114,5 @@ class CompletionChoice:
         return self._opened + orjson.dumps(fields)[1:-1] + b',"finish_reason":null}' + tail
 
 
-class CompletionEvents:
-    """The events of a completion stream. Implements `control_plane.api.sse.Events`."""
-
-    def __init__(
-        self, frame: ChunkFrame, choices: Sequence[CompletionChoice], usage: Usage
-    ) -> None:
-        self._frame = frame
-        self._choices = choices
-        self._usage = usage
-        self._counts_in_chunks = frame.usage_in_chunks
-
-    def encode(self, deltas: Sequence[Delta], generation: int = 0) -> bytes:
-        choice = self._choices[generation]
-        if not self._counts_in_chunks:
-            self._usage.add_deltas(generation, deltas)
-            return choice.encode(deltas)
-        chunks = b""
-        for delta in deltas:  # each says how many tokens there are with its own
-            self._usage.add(generation, delta.prompt_tokens, delta.tokens)
-            chunks += choice.encode((delta,))
-        return chunks
-
-    def end(self) -> bytes:
-        return self._frame.end()
-
-    def error(self, error: TriadError) -> bytes:
-        return self._frame.error(error)
+class CompletionEvents(ChoiceEvents[CompletionChoice]):
+    """The events of a completion stream."""
