@@ -128,14 +128,6 @@ class BatchingEngine(Engine, Generic[ModelT]):
         """Queue a request. Raises `InvalidField`, `Overloaded`, `ShuttingDown`."""
         self._queue.submit(request)
 
-    @property
-    def _queued(self) -> int:
-        return len(self._queue)
-
-    @property
-    def _reused_tokens(self) -> int:
-        return self._slots.reused_tokens
-
     def _reject(self, request: EngineRequest, error: BaseException) -> None:
         """End a request whose grammar could not be compiled."""
         if not request.cancelled:
@@ -143,13 +135,13 @@ class BatchingEngine(Engine, Generic[ModelT]):
         self.on_request_finished(request)
 
     def describe(self) -> dict[str, Any]:
-        """Return static facts and gauges. Raises `EngineError` if the engine's thread has ended."""
+        """Return static facts and gauges. Raises `EngineDead` if the engine's thread has ended."""
         if not self._thread.is_alive():
             raise EngineDead("the engine's thread has died")
         return self._facts | {
             "running": len(self._running),
-            "waiting": self._queued,
-            "reused_tokens": self._reused_tokens,
+            "waiting": len(self._queue),
+            "reused_tokens": self._slots.reused_tokens,
             "gpus": [],
         }
 
