@@ -160,17 +160,25 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def embedder(tmp_path_factory: pytest.TempPathFactory, encoders: dict[str, Path]) -> Path:
+    """Return the folder of the ONNX model ``embedder``. Leave it as it is."""
+    from tests.support.encoders import export
+
+    folder = tmp_path_factory.mktemp("embedder")
+    export(encoders["embedder"], folder, "embedder")
+    return folder / "embedder"
+
+
+@pytest.fixture(scope="session")
 def others_server(
-    tmp_path_factory: pytest.TempPathFactory, encoders: dict[str, Path]
+    tmp_path_factory: pytest.TempPathFactory, encoders: dict[str, Path], embedder: Path
 ) -> Iterator[TriadServer]:
     """Encoders and a plain ONNX model, ``double``, beside a language model, the scripted one."""
-    from tests.support.encoders import export
     from tests.support.onnx_models import double, entry
 
     folder = tmp_path_factory.mktemp("others")
-    export(encoders["embedder"], folder, "embedder")
     entry(folder, "double", double(), "")
-    models = [folder / "embedder", folder / "double", encoders["bert"], encoders["mpnet"]]
+    models = [embedder, folder / "double", encoders["bert"], encoders["mpnet"]]
     environment = {"TRIAD_SERVING__MODELS": f"[{', '.join(map(str, models))}]"}
     arguments = ("--model", str(SCRIPTED))
     with triad_server(folder / "log", *arguments, environment=environment) as running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,7 @@ from backends.contract import errors
 from backends.contract.errors import EngineError, ErrorCode
 from tests.support import faults, vllm
 from tests.support.contract import InferenceServerException, infer
-from tests.support.encoders import export, save_encoder
-from tests.support.server import TriadServer, triad_server
+from tests.support.server import TriadServer, lives, triad_server, wait_until
 
 TEXT = "an injected fault"
 INVALID = (400, "invalid_request_error", f"max_tokens: {TEXT}")
@@ -41,11 +41,10 @@ MARK = 77  # of the ids that make an encoder fail
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
+def faulty(tmp_path_factory: pytest.TempPathFactory, embedder: Path) -> Iterator[TriadServer]:
     """The engines but vLLM, each of which fails on request."""
     folder = tmp_path_factory.mktemp("faulty")
-    export(save_encoder("bert", folder / "weights"), folder, "encoder")
-    encoder = faults.write_model(folder / "encoder", "backends.encoder.model", encoder=True)
+    encoder = faults.encoder(folder, embedder)
     environment = {"TRIAD_SERVING__MODELS": f"[{faults.onnx(folder, 'onnx')}, {encoder}]"}
     arguments = ("--model", str(faults.pytorch(folder, "pytorch")))
     with triad_server(folder / "log", *arguments, environment=environment) as running:
@@ -122,9 +121,9 @@ def test_the_wire_has_the_code(
 @every_error
 def test_an_encoders_error_keeps_its_kind(faulty: TriadServer, kind: type[EngineError]) -> None:
     ids = [MARK, MARK, CLASSES.index(kind)]
-    check(faulty.post("/v1/embeddings", {"model": "encoder", "input": ids}), kind)
+    check(faulty.post("/v1/embeddings", {"model": "embedder", "input": ids}), kind)
     with pytest.raises(InferenceServerException) as failed:
-        infer(faulty.grpc, "encoder", input_ids=ids)
+        infer(faulty.grpc, "embedder", input_ids=ids)
     assert errors.parse(failed.value.message())[0] is kind.code
 
 
@@ -134,4 +133,14 @@ def test_what_names_no_fault_is_served(server_with: TriadServer, engine: str) ->
 
 
 def test_an_encoder_serves_other_ids(faulty: TriadServer) -> None:
-    assert faulty.post("/v1/embeddings", {"model": "encoder", "input": "a"}).ok
+    assert faulty.post("/v1/embeddings", {"model": "embedder", "input": "a"}).ok
+
+
+def test_the_death_of_vllm_s_model_process_leaves_no_engine(faulty_vllm: TriadServer) -> None:
+    """The last test of this server: it is not waited for until it is loaded again.
+
+    It is Triton that notices, and it waits for its dead stub first.
+    """
+    victim = vllm.model_process(faulty_vllm)
+    killed = vllm.killed_while_requests_run(faulty_vllm, victim, 15)
+    wait_until(lambda: not any(map(lives, killed)))

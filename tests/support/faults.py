@@ -58,6 +58,12 @@ def vllm(folder: Path, name: str) -> Path:
     return write_model(entry, "backends.vllm.model")
 
 
+def encoder(folder: Path, embedder: Path) -> Path:
+    """``embedder``: the exported model that is copied, with its name and the graph beside it."""
+    shutil.copytree(embedder.parent, folder, dirs_exist_ok=True)
+    return write_model(folder / embedder.name, "backends.encoder.model", encoder=True)
+
+
 def scripted(folder: Path, name: str) -> Path:
     entry = folder / name
     shutil.copytree(SCRIPTED, entry)

@@ -18,9 +18,6 @@ TESTS = Path(__file__).resolve().parents[1]
 # longest starts first, so that the processes end together.
 TOGETHER = {
     "end_to_end/test_vllm.py": "vLLM",
-    "end_to_end/test_equality.py": "vLLM",
-    "end_to_end/test_sampling_parameters.py": "vLLM",
-    "end_to_end/test_scoring.py": "vLLM",
     "control_plane/api/": "the shared server",
     "control_plane/triton/test_client.py": "the shared server",
     "end_to_end/": "the shared server",
@@ -32,12 +29,17 @@ TOGETHER = {
     "backends/onnxruntime_shim/": "a Triton with ONNX models",
     "backends/encoder/": "a Triton with encoders",
 }
+# What tests of all engines have in their names where they run on vLLM.
+_ON_VLLM = "demo_vllm"
 _ORDER = list(dict.fromkeys(TOGETHER.values()))
 
 
-def group(path: str) -> str:
-    """``path``: of a file in `tests`."""
-    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
+def group(nodeid: str) -> str:
+    """Return the name of a test's group: a file's own path where it shares nothing."""
+    path, _, name = nodeid.removeprefix(f"{TESTS.name}/").partition("::")
+    if _ON_VLLM in name:
+        return TOGETHER["end_to_end/test_vllm.py"]
+    return next((value for start, value in TOGETHER.items() if path.startswith(start)), path)
 
 
 def path_of(item: pytest.Item) -> str:
@@ -47,7 +49,7 @@ def path_of(item: pytest.Item) -> str:
 
 def rank(item: pytest.Item) -> int:
     """Return the place of the item's group among the groups."""
-    name = group(path_of(item))
+    name = group(item.nodeid)
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 
@@ -59,4 +61,4 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        return group(nodeid.partition("::")[0].removeprefix(f"{TESTS.name}/"))
+        return group(nodeid)

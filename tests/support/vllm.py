@@ -1,18 +1,59 @@
-"""The Python environment that has vLLM, and a LoRA adapter for the demo model."""
+"""The Python environment that has vLLM, its processes, and a LoRA adapter for the demo model."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
+import time
 from pathlib import Path
 
-from tests.support.server import ROOT, WEIGHTS
+import psutil
+
+from tests.support.server import ROOT, WEIGHTS, TriadServer, wait_until
 
 ENVIRONMENT = Path(os.environ.get("TRIAD_TEST_VLLM") or ROOT / ".venv-vllm")
 INSTALLED = (ENVIRONMENT / "bin" / "activate").is_file()
 
 RANK, ALPHA = 4, 8
 TARGETS = ("q_proj", "v_proj")
+
+
+def gauges(server: TriadServer) -> tuple[float, float]:
+    """Return how many requests run in the engine, and how many wait."""
+    running = server.gauge("vllm:num_requests_running")
+    return running, server.gauge("vllm:num_requests_waiting")
+
+
+def engine_process(server: TriadServer) -> psutil.Process:
+    return server.descendants("VLLM::EngineCor")[0]
+
+
+def model_process(server: TriadServer) -> psutil.Process:
+    return engine_process(server).parents()[0]
+
+
+def killed_while_requests_run(
+    server: TriadServer, victim: psutil.Process, seconds: float
+) -> list[psutil.Process]:
+    """Kill a process of the server's one model, and return the engine's processes.
+
+    AssertionError unless the server is not ready within ``seconds``, and what ran fails with 503.
+    """
+    engine = engine_process(server)
+    processes = [engine, *engine.children(recursive=True)]
+    body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(server.post, "/generate", body) for _ in range(4)]
+        wait_until(lambda: gauges(server)[0] == 4)
+        victim.kill()
+        killed = time.monotonic()
+        wait_until(lambda: not server.is_ready(), seconds)
+        answers = [future.result() for future in running]
+    assert time.monotonic() - killed < seconds + 2
+    assert {answer.status_code for answer in answers} == {503}
+    assert all("died" in answer.json()["error"]["message"] for answer in answers)
+    return processes
 
 
 def make_adapter(adapter: Path, merged: Path) -> None:

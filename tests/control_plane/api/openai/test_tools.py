@@ -76,7 +76,8 @@ def test_an_answer_without_a_call(client: OpenAI, stream: bool) -> None:
 
 
 def test_arguments_come_piece_by_piece(client: OpenAI) -> None:
-    script = json.dumps({"text": CALL, "piece": 4, "interval_ms": 3})
+    """The pieces are further apart than the events of a stream may be, so that each has its own."""
+    script = json.dumps({"text": CALL, "piece": 4, "interval_ms": 30})
     stream = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": script}], tools=TOOLS, stream=True
     )
