@@ -66,13 +66,14 @@ def test_alone(
     running: TriadServer, model: str, reference: Reference, expected: dict[str, list[int]]
 ) -> None:
     assert len(PROMPTS) >= 20
-    for prompt, ids in expected.items():
+    for number, (prompt, ids) in enumerate(expected.items()):
         answer = through_rest(running, model, prompt)
         assert answer["text"] == reference.text(ids)
         assert answer["tokens_generated"] == len(ids)
         ended = ids[-1] in reference.model.generation_config.eos_token_id
         assert answer["finish_reason"] == ("stop" if ended else "length")
-        assert through_grpc(running, model, prompt, stream=False) == ids
+        if number % 4 == 0:
+            assert through_grpc(running, model, prompt, stream=False) == ids
 
 
 def test_among_16_mixed_requests(

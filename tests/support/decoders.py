@@ -68,8 +68,8 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "smollm3": ("smollm3", {**_GROUPED, "no_rope_layers": [1, 0], "use_sliding_window": False}),
     "gpt2": ("gpt2", {}),
-    "gpt_neox": ("gpt_neox", {}),
-    "olmo2": ("olmo2", _GROUPED),
+    "gpt_neox": ("gpt_neox", {"num_hidden_layers": 1}),
+    "olmo2": ("olmo2", {**_GROUPED, "num_hidden_layers": 1}),
     "olmo": ("olmo", {**_GROUPED, "clip_qkv": 0.5}),
 }
 

@@ -213,7 +213,7 @@ def test_penalties_count_the_tokens_of_a_resumed_output() -> None:
 # --- distributions ------------------------------------------------------------------------------
 
 LOGITS = [2.0, 1.5, 1.4, 0.9, 0.3, 0.0, -0.4, -1.0, -1.6, -2.5]
-DRAWS = 20_000
+DRAWS = 8_000
 # Upper 0.1% points of the chi-square distribution, by degrees of freedom.
 CRITICAL = (0.0, 10.83, 13.82, 16.27, 18.47, 20.52, 22.46, 24.32, 26.12, 27.88)
 

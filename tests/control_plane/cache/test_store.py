@@ -27,6 +27,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield running
 
 
+@pytest.fixture
+def ttl() -> int:
+    """Return the time in seconds that a store keeps values."""
+    return 60
+
+
 CACHE_TYPES = typing.get_args(CachingSettings.model_fields["cache_type"].annotation)
 
 
@@ -36,9 +42,9 @@ CACHE_TYPES = typing.get_args(CachingSettings.model_fields["cache_type"].annotat
         for name in CACHE_TYPES
     ]
 )
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Open each store that the settings know. It keeps values for 1 s."""
-    values = {"cache_type": request.param, "cache_size": SIZE, "ttl_seconds": 1}
+async def store(request: pytest.FixtureRequest, tmp_path: Path, ttl: int) -> AsyncIterator[Store]:
+    """Open each store that the settings know."""
+    values = {"cache_type": request.param, "cache_size": SIZE, "ttl_seconds": ttl}
     if request.param == "redis":
         values["redis_url"] = request.getfixturevalue("redis").url
     settings = CachingSettings.model_validate(values)
@@ -56,6 +62,7 @@ def test_each_store_of_the_settings_has_its_module() -> None:
         assert callable(module.check) and callable(module.open_store)
 
 
+@pytest.mark.parametrize("ttl", [2])
 async def test_what_is_put_can_be_got_for_a_while(store: Store) -> None:
     key = os.urandom(32)
     assert await store.get(key) is None
@@ -63,7 +70,7 @@ async def test_what_is_put_can_be_got_for_a_while(store: Store) -> None:
     assert await store.get(key) == b"\0one"
     await store.put(key, b"two")
     assert await store.get(key) == b"two"
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(2.1)
     assert await store.get(key) is None
 
 
