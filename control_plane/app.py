@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi_offline import FastAPIOffline
 
-from control_plane.admission.rate_limits import RateLimits
+from control_plane.admission.rate_limits import open_limits
 from control_plane.api import (
     attributions,
     body,
@@ -65,22 +65,31 @@ def create_app(
     settings: ServingSettings,
     processes: ModelProcesses | None = None,
     client: ModelClient | None = None,
+    *,
+    started: float | None = None,
+    watches_alerts: bool = True,
 ) -> FastAPI:
     """Return an application in front of the Triton servers that the settings name.
 
     ``processes``: those of the embedded server's models. ``client``: whom to ask in place of the
-    servers, such as a `FakeModelClient`.
+    servers, such as a `FakeModelClient`. ``started``: when the server was, by `time.monotonic`;
+    None: now. ``watches_alerts``: of several workers, one does.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            services = await stack.enter_async_context(open_services(settings, processes, client))
+            services = await stack.enter_async_context(
+                open_services(settings, processes, client, started)
+            )
             app.state.services = services
+            if settings.rate_limiting.enabled:
+                app.state.limits = limits = open_limits(settings)
+                stack.push_async_callback(limits.close)
             if settings.auth.enabled:
                 authenticator = open_authenticator(settings.auth)
                 app.state.authenticator = await stack.enter_async_context(authenticator)
-            if (monitoring := settings.monitoring).enabled:
+            if watches_alerts and (monitoring := settings.monitoring).enabled:
                 alerts = Alerts(services.metrics, services.catalog, monitoring.alert_thresholds)
                 checks = running(alerts.watch(monitoring.health_check_interval))
                 await stack.enter_async_context(checks)
@@ -99,7 +108,7 @@ def create_app(
     # The last one is the outermost.
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_size)
     if settings.rate_limiting.enabled:
-        app.add_middleware(RateLimitMiddleware, limits=RateLimits(settings.rate_limiting))
+        app.add_middleware(RateLimitMiddleware)
     if settings.auth.enabled:
         app.add_middleware(AuthenticationMiddleware, public_paths=_public_paths(settings))
     app.add_middleware(FailureMiddleware)

@@ -22,6 +22,8 @@ from rich.logging import RichHandler
 from uvicorn.supervisors import ChangeReload
 
 from backends.logs import BoundedFormatter
+from control_plane.admission.rate_limits import check_limits
+from control_plane.admission.store import LimitStoreError
 from control_plane.app import create_app
 from control_plane.auth.authenticator import TOKEN_HEADERS
 from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
@@ -34,6 +36,8 @@ from control_plane.engines.entry import ModelError
 from control_plane.http.server import HttpServer, server_config
 from control_plane.models.processes import ModelProcesses
 from control_plane.settings import ServingSettings
+from control_plane.workers.job import set_up_logging
+from control_plane.workers.supervisor import Workers, WorkersFailed, for_workers, shared_folder
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +68,13 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
 
 
 def _set_up_logging(settings: ServingSettings, console: Console) -> None:
-    level = logging.DEBUG if settings.debug else logging.INFO
     if console.is_terminal:
         handler: logging.Handler = RichHandler(console=console, show_path=False)
         handler.setFormatter(BoundedFormatter("%(name)s: %(message)s"))
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(BoundedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for name in ("control_plane", "triton", "uvicorn.error"):
-        logging.getLogger(name).setLevel(level)
-    logging.getLogger("uvicorn.access").setLevel(level)
+    set_up_logging(settings, handler)
 
 
 def _warnings(settings: ServingSettings) -> Iterator[str]:
@@ -137,6 +137,11 @@ def _check_files(settings: ServingSettings) -> None:
             KeyStore(key_file(settings.auth)).close()
         except KeyStoreError as error:
             raise ServeError(f"serving.auth.key_store: {error}") from None
+    if settings.rate_limiting.enabled:
+        try:
+            check_limits(settings)
+        except LimitStoreError as error:
+            raise ServeError(f"serving.rate_limiting.file: {error}") from None
     if settings.caching.enabled:
         try:
             check_store(settings.caching)
@@ -175,6 +180,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> None:
     _allow_connections(settings)
+    if settings.workers > 1:
+        _serve_with_workers(settings, has_triton=processes is not None)
+        return
     if not settings.reload:
         app = create_app(settings, processes)
         HttpServer(server_config(app, settings), settings.shutdown_timeout).run()
@@ -192,6 +200,15 @@ def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> 
         target=HttpServer(config, settings.shutdown_timeout).run,
         sockets=[config.bind_socket()],
     ).run()
+
+
+def _serve_with_workers(settings: ServingSettings, *, has_triton: bool) -> None:
+    with shared_folder() as folder, server_config(None, settings).bind_socket() as listening:
+        workers = Workers(for_workers(settings, folder), listening, folder, has_triton=has_triton)
+        try:
+            workers.run()
+        except WorkersFailed as error:
+            raise ServeError(str(error)) from None
 
 
 def _announce(settings: ServingSettings, console: Console, demo: bool) -> None:

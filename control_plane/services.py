@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -44,11 +45,12 @@ async def open_services(
     settings: ServingSettings,
     processes: ModelProcesses | None = None,
     client: ModelClient | None = None,
+    started: float | None = None,
 ) -> AsyncIterator[Services]:
     """Connect to the servers that the settings name, and watch their models.
 
     ``processes``: those of the embedded server's models. ``client``: one that is taken in place
-    of the servers.
+    of the servers. ``started``: when the server was, by `time.monotonic`; None: now.
     """
 
     def on_unhealthy(model: Model) -> None:
@@ -57,10 +59,13 @@ async def open_services(
     create_client = client_factory(settings.triton) if client is None else lambda _: client
     connection = connect(settings, create_client, on_unhealthy, processes)
     client, catalog, instances = connection.client, connection.catalog, connection.instances
-    metrics, stats = Metrics(), Stats()
-    metrics.registry.register(EngineGauges(catalog))
+    metrics = Metrics()
+    stats = Stats(metrics, time.monotonic() if started is None else started)
+    metrics.register(EngineGauges(catalog))
     if instances:
-        metrics.registry.register(InstanceMetrics(instances))
+        counted = InstanceMetrics(metrics.registry)
+        for instance in instances:
+            instance.count_in(counted)
     inspection = InspectionService(client, timeout=settings.request_timeout)
     embedding = EmbeddingService(client, timeout=settings.request_timeout)
     async with AsyncExitStack() as stack:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +34,8 @@ ServerFactory = Callable[..., TriadServer]
 # Operations as small as those of the tests' models take longer on several threads, above all when
 # two processes run tests. The debug server, for one, has all cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What servers keep is not the user's.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="triad-tests-")
 
 
 _PROCESS_GUARD = pytest.StashKey[ProcessGuard]()
@@ -64,6 +68,7 @@ def servers_end() -> Iterator[None]:
     """Tests do not wait for their servers to stop; the run does."""
     yield
     wait_for_ends()
+    shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ FLOORS = [
     {"api", "python_api"},
     {"middleware"},
     {"app"},
+    {"workers"},
     {"serve"},
     {"cli"},
 ]

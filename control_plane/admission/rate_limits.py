@@ -1,103 +1,174 @@
 """Requests and tokens a minute, for each caller.
 
-Both are token buckets, in the form of the generic cell rate algorithm (ITU-T I.371): of each caller
-one time is kept, at which all that was used will have come in again. So in any minute nobody gets
-more than what comes in during a minute and what the bucket holds.
-
-How many tokens an answer has is known at its end. They are taken from the bucket then, which may
-owe some for a while: the caller's next request waits until that is made up.
+How many tokens an answer takes is known at its end. So what it may take is reserved when it begins,
+and settled with what it took: a caller at its limit cannot begin any number of answers at once. A
+request may use more than there is at last, and the bucket then owes some for a while: the caller's
+next request waits until that is made up.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
-from control_plane.errors import RateLimited
-from control_plane.settings import RateLimitingSettings
+from control_plane.admission.buckets import Bucket, Draw, Outcome
+from control_plane.admission.file_store import FileStore, limits_file
+from control_plane.admission.redis_store import RedisStore
+from control_plane.admission.store import LimitStore, LimitStoreError
+from control_plane.errors import RateLimited, Unavailable
+from control_plane.settings import RateLimitingSettings, ServingSettings
 
-_MAX_KEPT = 10_000
-"""Callers, before those are dropped whose bucket is full again."""
-_EPSILON = 1e-6
-"""Seconds: what adding up times may be off by."""
+logger = logging.getLogger(__name__)
 
-
-class Meter:
-    """Token buckets by caller: ``per_minute`` comes in, and a bucket holds ``most``. Times are
-    in seconds."""
-
-    def __init__(self, per_minute: int, most: int) -> None:
-        self.per_minute = per_minute
-        self._each = 60 / per_minute
-        self._most = most * self._each
-        self._full: dict[str, float] = {}  # when each bucket is full again
-        self._drop_at = _MAX_KEPT
-
-    def wait(self, caller: str, now: float) -> float:
-        """Return the time until the bucket holds one, which is 0 when it does."""
-        wait = self.refill(caller, now) + self._each - self._most
-        return wait if wait > _EPSILON else 0.0
-
-    def take(self, caller: str, count: int, now: float) -> None:
-        """May take more than there is."""
-        self._full[caller] = now + self.refill(caller, now) + count * self._each
-        if len(self._full) > self._drop_at:
-            self._full = {key: full for key, full in self._full.items() if full > now}
-            self._drop_at = max(_MAX_KEPT, 2 * len(self._full))
-
-    def refill(self, caller: str, now: float) -> float:
-        """Return the time until the bucket is full."""
-        return max(0.0, self._full.get(caller, now) - now)
-
-    def left(self, caller: str, now: float) -> int:
-        return max(0, int((self._most - self.refill(caller, now) + _EPSILON) / self._each))
+_COMPLAINT_SECONDS = 30.0
+"""A store that does not work is spoken of so often at most."""
 
 
 class RateLimits:
-    """The limits of all callers, in this process's memory."""
+    """The limits of all callers.
 
-    def __init__(self, settings: RateLimitingSettings) -> None:
+    A store that does not work refuses all requests with a 503, or with ``fail_open`` none.
+    """
+
+    def __init__(self, settings: RateLimitingSettings, store: LimitStore) -> None:
         self.burst = settings.burst_allowance
-        self.requests = Meter(settings.requests_per_minute, self.burst + 1)
-        self.tokens = Meter(settings.tokens_per_minute, settings.tokens_per_minute)
+        self.requests = Bucket("requests", settings.requests_per_minute, self.burst + 1)
+        self.tokens = Bucket("tokens", settings.tokens_per_minute, settings.tokens_per_minute)
+        self._fail_open = settings.when_unavailable == "fail_open"
+        self._store = store
+        self._settling: set[asyncio.Task[None]] = set()
+        self._complained = float("-inf")
+
+    async def take(self, caller: str, draws: Sequence[Draw]) -> Outcome | None:
+        """Make all draws or none; None where nobody can say, and ``fail_open`` is set. Raises
+        `Unavailable`."""
+        try:
+            return await self._store.take(caller, draws)
+        except LimitStoreError as error:
+            self._complain(error)
+            if self._fail_open:
+                return None
+            raise Unavailable("the rate limits cannot be checked now") from None
+
+    def settle(self, caller: str, draw: Draw) -> None:
+        """Make a draw that cannot be refused, soon: nobody waits for it. While the store does not
+        work, what was reserved stays taken."""
+        if draw.count:
+            task = asyncio.ensure_future(self._settle(self._store.take(caller, [draw])))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    async def _settle(self, taking: Coroutine[Any, Any, Outcome]) -> None:
+        try:
+            await taking
+        except LimitStoreError as error:
+            self._complain(error)
+
+    def _complain(self, error: LimitStoreError) -> None:
+        if (now := time.monotonic()) >= self._complained + _COMPLAINT_SECONDS:
+            self._complained = now
+            logger.error("rate_limiting: the limits of callers cannot be read: %s", error)
+
+    async def close(self) -> None:
+        """Close the store, once all that was used is settled."""
+        if self._settling:
+            await asyncio.wait(self._settling)
+        await self._store.close()
 
 
 class Account:
-    """The limits of one caller."""
+    """The limits of one caller, for one request."""
 
     def __init__(self, limits: RateLimits, caller: str) -> None:
         self._limits = limits
         self._caller = caller
+        self._refills: dict[Bucket, float] = {}
 
-    def admit(self) -> None:
-        """Count one more request. Raises `RateLimited`."""
-        now, limits = time.monotonic(), self._limits
-        if wait := limits.requests.wait(self._caller, now):
-            raise RateLimited(
+    async def admit(self) -> None:
+        """Count one more request. Raises `RateLimited` and `Unavailable`.
+
+        Tokens are only looked at: how many are needed, and how long that takes, nobody knows yet.
+        """
+        limits = self._limits
+        await self._take(Draw(limits.requests, 1, need=1), Draw(limits.tokens, 0))
+
+    async def count_requests(self, count: int) -> None:
+        """Count requests that one request stands for beside itself, such as further answers to it.
+        They may take more than there is: the caller's next request then waits until that is made
+        up. Raises `Unavailable`."""
+        if count:
+            await self._take(Draw(self._limits.requests, count))
+
+    async def reserve(self, tokens: int) -> Reservation:
+        """Take tokens that a request may use. One that may use more than the limit needs all of
+        it. Raises `RateLimited` and `Unavailable`."""
+        bucket = self._limits.tokens
+        tokens = min(tokens, bucket.capacity)
+        await self._take(Draw(bucket, tokens, need=tokens))
+        return Reservation(self, tokens)
+
+    def settle(self, tokens: int) -> None:
+        """Take tokens that have been used, or give back as many as ``tokens`` is below 0."""
+        bucket = self._limits.tokens
+        if bucket in self._refills:
+            self._refills[bucket] = max(0.0, self._refills[bucket] + tokens * bucket.each)
+        self._limits.settle(self._caller, Draw(bucket, tokens))
+
+    async def _take(self, *draws: Draw) -> None:
+        outcome = await self._limits.take(self._caller, draws)
+        if outcome is None:
+            return
+        self._refills |= {d.bucket: r for d, r in zip(draws, outcome.refills, strict=True)}
+        if (draw := outcome.refused) is not None:
+            raise RateLimited(self._refusal(draw), draw.wait(self._refills[draw.bucket]))
+
+    def _refusal(self, draw: Draw) -> str:
+        limits = self._limits
+        if draw.bucket is limits.requests:
+            return (
                 f"too many requests: {limits.requests.per_minute} a minute are allowed, "
-                f"{limits.burst + 1} of them at once",
-                wait,
+                f"{limits.burst + 1} of them at once"
             )
-        if wait := limits.tokens.wait(self._caller, now):
-            raise RateLimited(
-                f"too many tokens: {limits.tokens.per_minute} a minute are allowed, of prompts and "
-                "answers together",
-                wait,
-            )
-        limits.requests.take(self._caller, 1, now)
-
-    def count_requests(self, count: int) -> None:
-        """Requests that one request stands for beside itself, such as further answers to it. They
-        may take more than there is: the caller's next request then waits until that is made up."""
-        self._limits.requests.take(self._caller, count, time.monotonic())
-
-    def spend(self, tokens: int) -> None:
-        self._limits.tokens.take(self._caller, tokens, time.monotonic())
+        wanted = f", and this request may use {draw.need}" if draw.need > 1 else ""
+        return (
+            f"too many tokens: {limits.tokens.per_minute} a minute are allowed, of prompts and "
+            f"answers together{wanted}"
+        )
 
     def headers(self) -> dict[str, str]:
         """Return the response headers that say what is left, as OpenAI's API has them."""
-        now, headers = time.monotonic(), {}
-        for name, meter in (("requests", self._limits.requests), ("tokens", self._limits.tokens)):
-            headers[f"x-ratelimit-limit-{name}"] = str(meter.per_minute)
-            headers[f"x-ratelimit-remaining-{name}"] = str(meter.left(self._caller, now))
-            headers[f"x-ratelimit-reset-{name}"] = f"{meter.refill(self._caller, now):.3f}s"
+        headers = {}
+        for bucket, refill in self._refills.items():
+            headers[f"x-ratelimit-limit-{bucket.name}"] = str(bucket.per_minute)
+            headers[f"x-ratelimit-remaining-{bucket.name}"] = str(bucket.left(refill))
+            headers[f"x-ratelimit-reset-{bucket.name}"] = f"{refill:.3f}s"
         return headers
+
+
+class Reservation:
+    """Tokens that a request may use, until it is settled with what it has used."""
+
+    def __init__(self, account: Account, tokens: int) -> None:
+        self._account = account
+        self._tokens = tokens
+
+    def settle(self, used: int) -> None:
+        """Give back what was not used, or take what was used beside. To be called once."""
+        self._account.settle(used - self._tokens)
+
+
+def check_limits(settings: ServingSettings) -> None:
+    """Open the store, and close it, where it is a file. Raises `LimitStoreError`."""
+    if settings.rate_limiting.redis_url is None:
+        FileStore(limits_file(settings)).close_file()
+
+
+def open_limits(settings: ServingSettings) -> RateLimits:
+    """Return the limits over the store that the settings name. Raises `LimitStoreError`."""
+    limiting = settings.rate_limiting
+    if limiting.redis_url is not None:
+        return RateLimits(limiting, RedisStore(limiting.redis_url.get_secret_value()))
+    return RateLimits(limiting, FileStore(limits_file(settings)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from control_plane.api.body import settle_unknown_fields
-from control_plane.api.dependencies import ServicesDep, charged
+from control_plane.api.dependencies import ServicesDep, charged, estimated_tokens
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.schemas import AttributionRequest, AttributionResponse
@@ -31,5 +31,10 @@ async def attributions(
     model = services.catalog.language_model(body.model)
     request_id = request.state.request_id
     work = services.inspection.attribute(model, request_id, body.prompt, body.target)
-    answer = await charged(request, work, lambda a: len(a["prompt_tokens"]) + a["target_tokens"])
+    answer = await charged(
+        request,
+        work,
+        estimated_tokens(body.prompt, body.target or ""),
+        lambda a: len(a["prompt_tokens"]) + a["target_tokens"],
+    )
     return AttributionResponse(request_id=request_id, model_name=model.served_name, **answer)

@@ -12,9 +12,10 @@ from control_plane.admission.rate_limits import Account
 from control_plane.api.disconnect import until_disconnect
 from control_plane.auth.caller import caller_id
 from control_plane.generation.requests import CacheUse, GenerationRequest
-from control_plane.inference.prompts import Prompt
+from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.services import Services
 from control_plane.validation import check_request
+from control_plane.validation.texts import texts_of
 
 T = TypeVar("T")
 
@@ -24,31 +25,43 @@ async def _services(request: Request) -> Services:
     return services
 
 
-def usage_recorder(request: Request) -> Callable[[int], None] | None:
-    """Return what records the tokens that a request uses; None where there is no limit on them."""
+def account_of(request: Request) -> Account | None:
+    """Return what its caller may use; None where there is no limit."""
     account: Account | None = request.scope["state"].get("account")
-    return None if account is None else account.spend
+    return account
 
 
-def count_requests(request: Request, count: int) -> None:
-    """Take note, where there is a limit, of requests that one request stands for beside itself."""
-    account: Account | None = request.scope["state"].get("account")
-    if account is not None:
-        account.count_requests(count)
+async def count_requests(request: Request, count: int) -> None:
+    """Take note, where there is a limit, of requests that one request stands for beside itself.
+    Raises `Unavailable`."""
+    if (account := account_of(request)) is not None:
+        await account.count_requests(count)
 
 
-async def charged(request: Request, work: Coroutine[Any, Any, T], cost: Callable[[T], int]) -> T:
+async def charged(
+    request: Request, work: Coroutine[Any, Any, T], estimate: int, cost: Callable[[T], int]
+) -> T:
     """Return the result of ``work``, and charge the caller ``cost`` of it in tokens, where there is
     a limit: also when the client has left meanwhile, since it is computed all the same.
 
-    Raises `ClientDisconnected`, and what ``work`` raises.
+    ``estimate``: what is reserved for it. Raises `ClientDisconnected`, `RateLimited`,
+    `Unavailable`, and what ``work`` raises.
     """
-    if (spend := usage_recorder(request)) is None:
+    if (account := account_of(request)) is None:
         return await until_disconnect(request.receive, work)
+    try:
+        reservation = await account.reserve(estimate)
+    except BaseException:
+        work.close()
+        raise
 
     async def charge() -> T:
-        result = await work
-        spend(cost(result))
+        used = 0
+        try:
+            result = await work
+            used = cost(result)
+        finally:
+            reservation.settle(used)
         return result
 
     return await until_disconnect(request.receive, _shielded(asyncio.ensure_future(charge())))
@@ -57,6 +70,21 @@ async def charged(request: Request, work: Coroutine[Any, Any, T], cost: Callable
 async def _shielded(task: asyncio.Future[T]) -> T:
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
     return await asyncio.shield(task)
+
+
+CHARACTERS_PER_TOKEN = 4
+"""Of a text in a language with letters, about so many make a token."""
+
+
+def estimated_tokens(*prompts: Prompt) -> int:
+    """Return about how many tokens prompts have, before a tokenizer has counted them."""
+    ids = sum(len(prompt.ids) for prompt in prompts if isinstance(prompt, TokenIds))
+    size = sum(
+        len(text.encode(errors="surrogatepass"))
+        for prompt in prompts
+        for _, text in texts_of(prompt)
+    )
+    return ids + -(-size // CHARACTERS_PER_TOKEN)
 
 
 def cache_control(request: Request) -> CacheUse:
@@ -82,12 +110,14 @@ def generation_request(
     `InvalidRequest`.
     """
     check_request(services.settings.validation, prompt, sampling["max_tokens"])
+    account = account_of(request)
     return GenerationRequest(
         prompt=prompt,
         sampling=sampling,
         request_id=request.state.request_id,
         caller=caller_id(request.scope),
-        record_usage=usage_recorder(request),
+        account=account,
+        estimated_prompt_tokens=0 if account is None else estimated_tokens(prompt),
         cache=cache_control(request),
         **fields,
     )

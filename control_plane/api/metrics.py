@@ -16,7 +16,7 @@ def metrics_router(path: str) -> APIRouter:
     async def metrics(services: ServicesDep) -> Response:
         """Prometheus metrics: the gateway's, then those that engines have of their own, where there
         is one Triton server."""
-        own = generate_latest(services.metrics.registry)
+        own = services.metrics.exposition()
         if services.instances:  # equal series, each of another server
             return Response(own, media_type=CONTENT_TYPE_LATEST)
         engines = await engine_metrics(services.client, services.catalog)

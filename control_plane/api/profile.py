@@ -38,7 +38,7 @@ async def profile(body: ProfileRequest, request: Request, services: ServicesDep)
     tokens = await inspection.tokenize(model, request_id, body.prompt, must_fit=True)
     cost = len(tokens.ids) + body.max_tokens  # the trace does not say how many there were
     work = inspection.profile(model, request_id, body.prompt, body.sampling_parameters())
-    trace = await charged(request, work, lambda _: cost)
+    trace = await charged(request, work, cost, lambda _: cost)
     name = f"trace-{request_id}.json.gz"
     return Response(
         trace,

@@ -23,7 +23,7 @@ TOKEN_HEADERS = {
     "bearer_token": "Authorization: Bearer <token>",
     "api_key": "X-API-Key: <token>",
 }
-"""How a token is sent, by `auth_type`."""
+"""How clients are told to send a token, by `auth_type`. Either way is taken."""
 
 
 class Authenticator:
@@ -78,10 +78,11 @@ class Authenticator:
         return caller
 
     def _token(self, headers: Headers) -> str | None:
-        if self._type == "api_key":
-            return headers.get("x-api-key") or None
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        return token.strip() or None if scheme.lower() == "bearer" else None
+        """Return the token of either header; of both, that of the one which `auth_type` names."""
+        scheme, _, rest = headers.get("authorization", "").partition(" ")
+        bearer = rest.strip() if scheme.lower() == "bearer" else ""
+        key = headers.get("x-api-key", "")
+        return (key or bearer if self._type == "api_key" else bearer or key) or None
 
 
 @asynccontextmanager

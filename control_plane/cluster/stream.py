@@ -98,8 +98,7 @@ class BalancedStream(Generic[T]):
         """Send the request to a server. Raises `Unavailable`."""
         self.instance = self._cluster.pick(self._request, self._tried, self._failure)
         self._tried.append(self.instance)
-        self.instance.running += 1
-        self.instance.sent += 1
+        self.instance.begun()
         self._cluster.running.add(self)
         timeout = max(self._deadline - time.monotonic(), 0.001)
         self._stream = self.instance.client.infer(self._to_send(), timeout=timeout)
@@ -123,7 +122,7 @@ class BalancedStream(Generic[T]):
         if not may_help or len(self._tried) > self._cluster.max_retries:
             raise error
         failed = self._tried[-1]
-        failed.failed += 1
+        failed.has_failed()
         failed.catalog.request_refresh()
         logger.warning(
             "%s: %s failed after %d tokens: %s",
@@ -153,4 +152,4 @@ class BalancedStream(Generic[T]):
         self._stream = None
         if self in self._cluster.running and self.instance is not None:
             self._cluster.running.discard(self)
-            self.instance.running -= 1
+            self.instance.ended()

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from control_plane.errors import ClientDisconnected, DeadlineExceeded, EngineFailed, TriadError
+from control_plane.generation.requests import TokenReservation
 from control_plane.inference.client import ResponseStream
 from control_plane.inference.responses import Delta
 from control_plane.models.catalog import Model
@@ -60,6 +61,7 @@ class Generation:
         self.tokens = 0
         self.prompt_tokens = 0  # where they are asked for
         self.finish_reason: str | None = None
+        self.reservation: TokenReservation | None = None  # where its caller has a limit
         self._stats = stats
         self._on_close = on_close
         self._measures_tokens = stream  # one response for all tokens says nothing of each

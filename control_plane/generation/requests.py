@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from backends.contract.names import NUM_INPUT_TOKENS
 from control_plane.inference.prompts import Prompt
@@ -15,6 +15,20 @@ PROMPT_TOKENS = NUM_INPUT_TOKENS
 CacheUse: TypeAlias = Literal["read and write", "write", "none"]
 
 
+class TokenReservation(Protocol):
+    """Tokens that a generation may use."""
+
+    def settle(self, used: int) -> None:
+        """Take note of how many it has used. Called once."""
+
+
+class TokenAccount(Protocol):
+    """What a caller may use."""
+
+    async def reserve(self, tokens: int) -> TokenReservation:
+        """Set tokens aside. Raises `TriadError` where there are not enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A request for one answer.
@@ -23,9 +37,10 @@ class GenerationRequest:
     that clients use; None: the default model. ``returns``: names of the contract's optional
     outputs that each `Delta` is to have. ``metadata``: for the log.
 
-    ``record_usage`` is called once with the number of tokens that were computed: those of the
-    answer and, with ``counts_prompt``, of the prompt; also tokens that nobody read because the
-    client had left. ``caller``: whose request it is; answers are cached by caller.
+    ``account``: pays for the tokens that are computed: those of the answer and, with
+    ``counts_prompt``, of the prompt; also for tokens that nobody read because the client had left.
+    ``estimated_prompt_tokens``: what is set aside for the prompt before its tokens are counted.
+    ``caller``: whose request it is; answers are cached by caller.
     """
 
     prompt: Prompt
@@ -36,17 +51,23 @@ class GenerationRequest:
     stream: bool = False
     returns: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    record_usage: Callable[[int], None] | None = None
+    account: TokenAccount | None = None
+    estimated_prompt_tokens: int = 0
     counts_prompt: bool = True
     cache: CacheUse = "read and write"
 
     @property
     def outputs(self) -> Sequence[str]:
-        """Return the names of ``returns``, and what recording usage needs."""
-        needs_count = self.record_usage is not None and self.counts_prompt
+        """Return the names of ``returns``, and what settling with ``account`` needs."""
+        needs_count = self.account is not None and self.counts_prompt
         if not needs_count or PROMPT_TOKENS in self.returns:
             return self.returns
         return [*self.returns, PROMPT_TOKENS]
+
+    def tokens_at_most(self, context_length: int) -> int:
+        """Return how many tokens the account may have to pay for."""
+        prompt = self.estimated_prompt_tokens if self.counts_prompt else 0
+        return min(prompt + int(self.sampling.get("max_tokens") or 0), context_length)
 
     @property
     def is_deterministic(self) -> bool:

@@ -15,7 +15,7 @@ from control_plane.errors import (
 )
 from control_plane.generation.context_limit import check_fits
 from control_plane.generation.generation import Generation
-from control_plane.generation.requests import GenerationRequest
+from control_plane.generation.requests import GenerationRequest, TokenReservation
 from control_plane.inference.client import ModelClient, ResponseStream, ask
 from control_plane.inference.prompts import TokenIds
 from control_plane.inference.requests import Encode, Generate
@@ -90,6 +90,9 @@ class GenerationService:
         self._running.add(generation)
         try:
             check_fits(model, request.prompt)
+            if request.account is not None:
+                tokens = request.tokens_at_most(model.context_length)
+                generation.reservation = await request.account.reserve(tokens)
             generation.attach(self._infer(model, request))
             await generation.pull_first()
         except BaseException as error:
@@ -128,19 +131,20 @@ class GenerationService:
         self, request: GenerationRequest, generation: Generation, error: BaseException | None
     ) -> None:
         self._running.discard(generation)
-        if request.record_usage is not None:
-            self._record_usage(request, generation)
+        if generation.reservation is not None:
+            self._settle(generation.reservation, request, generation)
         if isinstance(error, Unavailable):
             self._catalog.request_refresh()
 
-    def _record_usage(self, request: GenerationRequest, generation: Generation) -> None:
-        """Record usage at once for an answer that is complete, else when the engine has said what
-        it computed."""
+    def _settle(
+        self, reservation: TokenReservation, request: GenerationRequest, generation: Generation
+    ) -> None:
+        """Settle at once for an answer that is complete, else when the engine has said what it
+        computed."""
 
         def record(_: object = None) -> None:
-            assert request.record_usage is not None
             prompt_tokens = generation.prompt_tokens if request.counts_prompt else 0
-            request.record_usage(generation.tokens + prompt_tokens)
+            reservation.settle(generation.tokens + prompt_tokens)
 
         if generation.finish_reason is not None:
             return record()

@@ -112,9 +112,7 @@ class FakeStream(Generic[T]):
         return self
 
     async def __anext__(self) -> Sequence[T]:
-        for step in self._steps:
-            if self.cancelled:
-                break
+        while not self.cancelled and (step := next(self._steps, None)) is not None:
             if isinstance(step, asyncio.Event):
                 await self._wait(step)
             elif isinstance(step, TriadError):
@@ -126,9 +124,11 @@ class FakeStream(Generic[T]):
     async def _wait(self, event: asyncio.Event) -> None:
         """Wait for an event, or for the request's cancellation."""
         waiting = [asyncio.ensure_future(e.wait()) for e in (event, self._cancelled)]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     def cancel(self) -> None:
         self.cancelled = True

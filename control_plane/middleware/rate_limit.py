@@ -5,28 +5,27 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from control_plane.admission.rate_limits import Account, RateLimits
+from control_plane.admission.rate_limits import Account
 from control_plane.api.errors import error_response
 from control_plane.auth.caller import caller_id
-from control_plane.errors import RateLimited
+from control_plane.errors import TriadError
 
 
 class RateLimitMiddleware:
-    """The middleware that puts the caller's account into ``request.state``, and what is left of it
-    into the response.
+    """The middleware that asks ``app.state.limits``, and puts the caller's account into
+    ``request.state``, and what is left of it into the response.
 
     Callers are known by their token, or else by their address (of IPv6, its network).
     """
 
-    def __init__(self, app: ASGIApp, limits: RateLimits) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         state = scope["state"]
-        state["account"] = account = Account(self._limits, caller_id(scope))
+        state["account"] = account = Account(scope["app"].state.limits, caller_id(scope))
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -34,8 +33,8 @@ class RateLimitMiddleware:
             await send(message)
 
         try:
-            account.admit()
-        except RateLimited as error:
+            await account.admit()
+        except TriadError as error:
             response = error_response(error, scope)
             return await response(scope, receive, send_with_limits)
         await self._app(scope, receive, send_with_limits)

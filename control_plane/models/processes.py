@@ -99,6 +99,27 @@ class _State:
     cpu_seconds: float
 
 
+def child_named(parent: int, name: str) -> Callable[[], int | None]:
+    """Return what finds a child of ``parent`` by the name of its program, or None where there is
+    none."""
+    known: list[int] = []
+
+    def find() -> int | None:
+        if known and (state := _state(known[0])) is not None and state.parent == parent:
+            return known[0]
+        known[:] = [state.pid for state in _children(parent) if _program(state.pid) == name][:1]
+        return known[0] if known else None
+
+    return find
+
+
+def _program(pid: int) -> str | None:
+    try:
+        return (_PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def _state(pid: int) -> _State | None:
     """Return the state of a process, or None where it has ended."""
     try:

@@ -41,11 +41,11 @@ class Totals:
     def of(cls, metrics: Metrics) -> Totals:
         failures, finished = _types_of_failures(), ("stop", "length")
         counts = dict.fromkeys([*failures, *finished], 0.0)
-        for sample in _samples(metrics.requests, "_total"):
-            if (outcome := sample[0]["outcome"]) in counts:  # else the client's own doing
-                counts[outcome] += sample[1]
+        for labels, value in metrics.samples("triad_requests_total"):
+            if (outcome := labels["outcome"]) in counts:  # else the client's own doing
+                counts[outcome] += value
         durations: dict[float, float] = {}
-        for labels, value in _samples(metrics.duration, "_bucket"):
+        for labels, value in metrics.samples("triad_request_duration_seconds_bucket"):
             bound = float(labels["le"])
             durations[bound] = durations.get(bound, 0.0) + value
         return cls(sum(counts[name] for name in failures), sum(counts.values()), durations)
@@ -86,6 +86,7 @@ class Alerts:
             "1: a figure is above its threshold",
             ["alert"],
             registry=metrics.registry,
+            multiprocess_mode="livemax",
         )
         for name in self._thresholds:
             self._firing.labels(name).set(0)
@@ -118,15 +119,6 @@ class Alerts:
             logger.info("alert ended: %s is not above %g any more", name, threshold)
             self.firing.discard(name)
         self._firing.labels(name).set(fires)
-
-
-def _samples(collector: object, suffix: str) -> list[tuple[dict[str, str], float]]:
-    return [
-        (sample.labels, sample.value)
-        for metric in collector.collect()  # type: ignore[attr-defined]
-        for sample in metric.samples
-        if sample.name.endswith(suffix)
-    ]
 
 
 def _types_of_failures() -> list[str]:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -17,16 +26,30 @@ _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that names the folder in which several workers keep their metrics. It is
+set before ``prometheus_client`` is imported.
+https://prometheus.github.io/client_python/multiprocess/"""
+
+
 class Metrics:
-    """The metrics of one application."""
+    """The metrics of one application: with several workers, the sums over them all.
+
+    Then there is nothing about a single process: no ``process_…``, no ``triad_event_loop_tasks``.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._of_all = registry
         label = ["model"]
-        ProcessCollector(registry=registry)
-        Gauge(
-            "triad_event_loop_tasks", "asyncio tasks that have not ended", registry=registry
-        ).set_function(lambda: len(asyncio.all_tasks()))
+        if SHARED_FOLDER in os.environ:
+            self._of_all = CollectorRegistry()
+            MultiProcessCollector(self._of_all)  # type: ignore[no-untyped-call]
+        else:
+            ProcessCollector(registry=registry)
+            Gauge(
+                "triad_event_loop_tasks", "asyncio tasks that have not ended", registry=registry
+            ).set_function(lambda: len(asyncio.all_tasks()))
         self.responses = Counter(
             "triad_http_responses",
             "HTTP responses begun, by route and status",
@@ -40,7 +63,11 @@ class Metrics:
             registry=registry,
         )
         self.running = Gauge(
-            "triad_requests_running", "Requests being generated", label, registry=registry
+            "triad_requests_running",
+            "Requests being generated",
+            label,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.generated_tokens = Counter(
             "triad_generated_tokens", "Tokens generated", label, registry=registry
@@ -66,6 +93,36 @@ class Metrics:
             buckets=_LATENCY,
             registry=registry,
         )
+        self.answers = Counter("triad_answers", "Generations that ended well", registry=registry)
+        self.answer_tokens = Counter(
+            "triad_answer_tokens", "Tokens of generations that ended well", registry=registry
+        )
+        self.answer_seconds = Counter(
+            "triad_answer_seconds",
+            "Time that generations took which ended well, to their last token",
+            registry=registry,
+        )
+
+    def register(self, collector: Collector) -> None:
+        """Add a collector whose values are the same in all workers."""
+        self._of_all.register(collector)
+
+    def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """Return labels and values of a series, such as ``triad_requests_total``."""
+        return [
+            (sample.labels, sample.value)
+            for metric in self._of_all.collect()
+            for sample in metric.samples
+            if sample.name == name
+        ]
+
+    def total(self, name: str) -> float:
+        """Return the sum of a series over its labels."""
+        return sum(value for _, value in self.samples(name))
+
+    def exposition(self) -> bytes:
+        """Return all metrics in the text format of Prometheus."""
+        return generate_latest(self._of_all)
 
 
 class EngineGauges(Collector):

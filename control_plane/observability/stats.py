@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
+from control_plane.observability.metrics import Metrics
 
-@dataclass(slots=True)
+
 class Stats:
-    """The totals of requests that ended well."""
+    """The totals of requests that ended well, those of all workers together."""
 
-    started: float = field(default_factory=time.monotonic)
-    request_count: int = 0
-    total_tokens_generated: int = 0
-    total_inference_time: float = 0.0  # seconds, summed over requests
+    def __init__(self, metrics: Metrics, started: float) -> None:
+        """Count in ``metrics``. ``started``: when the server was, by `time.monotonic`."""
+        self._metrics = metrics
+        self._started = started
 
     def add(self, tokens: int, seconds: float) -> None:
-        self.request_count += 1
-        self.total_tokens_generated += tokens
-        self.total_inference_time += seconds
+        self._metrics.answers.inc()
+        self._metrics.answer_tokens.inc(tokens)
+        self._metrics.answer_seconds.inc(seconds)
 
     def snapshot(self) -> dict[str, Any]:
-        requests, tokens = self.request_count, self.total_tokens_generated
-        seconds = self.total_inference_time
+        total = self._metrics.total
+        requests = int(total("triad_answers_total"))
+        tokens = int(total("triad_answer_tokens_total"))
+        seconds = total("triad_answer_seconds_total")  # summed over requests
         return {
             "request_count": requests,
             "total_tokens_generated": tokens,
@@ -31,7 +33,7 @@ class Stats:
             "avg_tokens_per_request": round(tokens / requests, 1) if requests else 0.0,
             "avg_time_per_request": round(seconds / requests, 3) if requests else 0.0,
             "avg_tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
-            "uptime": uptime(time.monotonic() - self.started),
+            "uptime": uptime(time.monotonic() - self._started),
         }
 
 

@@ -89,8 +89,8 @@ class AuthSettings(Section):
     enabled: bool = False
     """Require a token of every caller."""
     auth_type: Literal["bearer_token", "api_key"] = "bearer_token"
-    """Where the token is sent: `bearer_token` in the `Authorization` header, `api_key` in
-    `X-API-Key`."""
+    """How clients are told to send a token: `bearer_token` in the `Authorization` header, `api_key`
+    in `X-API-Key`. Either header is taken, and this one where a request has both."""
     token_validation_url: HttpUrl | None = None
     """The address of a server that says whether a token is valid (RFC 7662). `null` accepts the
     keys of `key_store` alone."""
@@ -126,6 +126,14 @@ class RateLimitingSettings(Section):
     """The number of tokens a minute, of prompts and answers together."""
     burst_allowance: Count = 10
     """The number of requests that may come at once, over the steady rate."""
+    redis_url: SecretStr | None = None
+    """The address of the Redis that gateways on several machines share, with its password if it has
+    one. `null` keeps the limits in `file`, for all processes of one machine."""
+    file: Annotated[Path, Field(strict=False)] | None = None
+    """The file of the limits. `null` takes `triad/limits-PORT.db` in the user's state folder."""
+    when_unavailable: Literal["fail_closed", "fail_open"] = "fail_closed"
+    """What happens to requests while the limits cannot be checked: `fail_closed` answers them with
+    a 503, `fail_open` limits nobody."""
 
 
 class ValidationSettings(Section):

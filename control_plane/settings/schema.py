@@ -57,7 +57,7 @@ class GeneralSettings(Section):
     port: Port = 8000
     """The port to listen on, from 1 to 65535."""
     workers: Positive = 1
-    """The number of processes that serve HTTP. This release accepts 1 alone."""
+    """The number of processes that serve HTTP, behind one port."""
     trusted_proxies: list[Network] = Field(default_factory=list)
     """The addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
     believed. An empty list believes nobody's."""

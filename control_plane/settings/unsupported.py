@@ -33,7 +33,9 @@ def _any_origin_with_credentials(settings: ServingSettings) -> bool:
 
 REFUSED = (
     Refused(
-        "workers", "more than 1 worker is not available in this release", lambda s: s.workers > 1
+        "reload",
+        "is for a single worker: set serving.workers to 1",
+        lambda s: s.reload and s.workers > 1,
     ),
     Refused(
         "batching.enabled",

@@ -27,9 +27,9 @@ def test_a_taken_port_is_said_before_anything_starts() -> None:
 
 
 def test_a_feature_that_does_not_exist_yet_is_refused_by_name() -> None:
-    done = triad("serve", "--config", str(CONFIG / "production.yaml"))
+    done = triad("serve", TRIAD_SERVING__BATCHING__ENABLED="true")
     assert done.returncode == 2
-    assert "serving.workers: " in done.stderr
+    assert "serving.batching.enabled: " in done.stderr
 
 
 def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_configuration_without_faults_is_valid() -> None:
     ("text", "says"),
     [
         ("serving:\n  prot: 9000\n", "serving.prot"),
-        ("serving:\n  workers: 2\n", "serving.workers: more than 1 worker"),
+        ("serving:\n  batching: {enabled: true}\n", "serving.batching.enabled: "),
         ("serving: [", "not valid YAML"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -39,8 +40,12 @@ def fake_client(*models: str, **facts: Any) -> FakeModelClient:  # noqa: ANN401
     return client
 
 
+_ports = itertools.count(1)
+
+
 def settings(**values: Any) -> ServingSettings:  # noqa: ANN401
-    return ServingSettings.model_validate({"model": "demo"} | values)
+    """Return settings for a gateway that shares nothing: what a server keeps goes by its port."""
+    return ServingSettings.model_validate({"model": "demo", "port": next(_ports)} | values)
 
 
 @asynccontextmanager

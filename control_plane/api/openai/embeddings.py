@@ -23,7 +23,7 @@ from control_plane.api.body import (
     Unsupported,
     settle_unknown_fields,
 )
-from control_plane.api.dependencies import ServicesDep, charged
+from control_plane.api.dependencies import ServicesDep, charged, estimated_tokens
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
 from control_plane.api.openai.fields import TOKEN_IDS_SCHEMA, are_token_ids
@@ -130,9 +130,9 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
     settle_unknown_fields(body, request)
     model = services.catalog.embedding_model(body.model)
     try:
-        for row in body.input:
-            prompt = row if isinstance(row, str) else TokenIds(row)
-            check_request(services.settings.validation, prompt, max_tokens=0)
+        rows = [row if isinstance(row, str) else TokenIds(row) for row in body.input]
+        for row in rows:
+            check_request(services.settings.validation, row, max_tokens=0)
         work = services.embedding.embed(
             model,
             request.state.request_id,
@@ -140,7 +140,7 @@ async def embeddings(body: EmbeddingRequest, request: Request, services: Service
             truncate=body.cut,
             dimensions=body.dimensions,
         )
-        made = await charged(request, work, lambda made: made.tokens)
+        made = await charged(request, work, estimated_tokens(*rows), lambda made: made.tokens)
     except InvalidRequest as error:
         raise _renamed(error) from None
     written = _WRITTEN[body.encoding_format]

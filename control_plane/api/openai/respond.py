@@ -62,10 +62,11 @@ class RequestHandler:
         id_ = f"{prefix}-{self.request_id.removeprefix('req_')}"
         return Head(id_, kind, int(time.time()), self.model.served_name)
 
-    def requests(
+    async def requests(
         self, prompts: Sequence[Prompt], sampling: Mapping[str, Any], returns: Sequence[str]
     ) -> list[GenerationRequest]:
-        """`answers` for each prompt, one after the other. Raises `InvalidRequest`."""
+        """Return `answers` requests for each prompt, one after the other. Raises `InvalidRequest`
+        and `Unavailable`."""
         count = len(prompts) * self.answers
         if count > choices.MAX_ANSWERS:
             raise InvalidRequest(
@@ -86,7 +87,7 @@ class RequestHandler:
             )
             for prompt in prompts
         ]
-        count_requests(self._request, count - 1)
+        await count_requests(self._request, count - 1)
         return [
             replace(
                 first_answers[number // self.answers],

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from control_plane.api.body import IN_ANY_REQUEST, Body, TokenId, Unsupported, settle_unknown_fields
-from control_plane.api.dependencies import ServicesDep, charged
+from control_plane.api.dependencies import ServicesDep, charged, estimated_tokens
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_body import MAX_MESSAGES
@@ -97,7 +97,7 @@ async def tokenize(
     check_request(services.settings.validation, prompt, max_tokens=0)
     model = services.catalog.language_model(body.model)
     work = services.inspection.tokenize(model, request.state.request_id, prompt)
-    tokens = await charged(request, work, lambda tokens: len(tokens.ids))
+    tokens = await charged(request, work, estimated_tokens(prompt), lambda tokens: len(tokens.ids))
     return TokenizeResponse(
         count=len(tokens.ids),
         max_model_len=model.context_length,
@@ -115,7 +115,8 @@ async def detokenize(
     check_length(services.settings.validation, "tokens", len(body.tokens))
     model = services.catalog.language_model(body.model)
     work = services.inspection.detokenize(model, request.state.request_id, body.tokens)
-    text = await charged(request, work, lambda _: len(body.tokens))
+    count = len(body.tokens)
+    text = await charged(request, work, count, lambda _: count)
     return DetokenizeResponse(prompt=text)
 
 

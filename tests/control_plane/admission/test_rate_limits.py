@@ -1,81 +1,153 @@
-"""The buckets, against their definition, with times of the test's own."""
+"""What a caller may use: reserved at the beginning, and settled at the end."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
-from control_plane.admission.rate_limits import Meter
-
-MINUTE = 60.0
-
-
-class Bucket:
-    """The definition: what there is, filled up to ``most`` as time goes by."""
-
-    def __init__(self, per_minute: int, most: int) -> None:
-        self._per_second, self._most = per_minute / MINUTE, most
-        self.has, self._at = float(most), 0.0
-
-    def at(self, now: float) -> float:
-        self.has = min(self._most, self.has + (now - self._at) * self._per_second)
-        self._at = now
-        return self.has
+from control_plane.admission.buckets import Draw, Outcome
+from control_plane.admission.file_store import FileStore
+from control_plane.admission.rate_limits import Account, RateLimits, open_limits
+from control_plane.admission.redis_store import RedisStore
+from control_plane.admission.store import LimitStore, LimitStoreError
+from control_plane.errors import RateLimited, Unavailable
+from control_plane.settings import RateLimitingSettings, ServingSettings
 
 
-@pytest.mark.parametrize(("per_minute", "most"), [(60, 11), (60, 1), (7, 3), (10_000, 10_000)])
-def test_a_meter_is_a_bucket(per_minute: int, most: int) -> None:
-    chance = random.Random(per_minute)
-    meter, bucket, now, taken = Meter(per_minute, most), Bucket(per_minute, most), 0.0, 0
-    for _ in range(3000):
-        now += chance.expovariate(per_minute / MINUTE * chance.choice([0.2, 1, 5]))
-        has, wait = bucket.at(now), meter.wait("a", now)
-        if abs(has - 1) > 1e-3:  # else rounding decides
-            assert (wait == 0) is (has >= 1)
-            assert wait == pytest.approx(max(0, (1 - has) / per_minute * MINUTE), abs=1e-3)
-        if wait == 0:
-            count = chance.choice([1, 1, 1, 2 * most])
-            bucket.has -= count
-            meter.take("a", count, now)
-            taken += count
-    assert taken > 100
+def limits(store: LimitStore, **values: object) -> RateLimits:
+    settings = {"requests_per_minute": 60, "tokens_per_minute": 600, "burst_allowance": 3} | values
+    return RateLimits(RateLimitingSettings.model_validate(settings), store)
 
 
-def test_nobody_gets_more_in_a_minute_than_comes_in_and_was_saved() -> None:
-    meter, times, now = Meter(60, 11), [], 0.0
-    chance = random.Random(1)
-    while now < 10 * MINUTE:
-        now += chance.random() * 0.5
-        if meter.wait("a", now) == 0:
-            meter.take("a", 1, now)
-            times.append(now)
-    busiest = max(sum(t <= u < t + MINUTE for u in times) for t in times)
-    assert 65 <= busiest <= 60 + 11
-    assert len(times) == pytest.approx(10 * 60 + 11, abs=2)
+@pytest.fixture
+def now() -> list[float]:
+    """The time, which a test may change."""
+    return [1000.0]
 
 
-def test_who_waits_as_long_as_told_gets_in() -> None:
-    meter, now = Meter(7, 2), 1e6
-    for _ in range(100):
-        now += meter.wait("a", now)
-        assert meter.wait("a", now) == 0
-        meter.take("a", 1, now)
-    assert now - 1e6 == pytest.approx(98 / 7 * MINUTE)
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "limits.db"
 
 
-def test_callers_do_not_touch_each_other() -> None:
-    meter = Meter(60, 2)
-    meter.take("a", 5, 0.0)
-    assert meter.wait("a", 0.0) == pytest.approx(4.0)
-    assert meter.wait("b", 0.0) == 0
-    assert (meter.left("a", 0.0), meter.left("b", 0.0)) == (0, 2)
-    assert (meter.left("a", 3.99), meter.left("a", 4.0), meter.left("a", 5.0)) == (0, 1, 2)
+@pytest.fixture
+def store(file: Path, now: list[float]) -> Iterator[FileStore]:
+    made = FileStore(file, lambda: now[0])
+    yield made
+    made.close_file()
 
 
-def test_callers_that_owe_nothing_are_forgotten() -> None:
-    meter = Meter(60, 2)
-    for caller in range(100_000):
-        meter.take(str(caller), 1, now := caller * 0.01)
-    assert len(meter._full) < 20_000
-    assert meter.left("99999", now) == 1
+class Broken:
+    """A store that is away."""
+
+    async def take(self, caller: str, draws: Sequence[Draw]) -> Outcome:
+        raise LimitStoreError("it is away")
+
+    async def close(self) -> None:
+        pass
+
+
+def left(account: Account, of: str = "tokens") -> int:
+    return int(account.headers()[f"x-ratelimit-remaining-{of}"])
+
+
+async def test_what_an_answer_may_use_is_taken_until_it_has_ended(
+    store: FileStore, file: Path
+) -> None:
+    shared = limits(store)
+    first, second = Account(shared, "a"), Account(shared, "a")
+    await first.admit()
+    reservation = await first.reserve(500)
+    await second.admit()
+    assert left(second) == 100
+    with pytest.raises(RateLimited, match="this request may use 200") as refused:
+        await second.reserve(200)
+    assert refused.value.headers["retry-after-ms"] == "10000"  # 10 come in a second
+    reservation.settle(120)
+    await _settled(shared)
+    again = limits(FileStore(file, lambda: 1000.0))
+    account = Account(again, "a")
+    await account.admit()
+    assert left(account) == 480
+    await again.close()
+
+
+async def test_more_than_was_reserved_is_owed(store: FileStore, now: list[float]) -> None:
+    shared = limits(store)
+    account = Account(shared, "a")
+    (await account.reserve(10)).settle(700)
+    await _settled(shared)
+    await account.admit()
+    assert left(account) == 0
+    with pytest.raises(RateLimited, match="600 a minute are allowed") as refused:
+        await account.reserve(5)
+    assert refused.value.headers["retry-after-ms"] == "10500"
+    now[0] += 10.5
+    await account.reserve(5)
+
+
+async def test_what_is_left_is_said_after_the_settlement(store: FileStore) -> None:
+    account = Account(limits(store), "a")
+    await account.admit()
+    (await account.reserve(500)).settle(123)
+    assert (left(account), left(account, "requests")) == (477, 3)
+
+
+async def test_a_request_that_may_use_more_than_the_limit_needs_all_of_it(
+    store: FileStore, now: list[float]
+) -> None:
+    shared = limits(store)
+    account = Account(shared, "a")
+    reservation = await account.reserve(100_000)
+    with pytest.raises(RateLimited):
+        await account.reserve(1)
+    reservation.settle(600)
+    await _settled(shared)
+    now[0] += 59
+    with pytest.raises(RateLimited):
+        await account.reserve(100_000)
+    now[0] += 1
+    await account.reserve(100_000)
+
+
+async def test_a_store_that_is_away_refuses_everybody(caplog: pytest.LogCaptureFixture) -> None:
+    shared = limits(Broken())
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="cannot be checked now"):
+            await Account(shared, "a").admit()
+    shared.settle("a", Draw(shared.tokens, 1))
+    await shared.close()
+    assert [record.message for record in caplog.records] == [
+        "rate_limiting: the limits of callers cannot be read: it is away"
+    ]
+
+
+async def test_a_store_that_is_away_refuses_nobody_where_that_is_asked_for() -> None:
+    account = Account(limits(Broken(), when_unavailable="fail_open"), "a")
+    await account.admit()
+    await account.count_requests(5)
+    (await account.reserve(100)).settle(5)
+    assert account.headers() == {}
+
+
+async def test_the_store_is_a_file_unless_redis_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    opened = open_limits(ServingSettings(port=4711))
+    assert isinstance(opened._store, FileStore)
+    assert (tmp_path / "triad" / "limits-4711.db").is_file()
+    await opened.close()
+    settings = ServingSettings.model_validate(
+        {"rate_limiting": {"redis_url": "redis://127.0.0.1:9/0"}}
+    )
+    opened = open_limits(settings)
+    assert isinstance(opened._store, RedisStore)
+    await opened.close()
+
+
+async def _settled(limits: RateLimits) -> None:
+    for task in list(limits._settling):
+        await task

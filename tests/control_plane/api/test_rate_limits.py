@@ -98,8 +98,8 @@ def test_an_answer_costs_its_tokens_and_the_prompt_s(limited: TriadServer, key: 
     whole = ask(limited, key, 1000)
     cost = 1000 + prompt_tokens(1000)
     assert left(whole) == pytest.approx(TOKENS - cost, abs=5)
-    stream = ask(limited, key, 1000, stream=True)  # whose cost nobody knows at its beginning
-    assert left(stream) == pytest.approx(TOKENS - cost, abs=150)  # 100 come in a second
+    stream = ask(limited, key, 1000, stream=True)  # whose cost is reserved at its beginning
+    assert left(stream) == pytest.approx(TOKENS - 2 * cost, abs=150)  # 100 come in a second
     assert left(ask(limited, key)) == pytest.approx(TOKENS - 2 * cost, abs=250)
 
 

@@ -128,7 +128,7 @@ def test_answers_go_on_where_another_server_has_the_model(
     bodies: list[dict[str, Any]] = [
         {
             "prompt": f"Question {number}: what is machine learning?",
-            "max_tokens": 200,
+            "max_tokens": 400,
             "ignore_eos": True,
             **({"temperature": 0} if number % 2 else {"temperature": 1, "seed": number}),
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from control_plane.cluster.client import ClusterClient
@@ -108,12 +109,20 @@ async def test_several_servers_are_one_cluster_with_their_weights() -> None:
 def test_each_server_has_its_metrics() -> None:
     named = settings(triton={"endpoints": ["a:1", "b:2"]})
     instances = connect(named, clients("a:1", "b:2").__getitem__, ignore).instances
-    instances[1].running, instances[1].sent, instances[1].failed = 1, 3, 2
+    registry = CollectorRegistry()
+    counted = InstanceMetrics(registry)
+    for instance in instances:
+        instance.count_in(counted)
+    for _ in range(3):
+        instances[1].begun()
+    for _ in range(2):
+        instances[1].has_failed()
+        instances[1].ended()
+    assert [instances[1].running, instances[1].sent, instances[1].failed] == [1, 3, 2]
+    names = ("running", "requests_total", "failures_total")
     found = {
-        sample.name: sample.value
-        for metric in InstanceMetrics(instances).collect()
-        for sample in metric.samples
-        if sample.labels == {"instance": "b:2"}
+        name: registry.get_sample_value(name, {"instance": "b:2"})
+        for name in (f"triad_instance_{name}" for name in names)
     }
     assert found == {
         "triad_instance_running": 1,

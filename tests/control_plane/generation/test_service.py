@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from control_plane.errors import (
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
+    RateLimited,
     ShuttingDown,
     TriadError,
     Unavailable,
@@ -31,6 +33,8 @@ from control_plane.inference.responses import Delta
 from control_plane.services import Services, open_services
 from tests.support.gateway import fake_client, sent, settings
 
+MAX_TOKENS = 5
+
 
 @asynccontextmanager
 async def services(client: FakeModelClient, **values: Any) -> AsyncIterator[Services]:  # noqa: ANN401
@@ -41,7 +45,7 @@ async def services(client: FakeModelClient, **values: Any) -> AsyncIterator[Serv
 def request(**values: Any) -> GenerationRequest:  # noqa: ANN401
     defaults = {
         "prompt": "Hi",
-        "sampling": {"max_tokens": 5},
+        "sampling": {"max_tokens": MAX_TOKENS},
         "request_id": "req_1",
         "caller": "ann",
     }
@@ -83,14 +87,35 @@ async def test_a_stream_is_read_delta_by_delta() -> None:
     assert not opened.generation.running
 
 
+@dataclass
+class Ledger:
+    """An account that keeps what is reserved and what is settled."""
+
+    reserved: list[int] = field(default_factory=list)
+    settled: list[int] = field(default_factory=list)
+    refuses: bool = False
+
+    async def reserve(self, tokens: int) -> Ledger:
+        if self.refuses:
+            raise RateLimited("too many tokens", 1)
+        self.reserved.append(tokens)
+        return self
+
+    def settle(self, used: int) -> None:
+        self.settled.append(used)
+
+
 async def test_usage_counts_the_prompt_once() -> None:
     client = fake_client()
-    usage: list[int] = []
+    ledger = Ledger()
     async with services(client) as opened:
         for counts_prompt in (True, False):
-            asked = request(record_usage=usage.append, counts_prompt=counts_prompt)
+            asked = request(
+                account=ledger, estimated_prompt_tokens=100, counts_prompt=counts_prompt
+            )
             await collect(await opened.generation.start(asked))
-    assert usage == [6, 3]
+    assert ledger.reserved == [100 + MAX_TOKENS, MAX_TOKENS]
+    assert ledger.settled == [6, 3]
     assert [r.returns for r in sent(client) if isinstance(r, Generate)] == [
         ["num_input_tokens"],
         (),
@@ -100,20 +125,39 @@ async def test_usage_counts_the_prompt_once() -> None:
 async def test_usage_of_a_client_that_leaves_is_what_was_computed() -> None:
     """The model says after the cancellation what nobody had read yet."""
     client = fake_client()
-    usage: list[int] = []
+    ledger = Ledger()
     client.on(
         Generate,
         lambda _: [Delta("a", 1), asyncio.Event(), Delta("bc", 2, prompt_tokens=7)],
     )
     async with services(client) as opened:
-        generation = await opened.generation.start(request(stream=True, record_usage=usage.append))
+        generation = await opened.generation.start(request(stream=True, account=ledger))
         await anext(generation)
         generation.close(ClientDisconnected())
         for _ in range(5):
             await asyncio.sleep(0)
         assert client.streams[-1].cancelled
         assert outcome(opened, ClientDisconnected.type) == 1
-    assert usage == [10]
+    assert ledger.settled == [10]
+
+
+async def test_an_account_without_enough_tokens_begins_nothing() -> None:
+    client = fake_client()
+    ledger = Ledger(refuses=True)
+    async with services(client) as opened:
+        with pytest.raises(RateLimited):
+            await opened.generation.start(request(account=ledger))
+        assert not opened.generation.running
+    assert not any(isinstance(r, Generate) for r in sent(client))
+    assert ledger.settled == []
+
+
+async def test_no_more_is_reserved_than_the_context_holds() -> None:
+    ledger = Ledger()
+    async with services(fake_client(context_length=50)) as opened:
+        asked = request(account=ledger, estimated_prompt_tokens=1000)
+        await collect(await opened.generation.start(asked))
+    assert ledger.reserved == [50]
 
 
 @pytest.mark.parametrize(

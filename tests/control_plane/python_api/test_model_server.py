@@ -142,6 +142,6 @@ def test_nothing_is_left_behind() -> None:
 
 def test_what_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
     config = ConfigManager()
-    config.serving.workers = 2
-    with ModelServer(config) as server, pytest.raises(SettingsError, match="workers"):
+    config.serving.batching.enabled = True
+    with ModelServer(config) as server, pytest.raises(SettingsError, match="batching"):
         server.load_model("demo")

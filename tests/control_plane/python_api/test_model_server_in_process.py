@@ -168,10 +168,10 @@ def test_closing_twice_closes_the_client_once(client: FakeModelClient) -> None:
 
 def test_settings_that_are_not_supported_are_refused(client: FakeModelClient) -> None:
     config = ConfigManager()
-    config.serving.workers = 2
+    config.serving.batching.enabled = True
     with (
         ModelServer(config, client=client) as server,
-        pytest.raises(SettingsError, match="workers"),
+        pytest.raises(SettingsError, match="batching"),
     ):
         server.load_model("demo")
 

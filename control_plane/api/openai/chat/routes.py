@@ -111,7 +111,7 @@ async def chat_completions(
     reader = AnswerReader(body, tools, asked.chat)
     limit = asked.max_tokens(body.limit)
     sampling = reader.sampling(body.sampling(limit))
-    requests = asked.requests([body.prompt(tools)], sampling, reader.returns())
+    requests = await asked.requests([body.prompt(tools)], sampling, reader.returns())
     if not body.streams:
         head = asked.head("chatcmpl", "chat.completion")
         return await asked.collect(requests, head, reader.whole, body.of_prompt)

@@ -122,7 +122,7 @@ async def completions(body: CompletionRequest, request: Request, services: Servi
     # At least one token has to be made, if only for the prompt to be looked at.
     sampling = body.sampling(max(1, asked.max_tokens(body.limit)))
     prompts = body.prompts()
-    requests = asked.requests(prompts, sampling | body.logprobs_sampling(), body.returns())
+    requests = await asked.requests(prompts, sampling | body.logprobs_sampling(), body.returns())
     echoes: Sequence[Echo | None] = [None] * len(prompts)
     if body.echo:
         echoes = await until_disconnect(request.receive, _echoes(body, asked, services))

@@ -1,0 +1,47 @@
+"""``python -m control_plane.workers.worker``: one of several processes that serve HTTP.
+
+It gets its `Job` through its standard input, which stays open as long as the parent process lives:
+at its end, however that comes about, the worker ends as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+from backends.logs import BoundedFormatter
+from control_plane.app import create_app
+from control_plane.http.server import HttpServer, server_config
+from control_plane.models.processes import ModelProcesses, child_named
+from control_plane.workers.job import Job, set_up_logging
+
+
+def main() -> None:
+    parent = os.getppid()
+    job = Job.read(sys.stdin.buffer)
+    handler = logging.StreamHandler()
+    handler.setFormatter(BoundedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    set_up_logging(job.settings, handler)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    triton = child_named(parent, "tritonserver")
+    app = create_app(
+        job.settings,
+        ModelProcesses(triton) if job.has_triton else None,
+        started=job.started,
+        watches_alerts=job.watches_alerts,
+    )
+    server = HttpServer(server_config(app, job.settings), job.settings.shutdown_timeout)
+    server.run(sockets=[socket.socket(fileno=job.socket)])
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
