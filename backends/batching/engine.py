@@ -8,6 +8,7 @@ step (`backends.batching.scheduling`), and executes it (`backends.batching.step`
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from backends.batching.scheduling import StepScheduler
 from backends.batching.sequence import RunningSequence, fail_request
 from backends.batching.slots import SlotTable
 from backends.batching.step import StepExecutor
+from backends.batching.window import BatchWindow
 from backends.contract import parameters as keys
 from backends.contract.errors import EngineDead, ShuttingDown
 from backends.engine import Engine, EngineRequest
@@ -57,6 +59,7 @@ class BatchingEngine(Engine, Generic[ModelT]):
         prefill_chunk_tokens: int = keys.DEFAULT_PREFILL_CHUNK_TOKENS,
         num_threads: int = keys.DEFAULT_NUM_THREADS,
         tokenizer_json: Callable[[], str] | None = None,
+        window: BatchWindow | None = None,
     ) -> None:
         """Load a model and start to serve it.
 
@@ -64,6 +67,7 @@ class BatchingEngine(Engine, Generic[ModelT]):
         ``prefill_chunk_tokens``: prompt tokens a step while other sequences decode; 0: the default
         of the device. ``num_threads``: CPU threads of the engine's thread; 0: PyTorch's choice.
         ``tokenizer_json``: as `GrammarCompiler` takes it; without it no output is structured.
+        ``window``: how long requests are gathered while nothing runs; None: not at all.
 
         The model is loaded and run in one thread because OpenMP keeps a team of threads for each
         thread that computes. With more of them than cores it lets them sleep between operations,
@@ -101,6 +105,7 @@ class BatchingEngine(Engine, Generic[ModelT]):
             free_slots=lambda: runner.slots - len(self._running),
             grammars=self._grammars,
             on_failed=self._reject,
+            window=window or BatchWindow(),
         )
         self._slots = SlotTable(runner)
         self._scheduler = StepScheduler(runner, prefill_chunk_tokens)
@@ -169,7 +174,11 @@ class BatchingEngine(Engine, Generic[ModelT]):
             while self._queue.wait(idle=not self._running):
                 self._drop_ended()
                 self._admit()
-                self._executor.run(self._scheduler.next_step(self._running))
+                began = time.monotonic()
+                step = self._scheduler.next_step(self._running)
+                self._executor.run(step)
+                tokens = sum(segment.length for _, segment in step)
+                self._queue.computed(tokens, time.monotonic() - began)
                 self._drop_ended()
         for request in [*(s.request for s in self._running), *self._queue.drain()]:
             request.sink.fail(ShuttingDown("the model is being unloaded"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+from backends.batching.window import BatchWindow
 from backends.contract.errors import InvalidField, Overloaded, ShuttingDown
 from backends.engine import EngineRequest
 from backends.guidance.compiler import GrammarCompiler
@@ -26,17 +28,20 @@ class RequestQueue:
         free_slots: Callable[[], int],
         grammars: GrammarCompiler | None,
         on_failed: Callable[[EngineRequest, BaseException], None],
+        window: BatchWindow,
     ) -> None:
         """Create an empty queue.
 
         ``free_slots``: returns how many slots are free; as many requests may be queued beyond
         ``max_size``. ``grammars``: None if no output is structured. ``on_failed``: called, from any
-        thread, with a request whose grammar could not be compiled.
+        thread, with a request whose grammar could not be compiled. ``window``: how long requests
+        are gathered while nothing runs.
         """
         self._max_size = max_size
         self._free_slots = free_slots
         self._grammars = grammars
         self._on_failed = on_failed
+        self._window = window
         self._waiting: deque[EngineRequest] = deque()
         self._preparing: set[EngineRequest] = set()  # their grammars are being compiled
         self._wake = threading.Condition()
@@ -59,12 +64,16 @@ class RequestQueue:
             if len(self) >= self._max_size + self._free_slots():
                 raise Overloaded(f"{self._max_size} requests are waiting already")
             if self._grammars is None or guided is None:
-                self._waiting.append(request)
-                self._wake.notify()
+                self._add(request)
                 return
             guide = self._grammars.prepare(request)
             self._preparing.add(request)
         guide.add_done_callback(partial(self._on_prepared, request))
+
+    def _add(self, request: EngineRequest) -> None:
+        self._waiting.append(request)
+        self._window.arrived(time.monotonic())
+        self._wake.notify()
 
     def _on_prepared(self, request: EngineRequest, guide: Future[Guide]) -> None:
         """Queue a request whose grammar has been compiled. Called by a thread of the compiler."""
@@ -75,8 +84,7 @@ class RequestQueue:
             error = guide.exception()
             if error is None:
                 request.guide = guide.result()
-                self._waiting.append(request)
-                self._wake.notify()
+                self._add(request)
                 return
         self._on_failed(request, error)
 
@@ -89,12 +97,24 @@ class RequestQueue:
     # --- called by the thread that takes requests out -------------------------------------------
 
     def wait(self, *, idle: bool) -> bool:
-        """Return whether the queue is open; if ``idle``, once there is a request or it closes."""
+        """Return whether the queue is open; if ``idle``, once it closes or requests are there and
+        have been gathered."""
         if not idle and not self._closing:
             return True
         with self._wake:
+            if not self._waiting:
+                self._window.close()
             self._wake.wait_for(lambda: self._closing or self._waiting or not idle)
+            while not self._closing and len(self._waiting) < self._free_slots():
+                if not (left := self._window.left(time.monotonic())):
+                    break
+                self._wake.wait(left)
             return not self._closing
+
+    def computed(self, tokens: int, seconds: float) -> None:
+        """Take note of the time that a step took, by which an adaptive window goes."""
+        with self._wake:
+            self._window.computed(tokens, seconds)
 
     @property
     def has_ready(self) -> bool:

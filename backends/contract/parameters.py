@@ -73,6 +73,14 @@ encoder: requests in work or waiting. Default: `ENCODER_MAX_QUEUE_SIZE`."""
 DEFAULT_MAX_QUEUE_SIZE = 256
 ENCODER_MAX_QUEUE_SIZE = 1024
 
+BATCH_WINDOW_MS = "batch_window_ms"
+"""Integer: milliseconds for which an engine that computes nothing gathers requests; 0: none.
+Default: `DEFAULT_BATCH_WINDOW_MS`."""
+DEFAULT_BATCH_WINDOW_MS = 0
+
+ADAPTIVE_BATCH_WINDOW = "adaptive_batch_window"
+"""Flag: that time follows the requests, so that a lone one does not wait. Default: true."""
+
 PREFILL_CHUNK_TOKENS = "prefill_chunk_tokens"
 """Integer: prompt tokens that are computed between two tokens of running sequences; 0: 128 on a
 CPU, 1024 on a GPU. Default: `DEFAULT_PREFILL_CHUNK_TOKENS`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeAlias
@@ -10,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.batching.window import BatchWindow
 from backends.contract.errors import EngineDead, EngineError, ShuttingDown
 from backends.encoder.batching import Batch, plan
 from backends.encoder.tokens import Check, Row, TextTokenizer, nothing
@@ -58,11 +60,15 @@ class BatchQueue:
         max_batch_size: int,
         *,
         begin: Callable[[], None] = lambda: None,
+        window: BatchWindow | None = None,
     ) -> None:
+        """Start the thread. ``window``: how long rows are gathered while nothing is computed; None:
+        not at all."""
         self._compute = compute
         self._tokenizer = tokenizer
         self._max_batch_size = max_batch_size
         self._begin = begin
+        self._window = window or BatchWindow()
         self._waiting: list[tuple[_QueuedRequest, int]] = []
         self._wake = threading.Condition()
         self._closed = False
@@ -80,6 +86,7 @@ class BatchQueue:
             if self._closed:
                 raise ShuttingDown("the model is being unloaded")
             self._waiting += [(call, number) for number in range(len(rows))]
+            self._window.arrived(time.monotonic())
             self._wake.notify()
         return call.result.result()
 
@@ -101,12 +108,16 @@ class BatchQueue:
             members, length = taken
             if not members:
                 continue
+            began = time.monotonic()
             try:
                 rows = [call.rows[number] for call, number in members]
                 outputs = self._compute(self._tokenizer.batch(rows, length))
             except Exception as error:
                 self._fail({call for call, _ in members}, f"{type(error).__name__}: {error}")
             else:
+                with self._wake:
+                    tokens = len(members) * length
+                    self._window.computed(tokens, time.monotonic() - began)
                 for (call, number), output in zip(members, outputs, strict=True):
                     call.put(number, output)
         for call, _ in self._waiting:
@@ -125,8 +136,8 @@ class BatchQueue:
         closed.
         """
         with self._wake:
-            while not self._waiting and not self._closed:
-                self._wake.wait()
+            if not self._waiting:
+                self._gather()
             if self._closed:
                 return None
             candidates = self._waiting[: WINDOW * self._max_batch_size]
@@ -138,6 +149,15 @@ class BatchQueue:
                 entry for place, entry in enumerate(candidates) if place not in chosen
             )
             return [candidates[place] for place in batch.texts], batch.length
+
+    def _gather(self) -> None:
+        """Wait for rows, and for those that come soon after them."""
+        self._window.close()
+        self._wake.wait_for(lambda: self._waiting or self._closed)
+        while not self._closed and len(self._waiting) < self._max_batch_size:
+            if not (left := self._window.left(time.monotonic())):
+                break
+            self._wake.wait(left)
 
     def _drop_abandoned(self, calls: set[_QueuedRequest]) -> bool:
         """Remove the rows of cancelled requests, and return True if there were any."""

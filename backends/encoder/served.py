@@ -37,6 +37,7 @@ from backends.serving.model import (
     set_up_process,
     size,
     tensor_config,
+    traced_if_slow,
 )
 from backends.serving.packages import missing_ones_are_named
 from backends.serving.pool import WorkPool
@@ -77,7 +78,7 @@ class ServedEncoder(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         self.options = ModelOptions.of(args)
         set_up_process(self.options)
-        with missing_ones_are_named():
+        with missing_ones_are_named(), traced_if_slow():
             self._loaded = self.load(self.options)
         self._responder = Responder(interval=0)
         self._responder.start()

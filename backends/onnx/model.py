@@ -16,6 +16,8 @@ prefill_chunk_tokens  prompt tokens computed between two tokens of running seque
 max_queue_size        sequences that may wait (256)
 model_parameters      how many weights it has, for ``describe``
 dtype                 of the weights, for ``describe`` (``float32``)
+batch_window_ms       milliseconds for which requests are gathered while nothing runs (0)
+adaptive_batch_window ``true``: this time follows the requests (``true``)
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
 allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token
                       (``false``)
@@ -25,6 +27,7 @@ served_model_name     the name that clients use (the Triton model's name)
 
 from __future__ import annotations
 
+from backends.batching.window import BatchWindow
 from backends.contract import parameters as keys
 from backends.engine import Engine
 from backends.serving.model import ModelOptions, ServedModel
@@ -47,4 +50,5 @@ class TritonPythonModel(ServedModel):
             ),
             num_threads=1,  # for sampling alone: the decoder needs the cores
             tokenizer_json=self.tokenizer.to_json,
+            window=BatchWindow.of(parameters),
         )

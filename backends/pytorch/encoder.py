@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
+from backends.batching.window import BatchWindow
 from backends.contract import parameters as keys
 from backends.encoder.heads import EmbeddingHead
 from backends.encoder.pooling import SentenceVector, sentence_vector
@@ -38,6 +39,7 @@ class EncoderOptions:
     max_model_len: int | None = None
     num_threads: int = keys.DEFAULT_NUM_THREADS
     allow_pickle_weights: bool = False
+    window: BatchWindow = field(default_factory=BatchWindow)
 
     @classmethod
     def of(cls, model: str, parameters: Mapping[str, str]) -> EncoderOptions:
@@ -63,6 +65,7 @@ class EncoderOptions:
             None if length is None else int(length),
             int(parameters.get(keys.NUM_THREADS, keys.DEFAULT_NUM_THREADS)),
             parameters.get(keys.ALLOW_PICKLE_WEIGHTS, "false").lower() == "true",
+            BatchWindow.of(parameters),
         )
         for name, minimum in (("max_num_seqs", 1), ("max_model_len", MIN_ENCODER_LENGTH)):
             number = getattr(options, name)
@@ -113,7 +116,7 @@ def load(options: EncoderOptions) -> LoadedEncoder:
         if options.num_threads:
             torch.set_num_threads(options.num_threads)
 
-    runner = BatchQueue(compute, texts, options.max_num_seqs, begin=begin)
+    runner = BatchQueue(compute, texts, options.max_num_seqs, begin=begin, window=options.window)
     facts = {
         "backend": "pytorch",
         "max_batch_size": options.max_num_seqs,

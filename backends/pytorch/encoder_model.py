@@ -9,6 +9,8 @@ device                ``auto``, ``cpu``, ``cuda``, ``cuda:N``
 torch_dtype           ``float32``, ``bfloat16``, ``float16``, or ``auto``: on a GPU the
                       checkpoint's own, on a CPU ``float32``
 max_num_seqs          rows that are computed at once (16)
+batch_window_ms       milliseconds for which rows are gathered while nothing is computed (0)
+adaptive_batch_window ``true``: this time follows the requests (``true``)
 max_queue_size        requests that may be in work or waiting; one more is refused (1024)
 max_model_len         tokens of one text at most (what the model's files say)
 allow_pickle_weights  ``true``: weights in `pytorch_model.bin` are read; pickles can run code

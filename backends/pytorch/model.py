@@ -24,6 +24,8 @@ prefill_chunk_tokens  prompt tokens computed between two tokens of running seque
 num_threads           CPU threads for one operation (0: all cores)
 spin_count            how many times a thread without work looks for some before it sleeps (1000)
 allow_pickle_weights  ``true``: weights in `pytorch_model.bin` are read; pickles can run code
+batch_window_ms       milliseconds for which requests are gathered while nothing runs (0)
+adaptive_batch_window ``true``: this time follows the requests (``true``)
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
 allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token
                       (``false``)
@@ -32,6 +34,7 @@ allow_control_tokens  ``true``: the spelling of a control token in a chat messag
 
 from __future__ import annotations
 
+from backends.batching.window import BatchWindow
 from backends.contract import parameters as keys
 from backends.engine import Engine
 from backends.serving.model import ModelOptions, ServedModel
@@ -59,4 +62,5 @@ class TritonPythonModel(ServedModel):
             ),
             num_threads=int(parameters.get(keys.NUM_THREADS, keys.DEFAULT_NUM_THREADS)),
             tokenizer_json=self.tokenizer.to_json,
+            window=BatchWindow.of(parameters),
         )

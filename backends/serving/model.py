@@ -12,7 +12,8 @@ import locale
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,16 @@ def set_up_process(options: ModelOptions) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
+@contextmanager
+def traced_if_slow() -> Iterator[None]:
+    """Write to the log where a load is that takes longer than `SLOW_LOAD_SECONDS`."""
+    faulthandler.dump_traceback_later(SLOW_LOAD_SECONDS)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def freeze_loaded() -> None:
     """Exempt what is loaded from garbage collection: each full one would stall all requests."""
     gc.collect()
@@ -139,12 +150,8 @@ class ServedModel(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         self.options = ModelOptions.of(args)
         set_up_process(self.options)
-        faulthandler.dump_traceback_later(SLOW_LOAD_SECONDS)
-        try:
-            with missing_ones_are_named():
-                self._load()
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        with missing_ones_are_named(), traced_if_slow():
+            self._load()
 
     def _load(self) -> None:
         self.tokenizer = self.create_tokenizer(self.options)

@@ -31,6 +31,10 @@ create table if not exists buckets (
 """
 _SELECT = "select bucket, full_at from buckets where caller = ?"
 _REPLACE = "insert or replace into buckets values (?, ?, ?)"
+_LOCK_SECONDS = 1.0
+"""How long a process that was stopped while it drew may hold others up."""
+_LOCK_PAUSE = 0.0001
+"""Seconds between two attempts: about as long as a draw takes."""
 _TRIM_AFTER = 10_000
 """Draws, after which those buckets are deleted that are full."""
 
@@ -88,12 +92,27 @@ class FileStore:
 
 @contextmanager
 def _locked(file: int) -> Iterator[None]:
-    """Have a file for this process alone. https://man7.org/linux/man-pages/man2/flock.2.html"""
-    fcntl.flock(file, fcntl.LOCK_EX)
+    """Have a file for this process alone. Raises `LimitStoreError` where another one keeps it.
+
+    https://man7.org/linux/man-pages/man2/flock.2.html
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while not _lock(file):
+        if time.monotonic() > deadline:
+            raise LimitStoreError(f"another process keeps the lock for {_LOCK_SECONDS:g} s")
+        time.sleep(_LOCK_PAUSE)
     try:
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def limits_file(settings: ServingSettings) -> Path:

@@ -14,6 +14,7 @@ from control_plane.admission.store import LimitStoreError
 
 _TIMEOUT = 0.5  # seconds
 _CONNECTIONS = 16
+_PATIENCE = 5.0  # seconds: how long a draw waits for a connection that is free
 
 # For each draw four arguments: the bucket's name, and times: what is taken, what is needed, what
 # the bucket holds. The reply has the number of the draw that is refused, or 0, and the times until
@@ -57,7 +58,7 @@ class RedisStore:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
-            timeout=_TIMEOUT,  # for a connection that is free
+            timeout=_PATIENCE,
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
         )

@@ -26,6 +26,15 @@ class Weights:
     served_name: str  # the name that clients use
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """What the user wants of batches. ``window_ms``: the time for which requests are gathered."""
+
+    max_batch_size: int
+    window_ms: int
+    adaptive: bool
+
+
 @dataclass(frozen=True)
 class Engine(Generic[SettingsT]):
     """An engine, as the gateway sees it.
@@ -50,6 +59,9 @@ class Engine(Generic[SettingsT]):
     instance_kind: str = "KIND_CPU"
     """Where Triton places a model's instance. ``KIND_MODEL``: the engine chooses its devices
     itself. https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_configuration.md#instance-groups"""
+
+    has_batch_window: bool = True
+    """Whether it gathers requests for a time: what schedules by itself needs no such time."""
 
     not_parameters: frozenset[str] = frozenset()
     """Keys of the settings that are no parameters of ``config.pbtxt``."""
@@ -79,6 +91,20 @@ class Engine(Generic[SettingsT]):
             # Triton's Python backend runs the model's process there.
             set_parameter(config, keys.EXECUTION_ENV_PATH, str(environment.absolute()))
 
+    def batch(self, config: ModelConfig, batching: Batching, settings: SettingsT) -> None:
+        """Write what the user wants of batches into a model's configuration.
+
+        Of two limits on the sequences that are computed at once, the lower one holds.
+        """
+        if config.backend != "python":
+            return
+        limit = batching.max_batch_size
+        if keys.MAX_NUM_SEQS in settings.model_fields_set:
+            limit = min(limit, getattr(settings, keys.MAX_NUM_SEQS))
+        set_parameter(config, keys.MAX_NUM_SEQS, limit)
+        if self.has_batch_window:
+            set_batch_window(config, batching)
+
     def python_environment(self, settings: SettingsT) -> Path | None:
         """Return the virtual environment that a model's process needs.
 
@@ -107,3 +133,9 @@ class Engine(Generic[SettingsT]):
         that one is not loaded, and ``front`` has got all that it needs of it.
         """
         return False
+
+
+def set_batch_window(config: ModelConfig, batching: Batching) -> None:
+    """Write how long a model of the batching engine gathers requests."""
+    set_parameter(config, keys.BATCH_WINDOW_MS, batching.window_ms)
+    set_parameter(config, keys.ADAPTIVE_BATCH_WINDOW, batching.adaptive)

@@ -17,8 +17,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from backends.contract import parameters as keys
 from control_plane.engines.architecture import WeightsKind
 from control_plane.engines.converter import ConversionFailed, convert
-from control_plane.engines.engine import Engine, Weights
-from control_plane.engines.entry import ModelError, set_parameter
+from control_plane.engines.engine import Batching, Engine, Weights, set_batch_window
+from control_plane.engines.entry import ModelError, parameter, set_parameter
 from control_plane.setting_types import Count, Name, Positive, Section
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,25 @@ class OnnxEngine(Engine[OnnxSettings]):
             _check_providers(settings.providers)
             _choose_instances(config, settings.providers)
             _choose_accelerators(config, settings.providers)
+
+    def batch(self, config: ModelConfig, batching: Batching, settings: OnnxSettings) -> None:
+        """Write what the user wants of batches: of a graph into the keys of Triton's own batcher.
+
+        https://github.com/triton-inference-server/server/blob/main/docs/user_guide/batcher.md#dynamic-batcher
+
+        Triton gathers for a fixed time alone. Where the time is to follow the requests it gathers
+        none: it then joins those that have come while it computed.
+        """
+        limit = batching.max_batch_size
+        if config.HasField("dynamic_batching"):
+            config.max_batch_size = min(limit, config.max_batch_size)
+            delay = 0 if batching.adaptive else 1000 * batching.window_ms
+            config.dynamic_batching.max_queue_delay_microseconds = delay
+        for key in (keys.MAX_NUM_SEQS, keys.MAX_BATCH_SIZE):  # of what is in front of a graph
+            if (own := parameter(config, key)) is not None:
+                set_parameter(config, key, min(limit, int(own)))
+        if keys.DECODER in config.parameters:
+            set_batch_window(config, batching)
 
     def create_entry(self, weights: Weights, folder: Path, settings: OnnxSettings) -> None:
         """Convert the weights into ``folder``, and into the graph's beside it, unless it is there.

@@ -65,5 +65,6 @@ ENGINE = VllmEngine(
     settings=VllmSettings,
     modules={"causal_lm": "backends.vllm.model"},
     instance_kind="KIND_MODEL",
+    has_batch_window=False,
     not_parameters=frozenset({"engine_args", "python_environment"}),
 )

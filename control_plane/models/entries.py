@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from backends.contract import parameters as keys
 from control_plane.engines import engine_name_of, find_engine
-from control_plane.engines.engine import Engine
+from control_plane.engines.engine import Batching, Engine
 from control_plane.engines.entry import CONFIG, ModelError, parameter, set_parameter
 from control_plane.settings import ServingSettings
 
@@ -72,6 +72,9 @@ def compose_entry(
         for key in sorted(keys.SERVING_PARAMETERS & settings.model_fields_set):
             set_parameter(config, key, getattr(settings, key))
     loaded[folder.name] = config
+    if settings.batching.enabled:
+        for part in loaded.values():
+            _batch(part, settings)
     return ModelEntry(
         folder.name,
         parameter(config, keys.SERVED_MODEL_NAME) or folder.name,
@@ -104,6 +107,15 @@ def _configure(config: ModelConfig, settings: ServingSettings) -> Engine[Any]:
     except ValueError as error:
         raise ModelError(f"serving.{error}") from None
     return engine
+
+
+def _batch(config: ModelConfig, settings: ServingSettings) -> None:
+    """Write what the user wants of batches into a model's configuration."""
+    engine, batching = find_engine(engine_name_of(config)), settings.batching
+    wanted = Batching(
+        batching.max_batch_size, batching.batch_timeout_ms, batching.adaptive_batching
+    )
+    engine.batch(config, wanted, settings.engine(engine))
 
 
 def _as_dict(config: ModelConfig) -> dict[str, Any]:

@@ -22,16 +22,21 @@ from control_plane.setting_types import (
 
 
 class BatchingSettings(Section):
-    """`serving.batching`: requests joined into one execution."""
+    """`serving.batching`: requests that are computed together. All engines batch by themselves;
+    these settings say how, for all models alike."""
 
     enabled: bool = False
-    """Join requests into one execution. This release accepts false alone."""
+    """Batch as these settings say, rather than as each model's own do."""
     max_batch_size: Positive = 32
-    """The number of requests in one batch at most."""
+    """The number of sequences, or of texts, in one batch at most. Where an engine's `max_num_seqs`
+    or a graph's own limit is lower, that one holds."""
     batch_timeout_ms: Count = 50
-    """The time in milliseconds that a request waits for others. 0 does not wait."""
+    """The time in milliseconds for which an engine that computes nothing gathers requests. 0
+    gathers none. vLLM schedules by itself, and has no such time."""
     adaptive_batching: bool = True
-    """Shorten that wait when the load is low."""
+    """Gather only while that saves more time than it takes, so that a lone request does not wait.
+    Triton's own batcher, of encoders on ONNX, then gathers none: it joins those that have come
+    while it computed."""
 
 
 class CachingSettings(Section):

@@ -38,11 +38,6 @@ REFUSED = (
         lambda s: s.reload and s.workers > 1,
     ),
     Refused(
-        "batching.enabled",
-        "request batching is not available in this release",
-        lambda s: s.batching.enabled,
-    ),
-    Refused(
         "cors.allow_credentials",
         "must be false where `allow_origins` has `*` or `null`: else any page could act in its "
         "visitors' names",
@@ -77,6 +72,8 @@ def _for_the_embedded_server(serving: ServingSettings) -> Iterator[str]:
     for key in sorted(SERVING_PARAMETERS, reverse=True):
         if key in serving.model_fields_set:
             yield _for_the_servers(key, servers)
+    if serving.batching.enabled:
+        yield _for_the_servers("batching", servers)
     if serving.triton.model_repository is not None:
         yield _for_the_servers("triton.model_repository", servers)
     for key, names in (("model", [serving.model]), ("models", serving.models)):

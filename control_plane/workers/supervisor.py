@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.1
 _STABLE_AFTER = 10.0
 """Seconds, after which a worker's end is no failure to start."""
 _MAX_FAILED_STARTS = 5
-"""Ends in a row of workers that were not stable, before all is given up."""
+"""Workers in a row that end by themselves before they are stable; with one more all is given up."""
 _LAST_SECONDS = 5.0
 """How much longer than `shutdown_timeout` a worker may take to end."""
 
@@ -73,7 +73,8 @@ class Workers:
     def run(self) -> None:
         """Run the workers until this is interrupted. Raises `WorkersFailed`."""
         try:
-            self._workers = [self._start(number) for number in range(self._settings.workers)]
+            for number in range(self._settings.workers):
+                self._workers.append(self._start(number))
             while True:
                 time.sleep(_POLL_SECONDS)
                 for number, worker in enumerate(self._workers):
@@ -108,7 +109,8 @@ class Workers:
         mark_process_dead(worker.process.pid, str(self._folder))  # type: ignore[no-untyped-call]
         if time.monotonic() - worker.started > _STABLE_AFTER:
             self._failed_starts = 0
-        self._failed_starts += 1
+        elif code >= 0:  # else a signal has killed it
+            self._failed_starts += 1
         if self._failed_starts > _MAX_FAILED_STARTS:
             raise WorkersFailed("the processes that serve HTTP end as soon as they have started")
         self._workers[number] = self._start(number)

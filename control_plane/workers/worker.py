@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from backends.logs import BoundedFormatter
 from control_plane.app import create_app
 from control_plane.http.server import HttpServer, server_config
 from control_plane.models.processes import ModelProcesses, child_named
+from control_plane.observability.metrics import SHARED_FOLDER
 from control_plane.workers.job import Job, set_up_logging
 
 
@@ -39,7 +41,9 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through `sys.stdin`, whose lock a thread that waits would keep when the process ends.
+    os.read(sys.stdin.fileno(), 1)
+    shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)  # which the parent cannot any more
     os.kill(os.getpid(), signal.SIGTERM)
 
 

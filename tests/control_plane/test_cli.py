@@ -26,10 +26,10 @@ def test_a_taken_port_is_said_before_anything_starts() -> None:
     assert f"port {port} on 127.0.0.1 is taken" in done.stderr
 
 
-def test_a_feature_that_does_not_exist_yet_is_refused_by_name() -> None:
-    done = triad("serve", TRIAD_SERVING__BATCHING__ENABLED="true")
+def test_what_is_not_supported_is_refused_by_name() -> None:
+    done = triad("serve", TRIAD_SERVING__WORKERS="2", TRIAD_SERVING__RELOAD="true")
     assert done.returncode == 2
-    assert "serving.batching.enabled: " in done.stderr
+    assert "serving.reload: " in done.stderr
 
 
 def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_configuration_without_faults_is_valid() -> None:
     ("text", "says"),
     [
         ("serving:\n  prot: 9000\n", "serving.prot"),
-        ("serving:\n  batching: {enabled: true}\n", "serving.batching.enabled: "),
+        ("serving: {workers: 2, reload: true}\n", "serving.reload: "),
         ("serving: [", "not valid YAML"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backends.batching.window import BatchWindow
 from backends.contract.errors import Cancelled, EngineError, ShuttingDown
 from backends.encoder.queue import BatchQueue
 from backends.encoder.tokens import Row, TextTokenizer
@@ -72,6 +74,26 @@ def test_rows_of_several_requests_share_a_batch_and_keep_their_places(
             [[[16], [14], [120]], [[12], [118]]]
         )
     assert computer.shapes == [(1, 8), (3, 8), (2, 64)]
+
+
+def test_rows_are_gathered_for_a_time(computer: Computer, tmp_path: Path) -> None:
+    """Until the batch is full, or the time is over."""
+    computer.go.set()
+    tokenizer(with_types=False).save_pretrained(tmp_path)
+    texts = TextTokenizer(str(tmp_path), ["input_ids", "attention_mask"], 64, 1)
+    window = BatchWindow(0.5, adaptive=False)
+    queue = BatchQueue(computer, texts, max_batch_size=4, window=window)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            began = time.monotonic()
+            assert len(list(pool.map(queue.run, [rows(8)] * 4))) == 4
+            assert time.monotonic() - began < 0.4
+            began = time.monotonic()
+            list(pool.map(queue.run, [rows(8)] * 2))
+            assert time.monotonic() - began >= 0.5
+    finally:
+        queue.close()
+    assert computer.shapes == [(4, 8), (2, 8)]
 
 
 def test_what_fails_is_the_requests_of_that_batch_alone(

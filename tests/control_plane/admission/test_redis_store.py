@@ -31,11 +31,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 async def test_gateways_together_let_through_what_one_would(shared: RedisServer) -> None:
     gateways = [RedisStore(shared.url) for _ in range(3)]
     draws = [Draw(SLOW, 1, need=1)]
-    takes = [gateway.take("crowd", draws) for gateway in gateways for _ in range(200)]
-    outcomes = await asyncio.gather(*takes)
+    try:
+        takes = [gateway.take("crowd", draws) for gateway in gateways for _ in range(200)]
+        outcomes = await asyncio.gather(*takes)
+    finally:
+        for gateway in gateways:
+            await gateway.close()
     assert sum(outcome.refused is None for outcome in outcomes) == 11
-    for gateway in gateways:
-        await gateway.close()
 
 
 async def test_it_counts_as_the_file_does(shared: RedisServer) -> None:

@@ -8,9 +8,11 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from control_plane.engines import onnx, pytorch
+from control_plane.engines import onnx, pytorch, vllm
+from control_plane.engines.engine import Batching
 from control_plane.engines.onnx import OnnxSettings
 from control_plane.engines.pytorch import PytorchSettings
+from control_plane.engines.vllm import VllmSettings
 
 PARAMETER = 'parameters {{ key: "{}" value {{ string_value: "{}" }} }}'
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -90,3 +92,53 @@ def test_a_yes_or_no_is_written_as_the_engine_reads_it(value: bool | str, expect
     config = parsed("")
     pytorch.ENGINE.configure(config, PytorchSettings.model_validate({"cuda_graphs": value}))
     assert config == parsed(PARAMETER.format("cuda_graphs", expected))
+
+
+FIXED, ADAPTIVE = Batching(8, 50, adaptive=False), Batching(8, 50, adaptive=True)
+
+
+def python(**parameters: object) -> ModelConfig:
+    config = ModelConfig(backend="python")
+    for key, value in parameters.items():
+        config.parameters[key].string_value = str(value)
+    return config
+
+
+def test_batches_of_pytorch() -> None:
+    config = python()
+    pytorch.ENGINE.batch(config, FIXED, PytorchSettings())
+    assert config == python(max_num_seqs=8, batch_window_ms=50, adaptive_batch_window="false")
+    pytorch.ENGINE.batch(config, ADAPTIVE, PytorchSettings(max_num_seqs=3))
+    assert config == python(max_num_seqs=3, batch_window_ms=50, adaptive_batch_window="true")
+    pytorch.ENGINE.batch(config, ADAPTIVE, PytorchSettings(max_num_seqs=30))
+    assert config.parameters["max_num_seqs"].string_value == "8"
+
+
+def test_batches_of_vllm() -> None:
+    """It schedules by itself: what its argument parser does not know is not given."""
+    config = python()
+    vllm.ENGINE.batch(config, FIXED, VllmSettings())
+    assert config == python(max_num_seqs=8)
+
+
+def test_batches_of_onnx_decoders() -> None:
+    for own, limit in ((4, 4), (16, 8)):
+        config = python(decoder="d", max_num_seqs=own)
+        onnx.ENGINE.batch(config, ADAPTIVE, OnnxSettings())
+        assert config == python(
+            decoder="d", max_num_seqs=limit, batch_window_ms=50, adaptive_batch_window="true"
+        )
+
+
+def test_batches_of_graphs() -> None:
+    for batching, delay in ((FIXED, 50_000), (ADAPTIVE, 0)):
+        config = parsed("max_batch_size: 32 dynamic_batching {}")
+        onnx.ENGINE.batch(config, batching, OnnxSettings())
+        assert config.max_batch_size == 8
+        assert config.dynamic_batching.max_queue_delay_microseconds == delay
+    front = python(encoder="g", max_batch_size=32)
+    onnx.ENGINE.batch(front, FIXED, OnnxSettings())
+    assert front == python(encoder="g", max_batch_size=8)
+    unbatched = parsed("max_batch_size: 0")
+    onnx.ENGINE.batch(unbatched, FIXED, OnnxSettings())
+    assert unbatched == parsed("max_batch_size: 0")

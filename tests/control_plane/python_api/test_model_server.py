@@ -16,7 +16,7 @@ from control_plane.engines import pytorch
 from control_plane.engines.entry import ModelError
 from control_plane.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from control_plane.python_api.options import OPTIONS
-from control_plane.settings import SettingsError
+from control_plane.settings import CorsSettings, SettingsError
 from tests.conftest import ServerFactory
 from tests.support.server import SCRIPTED, TriadServer
 
@@ -140,8 +140,8 @@ def test_nothing_is_left_behind() -> None:
     assert not tritons() - before
 
 
-def test_what_does_not_exist_yet_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_supported_is_refused(tmp_path: Path) -> None:
     config = ConfigManager()
-    config.serving.batching.enabled = True
-    with ModelServer(config) as server, pytest.raises(SettingsError, match="batching"):
+    config.serving.cors = CorsSettings(allow_origins=["*"], allow_credentials=True)
+    with ModelServer(config) as server, pytest.raises(SettingsError, match="allow_credentials"):
         server.load_model("demo")

@@ -20,7 +20,7 @@ from control_plane.errors import (
 from control_plane.inference.fake import FakeModelClient
 from control_plane.inference.requests import Generate
 from control_plane.inference.responses import Delta
-from control_plane.settings import SettingsError
+from control_plane.settings import CorsSettings, SettingsError
 from tests.support.gateway import fake_client, sent
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -168,10 +168,10 @@ def test_closing_twice_closes_the_client_once(client: FakeModelClient) -> None:
 
 def test_settings_that_are_not_supported_are_refused(client: FakeModelClient) -> None:
     config = ConfigManager()
-    config.serving.batching.enabled = True
+    config.serving.cors = CorsSettings(allow_origins=["*"], allow_credentials=True)
     with (
         ModelServer(config, client=client) as server,
-        pytest.raises(SettingsError, match="batching"),
+        pytest.raises(SettingsError, match="allow_credentials"),
     ):
         server.load_model("demo")
 

@@ -33,8 +33,9 @@ def test_defaults_and_the_documents_of_the_specification_are_supported() -> None
 
 
 def test_what_is_refused_is_named_key_by_key() -> None:
-    settings = serving("{batching: {enabled: true}, workers: 2, reload: true}")
-    assert refused(settings) == ["serving.reload", "serving.batching.enabled"]
+    credentials = "{allow_origins: ['*'], allow_credentials: true}"
+    settings = serving(f"{{cors: {credentials}, workers: 2, reload: true}}")
+    assert refused(settings) == ["serving.reload", "serving.cors.allow_credentials"]
     with pytest.raises(SettingsError) as raised:
         require_supported(settings)
     assert list(raised.value.problems) == unsupported(settings)
@@ -44,7 +45,6 @@ def test_what_is_refused_is_named_key_by_key() -> None:
     ("text", "key"),
     [
         ("{workers: 2, reload: true}", "reload"),
-        ("batching: {enabled: true}", "batching.enabled"),
         ("cors: {allow_origins: ['*'], allow_credentials: true}", "cors.allow_credentials"),
         ("cors: {allow_origins: [a, 'null'], allow_credentials: true}", "cors.allow_credentials"),
     ],
@@ -57,7 +57,7 @@ def test_what_is_not_done(text: str, key: str) -> None:
     "text",
     [
         "workers: 4",
-        "batching: {max_batch_size: 4}",
+        "batching: {enabled: true, max_batch_size: 4}",
         "caching: {enabled: false, cache_type: memory}",
         "vllm: {max_num_seqs: 4}",
         "backend_type: onnx",
@@ -87,6 +87,7 @@ JOINED = ("triton: {endpoints: ['a:1']}", "load_balancing: {enabled: true, insta
         ("onnx: {precision: int4}", "onnx.precision"),
         ("vllm: {engine_args: {dtype: bfloat16}}", "vllm.engine_args"),
         ("stream_interval_ms: 0", "stream_interval_ms"),
+        ("batching: {enabled: true}", "batching"),
         ("model: /models/mine", "model"),
         ("model: ./mine", "model"),
         ("models: [demo, model_repository/demo]", "models"),
