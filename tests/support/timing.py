@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-ATTEMPTS = 4
+ATTEMPTS = 15
 SLACK = 0.01
 """Seconds: of what is over as soon as this, nobody can say how it grows."""
 
