@@ -107,8 +107,8 @@ class Account:
         it. Raises `RateLimited` and `Unavailable`."""
         bucket = self._limits.tokens
         tokens = min(tokens, bucket.capacity)
-        await self._take(Draw(bucket, tokens, need=tokens))
-        return Reservation(self, tokens)
+        is_taken = await self._take(Draw(bucket, tokens, need=tokens))
+        return Reservation(self, tokens if is_taken else 0)
 
     def settle(self, tokens: int) -> None:
         """Take tokens that have been used, or give back as many as ``tokens`` is below 0."""
@@ -117,13 +117,16 @@ class Account:
             self._refills[bucket] = max(0.0, self._refills[bucket] + tokens * bucket.each)
         self._limits.settle(self._caller, Draw(bucket, tokens))
 
-    async def _take(self, *draws: Draw) -> None:
+    async def _take(self, *draws: Draw) -> bool:
+        """Return whether the draws were made: not while the store does not work, and ``fail_open``
+        is set. Raises `RateLimited` and `Unavailable`."""
         outcome = await self._limits.take(self._caller, draws)
         if outcome is None:
-            return
+            return False
         self._refills |= {d.bucket: r for d, r in zip(draws, outcome.refills, strict=True)}
         if (draw := outcome.refused) is not None:
             raise RateLimited(self._refusal(draw), draw.wait(self._refills[draw.bucket]))
+        return True
 
     def _refusal(self, draw: Draw) -> str:
         limits = self._limits

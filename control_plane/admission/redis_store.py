@@ -5,7 +5,9 @@ The time is that of Redis, so that the machines' clocks need not agree.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import redis.asyncio
 
@@ -64,8 +66,32 @@ class RedisStore:
         )
         self._redis = redis.asyncio.Redis.from_pool(pool)
         self._script = self._redis.register_script(_SCRIPT)
+        self._giving_back: set[asyncio.Task[Outcome]] = set()
 
     async def take(self, caller: str, draws: Sequence[Draw]) -> Outcome:
+        taking = asyncio.ensure_future(self._take(caller, draws))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(partial(self._give_back, caller, draws))
+            raise
+
+    def _give_back(
+        self, caller: str, draws: Sequence[Draw], taken: asyncio.Future[Outcome]
+    ) -> None:
+        if taken.cancelled() or taken.exception() is not None or taken.result().refused:
+            return
+        back = [Draw(draw.bucket, -draw.count) for draw in draws]
+        task = asyncio.ensure_future(self._take(caller, back))
+        self._giving_back.add(task)
+        task.add_done_callback(self._given_back)
+
+    def _given_back(self, task: asyncio.Task[Outcome]) -> None:
+        self._giving_back.discard(task)
+        if not task.cancelled():
+            task.exception()  # Redis is away, and so is what was to be given back
+
+    async def _take(self, caller: str, draws: Sequence[Draw]) -> Outcome:
         arguments: list[str | float] = [EPSILON]
         for draw in draws:
             bucket = draw.bucket
@@ -80,4 +106,6 @@ class RedisStore:
         return Outcome(draws[int(number) - 1] if number else None, refills)
 
     async def close(self) -> None:
+        if self._giving_back:
+            await asyncio.wait(self._giving_back)
         await self._redis.aclose()

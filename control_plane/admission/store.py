@@ -21,6 +21,7 @@ class LimitStore(Protocol):
     `LimitStoreError`."""
 
     async def take(self, caller: str, draws: Sequence[Draw]) -> Outcome:
-        """Make all draws on a caller's buckets, or none of them, in one step."""
+        """Make all draws on a caller's buckets, or none of them, in one step. A call that is
+        cancelled takes nothing, or gives back what it has taken."""
 
     async def close(self) -> None: ...

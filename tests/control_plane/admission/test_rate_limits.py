@@ -132,6 +132,18 @@ async def test_a_store_that_is_away_refuses_nobody_where_that_is_asked_for() -> 
     assert account.headers() == {}
 
 
+async def test_what_was_not_taken_is_not_given_back(store: FileStore) -> None:
+    """The store comes back between the beginning of an answer and its end."""
+    shared = limits(Broken(), when_unavailable="fail_open")
+    account = Account(shared, "a")
+    reservation = await account.reserve(500)
+    shared._store = store
+    reservation.settle(120)
+    await _settled(shared)
+    await account.admit()
+    assert left(account) == 480
+
+
 async def test_the_store_is_a_file_unless_redis_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

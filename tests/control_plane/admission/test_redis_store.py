@@ -68,6 +68,26 @@ async def test_redis_forgets_a_caller_whose_buckets_are_full(shared: RedisServer
     await store.close()
 
 
+async def test_a_draw_that_is_cancelled_takes_nothing(tmp_path: Path) -> None:
+    """Its client has left while Redis was asked."""
+    with redis_server(tmp_path / "log") as stopped:
+        store = RedisStore(stopped.url)
+        await store.take("a", [Draw(SLOW, 1)])
+        stopped.process.send_signal(signal.SIGSTOP)
+        try:
+            taking = asyncio.ensure_future(store.take("a", [Draw(SLOW, 5)]))
+            await asyncio.sleep(0.1)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+        finally:
+            stopped.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.3)
+        outcome = await store.take("a", [Draw(SLOW, 0)])
+        assert SLOW.left(outcome.refills[0] + 1) == 9  # of 11; another one comes in a minute
+        await store.close()
+
+
 async def test_a_redis_that_is_away_or_slow_is_an_error_within_a_second(
     shared: RedisServer, tmp_path: Path
 ) -> None:

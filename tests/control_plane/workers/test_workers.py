@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import psutil
 import pytest
 import requests
 
+from control_plane.auth.keys import KeyStore
 from control_plane.observability.metrics import SHARED_FOLDER
 from control_plane.settings import ServingSettings
 from control_plane.workers.supervisor import Workers, WorkersFailed, shared_folder
 from tests.conftest import ServerFactory
-from tests.support.server import SCRIPTED, TriadServer, lives, triad_server, wait_until
+from tests.support.server import ROOT, SCRIPTED, TriadServer, lives, triad_server, wait_until
 
 pytestmark = pytest.mark.process
 
@@ -30,8 +32,16 @@ PER_MINUTE, BURST = 60, 10
 
 
 def workers(server: TriadServer) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children()
-    return [child for child in children if "control_plane.workers.worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # also of a zombie
+            if "control_plane.workers.worker" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def connections(worker: psutil.Process) -> int:
+    return sum(c.status == psutil.CONN_ESTABLISHED for c in worker.net_connections("tcp"))
 
 
 def prompt(tokens: int, interval_ms: int = 0) -> dict[str, Any]:
@@ -107,11 +117,11 @@ def test_one_that_dies_is_replaced_and_loses_its_own_connections_alone(
     with ThreadPoolExecutor(24) as pool:
         streams = [pool.submit(stream, crowd) for _ in range(24)]
         wait_until(lambda: crowd.gauge("triad_requests_running") == 24)
-        victim = workers(crowd)[1]
-        connections = len([c for c in victim.net_connections("tcp") if c.status == "ESTABLISHED"])
+        victim = max(workers(crowd), key=connections)
+        most = connections(victim)
         victim.kill()
         ended = [future.result()[1] for future in streams]
-    assert 24 - connections <= sum(ended) < 24
+    assert 24 - most <= sum(ended) < 24
     wait_until(lambda: len(workers(crowd)) == COUNT)
     assert victim.pid not in [worker.pid for worker in workers(crowd)]
     assert crowd.gauge("triad_requests_running") == 0
@@ -151,11 +161,32 @@ def test_together_they_let_through_what_one_would(start_server: ServerFactory) -
         for future in asked:
             statuses += future.result()
     assert statuses.keys() <= {200, 429, 0}
-    assert statuses.total() > 400
+    assert statuses.total() > 100
     allowed = BURST + 1 + 4 * PER_MINUTE // 60
     # A request that had been let through may have died with its worker.
     assert allowed - statuses[0] - 1 <= statuses[200] <= allowed + 1
-    assert statuses[0] < statuses.total() / 10
+    assert statuses[0] <= 3 * 16  # at most what each of the killed ones had
+
+
+def test_the_production_document_of_the_specification(
+    start_server: ServerFactory, keys: KeyStore
+) -> None:
+    """As it stands, with a model that this machine can serve."""
+    document = ROOT / "docker" / "config" / "production.yaml"
+    server = start_server(
+        *("--config", str(document)), TRIAD_SERVING__AUTH__KEY_STORE=str(keys.file)
+    )
+    wait_until(lambda: len(workers(server)) == 4)
+    assert server.post("/generate", prompt(3)).status_code == 401
+    key = keys.create("ann", ["llm:generate"])
+    for left in range(10, 0, -1):
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = server.post("/generate", prompt(3), headers=headers)
+        assert answer.json()["text"] == "0 1 2 "
+        assert answer.headers["x-ratelimit-limit-requests"] == "1000"
+        # One comes in every 60 ms.
+        assert left <= int(answer.headers["x-ratelimit-remaining-requests"]) <= 10
+    assert server.gauge("triad_answers_total") == 10
 
 
 def test_they_end_together_and_tell_their_clients(start_server: ServerFactory) -> None:
