@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from control_plane.background import running
 from control_plane.cache.response_cache import open_cache
@@ -17,6 +17,7 @@ from control_plane.generation.inspection import InspectionService
 from control_plane.generation.service import GenerationService
 from control_plane.inference.client import ModelClient
 from control_plane.models.catalog import Model, Models
+from control_plane.models.permitted import PermittedModels
 from control_plane.models.processes import ModelProcesses
 from control_plane.observability.metrics import EngineGauges, Metrics
 from control_plane.observability.stats import Stats
@@ -38,6 +39,11 @@ class Services:
     metrics: Metrics
     stats: Stats
     instances: Sequence[Instance]
+
+    def for_models(self, names: Set[str]) -> Services:
+        """Return the same parts for a caller that may use models of these names alone."""
+        catalog = PermittedModels(self.catalog, names)
+        return replace(self, catalog=catalog, generation=self.generation.among(catalog))
 
 
 @asynccontextmanager

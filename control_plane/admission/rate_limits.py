@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from control_plane.admission.buckets import Bucket, Draw, Outcome
@@ -34,8 +35,8 @@ class RateLimits:
     """
 
     def __init__(self, settings: RateLimitingSettings, store: LimitStore) -> None:
-        self.burst = settings.burst_allowance
-        self.requests = Bucket("requests", settings.requests_per_minute, self.burst + 1)
+        burst = settings.burst_allowance
+        self.requests = Bucket("requests", settings.requests_per_minute, burst + 1)
         self.tokens = Bucket("tokens", settings.tokens_per_minute, settings.tokens_per_minute)
         self._fail_open = settings.when_unavailable == "fail_open"
         self._store = store
@@ -80,11 +81,22 @@ class RateLimits:
 
 
 class Account:
-    """The limits of one caller, for one request."""
+    """The limits of one caller, for one request: its own, or else those of the settings."""
 
-    def __init__(self, limits: RateLimits, caller: str) -> None:
+    def __init__(
+        self,
+        limits: RateLimits,
+        caller: str,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+    ) -> None:
         self._limits = limits
         self._caller = caller
+        self._requests, self._tokens = limits.requests, limits.tokens
+        if requests_per_minute is not None:
+            self._requests = replace(self._requests, per_minute=requests_per_minute)
+        if tokens_per_minute is not None:
+            self._tokens = Bucket(self._tokens.name, tokens_per_minute, tokens_per_minute)
         self._refills: dict[Bucket, float] = {}
 
     async def admit(self) -> None:
@@ -92,27 +104,26 @@ class Account:
 
         Tokens are only looked at: how many are needed, and how long that takes, nobody knows yet.
         """
-        limits = self._limits
-        await self._take(Draw(limits.requests, 1, need=1), Draw(limits.tokens, 0))
+        await self._take(Draw(self._requests, 1, need=1), Draw(self._tokens, 0))
 
     async def count_requests(self, count: int) -> None:
         """Count requests that one request stands for beside itself, such as further answers to it.
         They may take more than there is: the caller's next request then waits until that is made
         up. Raises `Unavailable`."""
         if count:
-            await self._take(Draw(self._limits.requests, count))
+            await self._take(Draw(self._requests, count))
 
     async def reserve(self, tokens: int) -> Reservation:
         """Take tokens that a request may use. One that may use more than the limit needs all of
         it. Raises `RateLimited` and `Unavailable`."""
-        bucket = self._limits.tokens
+        bucket = self._tokens
         tokens = min(tokens, bucket.capacity)
         is_taken = await self._take(Draw(bucket, tokens, need=tokens))
         return Reservation(self, tokens if is_taken else 0)
 
     def settle(self, tokens: int) -> None:
         """Take tokens that have been used, or give back as many as ``tokens`` is below 0."""
-        bucket = self._limits.tokens
+        bucket = self._tokens
         if bucket in self._refills:
             self._refills[bucket] = max(0.0, self._refills[bucket] + tokens * bucket.each)
         self._limits.settle(self._caller, Draw(bucket, tokens))
@@ -129,16 +140,16 @@ class Account:
         return True
 
     def _refusal(self, draw: Draw) -> str:
-        limits = self._limits
-        if draw.bucket is limits.requests:
+        per_minute = draw.bucket.per_minute
+        if draw.bucket is self._requests:
             return (
-                f"too many requests: {limits.requests.per_minute} a minute are allowed, "
-                f"{limits.burst + 1} of them at once"
+                f"too many requests: {per_minute} a minute are allowed, "
+                f"{self._requests.capacity} of them at once"
             )
         wanted = f", and this request may use {draw.need}" if draw.need > 1 else ""
         return (
-            f"too many tokens: {limits.tokens.per_minute} a minute are allowed, of prompts and "
-            f"answers together{wanted}"
+            f"too many tokens: {per_minute} a minute are allowed, of prompts and answers "
+            f"together{wanted}"
         )
 
     def headers(self) -> dict[str, str]:

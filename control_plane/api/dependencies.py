@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from control_plane.admission.rate_limits import Account
 from control_plane.api.disconnect import until_disconnect
-from control_plane.auth.caller import caller_id
+from control_plane.auth.caller import caller_id, caller_of
 from control_plane.generation.requests import CacheUse, GenerationRequest
 from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.services import Services
@@ -20,9 +20,15 @@ from control_plane.validation.texts import texts_of
 T = TypeVar("T")
 
 
-async def _services(request: Request) -> Services:
+async def _all_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+async def _services(request: Request) -> Services:
+    """Return the services with the models that the caller may use."""
+    services, models = await _all_services(request), caller_of(request.scope).models
+    return services if models is None else services.for_models(models)
 
 
 def account_of(request: Request) -> Account | None:
@@ -124,3 +130,5 @@ def generation_request(
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+AllServicesDep = Annotated[Services, Depends(_all_services)]
+"""For what is about the server, and not about a caller's models."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from backends.contract.facts import UNKNOWN, ModelFacts
-from control_plane.api.dependencies import ServicesDep
+from control_plane.api.dependencies import AllServicesDep
 from control_plane.api.errors import documented_errors
 from control_plane.api.schemas import GpuMemory, HealthResponse
 from control_plane.errors import ModelNotReady, ShuttingDown, TriadError
@@ -19,7 +19,7 @@ PATHS = ("/health", "/health/live", "/health/ready")
 @router.get(
     "/health", responses={503: {"model": HealthResponse, "description": "It does not answer"}}
 )
-async def health(services: ServicesDep, response: Response) -> HealthResponse:
+async def health(services: AllServicesDep, response: Response) -> HealthResponse:
     """Return the state of the default model: 200 when it answers, else 503 with the same body."""
     facts = default_model_facts(services)
     ready = is_ready(services)
@@ -50,7 +50,7 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/health/ready", responses=documented_errors(503))
-async def ready(services: ServicesDep) -> dict[str, str]:
+async def ready(services: AllServicesDep) -> dict[str, str]:
     """Return 200 when the default model answers and the server is not shutting down; else 503."""
     if services.generation.draining:
         raise ShuttingDown("the server is shutting down")

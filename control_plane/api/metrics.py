@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from control_plane.api.dependencies import ServicesDep
+from control_plane.api.dependencies import AllServicesDep
 from control_plane.observability.engine_metrics import engine_metrics
 
 
@@ -13,7 +13,7 @@ def metrics_router(path: str) -> APIRouter:
     router = APIRouter(tags=["statistics"])
 
     @router.get(path, response_class=Response)
-    async def metrics(services: ServicesDep) -> Response:
+    async def metrics(services: AllServicesDep) -> Response:
         """Prometheus metrics: the gateway's, then those that engines have of their own, where there
         is one Triton server."""
         own = services.metrics.exposition()

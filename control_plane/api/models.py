@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from control_plane.api.dependencies import ServicesDep
 from control_plane.api.schemas import ModelInfo, ModelsResponse
-from control_plane.errors import ModelNotReady
+from control_plane.errors import ModelNotFound, ModelNotReady
 from control_plane.models.catalog import Model
 
 router = APIRouter(tags=["models"])
@@ -18,7 +18,7 @@ async def models(services: ServicesDep) -> ModelsResponse:
     catalog = services.catalog
     try:
         default = catalog.find(None).served_name
-    except ModelNotReady:
+    except (ModelNotReady, ModelNotFound):  # not yet, or not for this caller
         default = catalog.default_model
     return ModelsResponse(models=[_info(m) for m in catalog if m.is_served], default_model=default)
 

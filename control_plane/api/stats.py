@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from control_plane.api.dependencies import ServicesDep
+from control_plane.api.dependencies import AllServicesDep
 from control_plane.api.health import backend_type, is_loaded, is_ready
 from control_plane.api.schemas import StatsResponse
 
@@ -12,7 +12,7 @@ router = APIRouter(tags=["statistics"])
 
 
 @router.get("/stats")
-async def stats(services: ServicesDep) -> StatsResponse:
+async def stats(services: AllServicesDep) -> StatsResponse:
     """Totals over all requests that ended well since the server started."""
     return StatsResponse(
         is_loaded=is_loaded(services),

@@ -12,18 +12,27 @@ from control_plane.http.addresses import limited_as
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is. ``id`` is what limits are kept by, and no secret. ``expires``:
-    seconds since 1970."""
+    """Whose request it is. ``id`` is what limits are kept by, and no secret. ``expires``: seconds
+    since 1970. ``models``: the names of those that it may use; None: all. The limits are its own;
+    None: those of the settings."""
 
     id: str
     scopes: Set[str] = frozenset()
     expires: float | None = None
+    models: Set[str] | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Return the sender of an ASGI request: known by its token, or else by its address."""
+    caller: Caller | None = scope["state"].get("caller")
+    if caller is not None:
+        return caller
+    address, _ = scope["client"] or ("unknown", 0)
+    return Caller(f"address:{limited_as(address)}")
 
 
 def caller_id(scope: Scope) -> str:
     """Identify the sender of an ASGI request: by its token, or else by its address."""
-    caller: Caller | None = scope["state"].get("caller")
-    if caller is not None:
-        return caller.id
-    address, _ = scope["client"] or ("unknown", 0)
-    return f"address:{limited_as(address)}"
+    return caller_of(scope).id

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
+from control_plane.auth.keys import KeyStore, KeyStoreError, Policy, key_file
 from control_plane.settings import SettingsError, load_settings
 from control_plane.settings.loading import PATH_VARIABLE
 
@@ -27,6 +27,16 @@ ConfigOption = Annotated[
     typer.Option("--config", envvar=PATH_VARIABLE, help="The document that says `auth.key_store`."),
 ]
 
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A model that it may use; several times. Without: all of them."),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Its own limit. Without: that of `rate_limiting`."),
+]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `triad keys list` shows it.")]
+
 
 @app.command()
 def create(
@@ -38,6 +48,9 @@ def create(
     days: Annotated[
         float | None, typer.Option(min=0, help="How long it is valid. Without: for ever.")
     ] = None,
+    model: ModelOption = None,
+    requests_per_minute: LimitOption = None,
+    tokens_per_minute: LimitOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Make a key, and print it: it is kept as a hash alone, and cannot be shown again."""
@@ -46,25 +59,48 @@ def create(
         for one in scopes:
             if not one or any(character.isspace() for character in one):
                 _fail(f"--scope: `{one}` is not one word")
-        typer.echo(store.create(name, scopes, None if days is None else days * _DAY))
+        lifetime = None if days is None else days * _DAY
+        policy = Policy(model or (), requests_per_minute, tokens_per_minute)
+        typer.echo(store.create(name, scopes, lifetime, policy))
+
+
+@app.command("set")
+def set_(
+    id_: IdArgument,
+    model: ModelOption = None,
+    requests_per_minute: LimitOption = None,
+    tokens_per_minute: LimitOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say anew which models a key may use, and its limits: what is not given, it has no more.
+
+    It holds from the key's next request on, for all servers that use the same file.
+    """
+    policy = Policy(model or (), requests_per_minute, tokens_per_minute)
+    with _store(config) as (store, _):
+        is_known = store.set_policy(id_, policy)
+    if not is_known:
+        _fail(f"there is no key `{id_}`")
+    console.print(f"{id_} may use {_words(policy)}", markup=False)
 
 
 @app.command("list")
 def list_(config: ConfigOption = None) -> None:
     """Show all keys: not themselves, but what they are for."""
-    table = Table("id", "name", "scopes", "created", "expires", "state")
+    table = Table("id", "name", "scopes", "may use", "created", "expires", "state")
     with _store(config) as (store, _):
         keys = store.all()
     for key in keys:
         expires = "never" if key.expires is None else _date(key.expires)
-        row = (key.id, key.name, " ".join(key.scopes), _date(key.created), expires, key.state)
-        table.add_row(*row)
+        policy = _words(key.policy)
+        row = (key.name, " ".join(key.scopes), policy, _date(key.created), expires, key.state)
+        table.add_row(key.id, *row)
     Console(highlight=False).print(table)
 
 
 @app.command()
 def revoke(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="As `triad keys list` shows it.")],
+    id_: IdArgument,
     config: ConfigOption = None,
 ) -> None:
     """End a key at once, for all servers that use the same file."""
@@ -85,6 +121,19 @@ def _store(config: Path | None) -> Iterator[tuple[KeyStore, list[str]]]:
         _fail(str(error))
     with closing(store):
         yield store, auth.required_scopes
+
+
+def _words(policy: Policy) -> str:
+    """Return in words what a key may do."""
+    limits = [
+        f"{limit} {of} a minute"
+        for of, limit in (
+            ("requests", policy.requests_per_minute),
+            ("tokens", policy.tokens_per_minute),
+        )
+        if limit is not None
+    ]
+    return ", ".join([" ".join(policy.models) or "all models", *limits])
 
 
 def _fail(message: str) -> NoReturn:

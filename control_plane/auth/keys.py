@@ -7,6 +7,7 @@ guess, as they could a password.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import sqlite3
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from control_plane.auth.caller import Caller
 from control_plane.settings import AuthSettings
@@ -34,11 +36,23 @@ create table if not exists keys (
     revoked real
 )
 """
-_COLUMNS = "id, name, scopes, created, expires, revoked"
+_POLICY = {"models": "text", "requests_per_minute": "integer", "tokens_per_minute": "integer"}
+"""Columns that files of release 0.2 do not have, with their types."""
+_COLUMNS = f"id, name, scopes, created, expires, revoked, {', '.join(_POLICY)}"
 
 
 class KeyStoreError(Exception):
     """The error of a key file that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a key may do. ``models``: those that it may use; none: all. A limit that is None is that
+    of the settings."""
+
+    models: Sequence[str] = ()
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,7 @@ class Key:
     created: float
     expires: float | None
     revoked: float | None
+    policy: Policy
 
     @property
     def state(self) -> str:
@@ -73,22 +88,51 @@ class KeyStore:
         self.file = file
         try:
             self._connection = open_file(file, _TABLE)
+            self._add_columns()
         except (OSError, sqlite3.Error) as error:
             raise KeyStoreError(f"{file}: {error}") from None
+
+    def _add_columns(self) -> None:
+        query = "select name from pragma_table_info('keys')"
+        known = {name for (name,) in self._connection.execute(query).fetchall()}
+        for name in _POLICY.keys() - known:
+            try:
+                self._connection.execute(f"alter table keys add column {name} {_POLICY[name]}")
+            except sqlite3.OperationalError as error:
+                if "duplicate column" not in str(error):  # else another process was faster
+                    raise
 
     def close(self) -> None:
         self._connection.close()
 
-    def create(self, name: str, scopes: Sequence[str], lifetime: float | None = None) -> str:
+    def create(
+        self,
+        name: str,
+        scopes: Sequence[str],
+        lifetime: float | None = None,
+        policy: Policy = Policy(),
+    ) -> str:
         """Create a key and return it; it cannot be read again. ``lifetime``: seconds; None: for
         ever."""
         secret, now = PREFIX + secrets.token_urlsafe(32), time.time()
         expires = None if lifetime is None else now + lifetime
         self._connection.execute(
-            f"insert into keys ({_COLUMNS}, digest) values (?, ?, ?, ?, ?, null, ?)",
-            (secrets.token_hex(4), name, " ".join(scopes), now, expires, _digest(secret)),
+            f"insert into keys ({_COLUMNS}, digest) values (?, ?, ?, ?, ?, null, ?, ?, ?, ?)",
+            (
+                *(secrets.token_hex(4), name, " ".join(scopes), now, expires),
+                *_values(policy),
+                _digest(secret),
+            ),
         )
         return secret
+
+    def set_policy(self, id_: str, policy: Policy) -> bool:
+        """Change what a key may do, from its next request on. False: there is no such key."""
+        columns = ", ".join(f"{name} = ?" for name in _POLICY)
+        cursor = self._connection.execute(
+            f"update keys set {columns} where id = ?", (*_values(policy), id_)
+        )
+        return cursor.rowcount == 1
 
     def revoke(self, id_: str) -> bool:
         """False: there is no such key, or it was revoked before."""
@@ -114,13 +158,28 @@ class KeyStore:
             row = cursor.fetchone()
         if row is None or (key := _key(row)).state != "valid":
             return None
-        return Caller(f"key:{key.id}", frozenset(key.scopes), key.expires)
+        policy = key.policy
+        return Caller(
+            f"key:{key.id}",
+            frozenset(key.scopes),
+            key.expires,
+            frozenset(policy.models) or None,
+            policy.requests_per_minute,
+            policy.tokens_per_minute,
+        )
 
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
 
 
-def _key(row: tuple[str, str, str, float, float | None, float | None]) -> Key:
-    id_, name, scopes, created, expires, revoked = row
-    return Key(id_, name, scopes.split(), created, expires, revoked)
+def _values(policy: Policy) -> tuple[str | None, int | None, int | None]:
+    """Return the values of the columns `_POLICY`."""
+    models = json.dumps(list(policy.models)) if policy.models else None
+    return models, policy.requests_per_minute, policy.tokens_per_minute
+
+
+def _key(row: tuple[Any, ...]) -> Key:
+    id_, name, scopes, created, expires, revoked, models, requests, tokens = row
+    policy = Policy(json.loads(models or "[]"), requests, tokens)
+    return Key(id_, name, scopes.split(), created, expires, revoked, policy)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from functools import partial
+from typing import Self
 
 from control_plane.cache.response_cache import ResponseCache
 from control_plane.errors import (
@@ -54,6 +56,12 @@ class GenerationService:
         self._running: set[Generation] = set()
         self._settling: set[asyncio.Future[None]] = set()
         self.draining = False
+
+    def among(self, catalog: Models) -> Self:
+        """Return the same service for requests that may only name models of ``catalog``."""
+        narrowed = copy.copy(self)
+        narrowed._catalog = catalog
+        return narrowed
 
     @property
     def running(self) -> int:

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control_plane.admission.rate_limits import Account
 from control_plane.api.errors import error_response
-from control_plane.auth.caller import caller_id
+from control_plane.auth.caller import caller_of
 from control_plane.errors import TriadError
 
 
@@ -24,8 +24,9 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
-        state = scope["state"]
-        state["account"] = account = Account(scope["app"].state.limits, caller_id(scope))
+        caller, limits = caller_of(scope), scope["app"].state.limits
+        account = Account(limits, caller.id, caller.requests_per_minute, caller.tokens_per_minute)
+        scope["state"]["account"] = account
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":

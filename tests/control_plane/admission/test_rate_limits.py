@@ -112,6 +112,21 @@ async def test_a_request_that_may_use_more_than_the_limit_needs_all_of_it(
     await account.reserve(100_000)
 
 
+async def test_a_caller_may_have_limits_of_its_own(store: FileStore) -> None:
+    shared = limits(store)
+    account = Account(shared, "a", requests_per_minute=6, tokens_per_minute=50)
+    for _ in range(4):  # the burst is that of the settings
+        await account.admit()
+    with pytest.raises(RateLimited, match="6 a minute are allowed, 4 of them") as refused:
+        await account.admit()
+    assert refused.value.headers["Retry-After"] == "10"
+    with pytest.raises(RateLimited, match="50 a minute"):
+        await account.reserve(30)
+        await account.reserve(30)
+    assert account.headers()["x-ratelimit-limit-tokens"] == "50"
+    await Account(shared, "b").admit()
+
+
 async def test_a_store_that_is_away_refuses_everybody(caplog: pytest.LogCaptureFixture) -> None:
     shared = limits(Broken())
     for _ in range(3):

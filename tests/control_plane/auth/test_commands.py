@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from control_plane.auth.keys import PREFIX, KeyStore
+from control_plane.auth.keys import PREFIX, KeyStore, Policy
 from control_plane.cli import app
 
 
@@ -57,9 +57,26 @@ def test_the_list_says_what_keys_are_for(file: Path) -> None:
     keys("create", "alice")
     keys("create", "bob", "--scope", "models", "--days", "3")
     listed = keys("list").stdout
-    assert re.search(r"alice +│ generate +│ [-0-9: ]+│ never +│ valid", listed)
-    assert re.search(r"bob +│ models +│ [-0-9: ]+│ \d{4}-[-0-9: ]+│ valid", listed)
+    assert re.search(r"alice +│ generate +│ all models +│ [-0-9: ]+│ never +│ valid", listed)
+    assert re.search(r"bob +│ models +│ all models +│ [-0-9: ]+│ \d{4}-[-0-9: ]+│ valid", listed)
     assert PREFIX not in listed
+
+
+def test_a_key_has_models_and_limits_of_its_own(file: Path) -> None:
+    options = ("--model", "demo", "--model", "other", "--requests-per-minute", "5")
+    assert keys("create", "alice", *options).exit_code == 0
+    assert "demo other, 5 requests a minute" in keys("list").stdout
+    store = KeyStore(file)
+    (key,) = store.all()
+    assert key.policy == Policy(["demo", "other"], 5, None)
+    done = keys("set", key.id, "--tokens-per-minute", "700")
+    assert f"{key.id} may use all models, 700 tokens a minute" in done.stderr
+    assert store.all()[0].policy == Policy([], None, 700)
+    store.close()
+    refused = keys("set", "nothing")
+    assert refused.exit_code == 1
+    assert "no key `nothing`" in refused.stderr
+    assert keys("create", "bob", "--requests-per-minute", "0").exit_code == 2
 
 
 def test_a_key_is_revoked_once(file: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from control_plane.auth.keys import KeyStore, KeyStoreError
+from control_plane.auth.keys import KeyStore, KeyStoreError, Policy
 from tests.support.server import triad
 
 SCOPES = ("llm:generate", "llm:embed")
@@ -76,6 +79,45 @@ def test_what_one_process_does_the_others_see_at_once(file: Path) -> None:
     assert here.caller(key) is None
     here.close()
     there.close()
+
+
+def test_a_key_carries_its_policy(file: Path) -> None:
+    store = KeyStore(file)
+    plain = store.create("one", SCOPES)
+    key = store.create("two", SCOPES, policy=Policy(["a", "b c"], 5, 100))
+    (one, two) = store.all()
+    assert (one.policy, two.policy) == (Policy([]), Policy(["a", "b c"], 5, 100))
+    caller, other = store.caller(key), store.caller(plain)
+    assert caller is not None and other is not None
+    assert (caller.models, other.models) == ({"a", "b c"}, None)
+    assert (caller.requests_per_minute, caller.tokens_per_minute) == (5, 100)
+    assert store.set_policy(two.id, Policy((), None, 7))
+    changed = store.caller(key)
+    assert changed is not None
+    assert (changed.models, changed.requests_per_minute, changed.tokens_per_minute) == (
+        *(None, None),
+        7,
+    )
+    assert not store.set_policy("nothing", Policy())
+    store.close()
+
+
+def test_a_file_of_an_older_release_is_taken(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(
+            "create table keys (id text primary key, digest blob not null unique, "
+            "name text not null, scopes text not null, created real not null, expires real, "
+            "revoked real)"
+        )
+        row = ("id", hashlib.sha256(b"triad_old").digest(), "old", "a b", 1.0, None, None)
+        connection.execute("insert into keys values (?, ?, ?, ?, ?, ?, ?)", row)
+    for _ in range(2):
+        store = KeyStore(file)
+        caller = store.caller("triad_old")
+        assert caller is not None
+        assert (caller.scopes, caller.models) == ({"a", "b"}, None)
+        store.close()
 
 
 def test_the_file_is_the_owner_s_and_has_no_key(file: Path) -> None:
