@@ -58,7 +58,7 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
         logger.warning(warning)
     with (
         suppress(KeyboardInterrupt),
-        _terminated_as_interrupted(),
+        _interrupted_by_signals(),
         _triton(settings, console) as (connected, processes),
     ):
         threading.Thread(
@@ -169,13 +169,17 @@ def _triton(
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """TERM ends as Ctrl-C does, with Triton stopped: uvicorn raises its signal again at its end."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let TERM and INT raise KeyboardInterrupt, so that Triton is stopped: uvicorn raises its
+    signal again at its end. A shell starts what is to run in the background with INT ignored, and
+    Python leaves that as it is."""
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, signal.default_int_handler) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> None:

@@ -210,6 +210,18 @@ def test_they_end_together_and_tell_their_clients(start_server: ServerFactory) -
     assert not [process for process in children if lives(process)]
 
 
+def test_an_interrupt_ends_a_server_that_a_shell_has_started_in_the_background(
+    start_server: ServerFactory,
+) -> None:
+    """The shell has told it to ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        server = start_server(TRIAD_SERVING__WORKERS="2")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert server.stop(signal.SIGINT, timeout=60) == 0
+
+
 def test_none_outlives_its_parent(start_server: ServerFactory) -> None:
     server = start_server(TRIAD_SERVING__WORKERS="2")
     children = psutil.Process(server.process.pid).children(recursive=True)
