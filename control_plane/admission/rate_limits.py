@@ -17,7 +17,6 @@ from typing import Any
 
 from control_plane.admission.buckets import Bucket, Draw, Outcome
 from control_plane.admission.file_store import FileStore, limits_file
-from control_plane.admission.redis_store import RedisStore
 from control_plane.admission.store import LimitStore, LimitStoreError
 from control_plane.errors import RateLimited, Unavailable
 from control_plane.settings import RateLimitingSettings, ServingSettings
@@ -184,5 +183,8 @@ def open_limits(settings: ServingSettings) -> RateLimits:
     """Return the limits over the store that the settings name. Raises `LimitStoreError`."""
     limiting = settings.rate_limiting
     if limiting.redis_url is not None:
+        # Imported late: the library takes a quarter of a second, which few need.
+        from control_plane.admission.redis_store import RedisStore
+
         return RateLimits(limiting, RedisStore(limiting.redis_url.get_secret_value()))
     return RateLimits(limiting, FileStore(limits_file(settings)))

@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-import redis.asyncio
+import redis
 
 from control_plane.admission.buckets import EPSILON, Draw, Outcome
 from control_plane.admission.store import LimitStoreError
+from control_plane.redis_client import connect
 
-_TIMEOUT = 0.5  # seconds
-_CONNECTIONS = 16
 _PATIENCE = 5.0  # seconds: how long a draw waits for a connection that is free
 
 # For each draw four arguments: the bucket's name, and times: what is taken, what is needed, what
@@ -57,14 +56,7 @@ class RedisStore:
     """The buckets in Redis, each caller's in one hash. Connects with the first draw."""
 
     def __init__(self, url: str) -> None:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=_PATIENCE,
-            socket_timeout=_TIMEOUT,
-            socket_connect_timeout=_TIMEOUT,
-        )
-        self._redis = redis.asyncio.Redis.from_pool(pool)
+        self._redis = connect(url, _PATIENCE)
         self._script = self._redis.register_script(_SCRIPT)
         self._giving_back: set[asyncio.Task[Outcome]] = set()
 

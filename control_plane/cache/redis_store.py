@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import redis.asyncio
+import redis
 
 from control_plane.cache.store import MAX_VALUE_BYTES, StoreError
+from control_plane.redis_client import connect
 from control_plane.settings import CachingSettings
-
-_REDIS_TIMEOUT = 0.5  # seconds: computing an answer is better than waiting for Redis
-_REDIS_CONNECTIONS = 16
 
 
 class RedisStore:
     """A store in Redis, which evicts by its own rules: ``maxmemory`` and ``maxmemory-policy``."""
 
     def __init__(self, url: str, ttl: float) -> None:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=_REDIS_CONNECTIONS,
-            timeout=_REDIS_TIMEOUT,  # for a connection that is free
-            socket_timeout=_REDIS_TIMEOUT,
-            socket_connect_timeout=_REDIS_TIMEOUT,
-        )
-        self._redis = redis.asyncio.Redis.from_pool(pool)
+        self._redis = connect(url)  # computing an answer is better than waiting for Redis
         self._milliseconds = int(ttl * 1000)
 
     async def get(self, key: bytes) -> bytes | None:
