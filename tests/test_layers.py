@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = [
-    {"errors", "version", "background", "redis_client", "sqlite_file", "setting_types"},
+    {"errors", "version", "background", "rare_log", "redis_client", "sqlite_file", "setting_types"},
     {"inference"},
     {"balancing", "engines", "triton"},
     {"settings"},

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,12 +18,10 @@ from control_plane.admission.buckets import Bucket, Draw, Outcome
 from control_plane.admission.file_store import FileStore, limits_file
 from control_plane.admission.store import LimitStore, LimitStoreError
 from control_plane.errors import RateLimited, Unavailable
+from control_plane.rare_log import RareLog
 from control_plane.settings import RateLimitingSettings, ServingSettings
 
 logger = logging.getLogger(__name__)
-
-_COMPLAINT_SECONDS = 30.0
-"""A store that does not work is spoken of so often at most."""
 
 
 class RateLimits:
@@ -40,7 +37,7 @@ class RateLimits:
         self._fail_open = settings.when_unavailable == "fail_open"
         self._store = store
         self._settling: set[asyncio.Task[None]] = set()
-        self._complained = float("-inf")
+        self._log = RareLog(logger)
 
     async def take(self, caller: str, draws: Sequence[Draw]) -> Outcome | None:
         """Make all draws or none; None where nobody can say, and ``fail_open`` is set. Raises
@@ -68,9 +65,8 @@ class RateLimits:
             self._complain(error)
 
     def _complain(self, error: LimitStoreError) -> None:
-        if (now := time.monotonic()) >= self._complained + _COMPLAINT_SECONDS:
-            self._complained = now
-            logger.error("rate_limiting: the limits of callers cannot be read: %s", error)
+        text = "rate_limiting: the limits of callers cannot be read: %s"
+        self._log.write(logging.ERROR, text, error)
 
     async def close(self) -> None:
         """Close the store, once all that was used is settled."""

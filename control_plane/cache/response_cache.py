@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from control_plane.inference.client import ResponseStream
 from control_plane.inference.requests import Generate
 from control_plane.inference.responses import Delta
 from control_plane.observability.metrics import Metrics
+from control_plane.rare_log import RareLog
 from control_plane.settings import CachingSettings
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,6 @@ MAX_UNPACKED_BYTES = MAX_VALUE_BYTES
 """Of one answer's responses. A larger answer is not kept; a value that unpacks to more is none."""
 _FINISH_REASONS = ("stop", "length")
 _TOKEN_KEYS = {"logprob", "rank", "decoded_token"}
-_COMPLAINT_SECONDS = 30.0
-"""A store that does not work is spoken of so often at most."""
 
 
 class ResponseCache:
@@ -57,7 +55,7 @@ class ResponseCache:
             registry=metrics.registry,
         )
         self._putting: set[asyncio.Task[None]] = set()
-        self._complained = float("-inf")
+        self._log = RareLog(logger)
 
     def key(self, request: Generate, model_facts: str, caller: str) -> bytes:
         """Return a digest of all that an answer depends on: of the request's fields but for its id
@@ -109,9 +107,8 @@ class ResponseCache:
             self._complain(error)
 
     def _complain(self, error: Exception) -> None:
-        if (now := time.monotonic()) > self._complained + _COMPLAINT_SECONDS:
-            self._complained = now
-            logger.warning("the cache does not work now, answers are computed: %s", error)
+        text = "the cache does not work now, answers are computed: %s"
+        self._log.write(logging.WARNING, text, error)
 
     async def close(self) -> None:
         if self._putting:
