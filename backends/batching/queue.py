@@ -105,10 +105,9 @@ class RequestQueue:
             if not self._waiting:
                 self._window.close()
             self._wake.wait_for(lambda: self._closing or self._waiting or not idle)
-            while not self._closing and len(self._waiting) < self._free_slots():
-                if not (left := self._window.left(time.monotonic())):
-                    break
-                self._wake.wait(left)
+            self._window.gather(
+                self._wake, lambda: self._closing or len(self._waiting) >= self._free_slots()
+            )
             return not self._closing
 
     def computed(self, tokens: int, seconds: float) -> None:

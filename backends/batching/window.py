@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from math import inf
 
 from backends.contract import parameters as keys
@@ -74,6 +76,11 @@ class BatchWindow:
                 return 0.0
             closes = min(closes, self._last + _PATIENCE * self._gap)
         return max(0.0, closes - now)
+
+    def gather(self, wake: threading.Condition, is_over: Callable[[], bool]) -> None:
+        """Wait with the queue's condition, which is held, until the window or ``is_over`` is."""
+        while not is_over() and (left := self.left(time.monotonic())):
+            wake.wait(left)
 
     def close(self) -> None:
         """Take note that nothing waits any more: the next request opens it."""

@@ -154,10 +154,9 @@ class BatchQueue:
         """Wait for rows, and for those that come soon after them."""
         self._window.close()
         self._wake.wait_for(lambda: self._waiting or self._closed)
-        while not self._closed and len(self._waiting) < self._max_batch_size:
-            if not (left := self._window.left(time.monotonic())):
-                break
-            self._wake.wait(left)
+        self._window.gather(
+            self._wake, lambda: self._closed or len(self._waiting) >= self._max_batch_size
+        )
 
     def _drop_abandoned(self, calls: set[_QueuedRequest]) -> bool:
         """Remove the rows of cancelled requests, and return True if there were any."""
