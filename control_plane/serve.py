@@ -34,9 +34,9 @@ from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.embedded.supervisor import StartFailed
 from control_plane.engines.entry import ModelError
 from control_plane.http.server import HttpServer, server_config
+from control_plane.logs import set_up_logging
 from control_plane.models.processes import ModelProcesses
 from control_plane.settings import ServingSettings
-from control_plane.workers.job import set_up_logging
 from control_plane.workers.supervisor import Workers, WorkersFailed, for_workers, shared_folder
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ FLOORS = [
     {"inference"},
     {"balancing", "engines", "triton"},
     {"settings"},
-    {"models", "validation"},
+    {"logs", "models", "validation"},
     {"embedded", "observability", "cluster"},
     {"cache"},
     {"generation"},

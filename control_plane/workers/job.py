@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from dataclasses import dataclass
 from typing import IO
@@ -27,7 +26,8 @@ class Job:
     has_triton: bool
 
     def write(self, file: IO[bytes]) -> None:
-        """Write it for `read`: through a pipe, since there are secrets in it."""
+        """Write it for `read`: through a pipe, since there are secrets in it, and pickled, as
+        `multiprocessing` does between a parent and its own child."""
         pickle.dump(self, file)
         file.flush()
 
@@ -35,12 +35,3 @@ class Job:
     def read(file: IO[bytes]) -> Job:
         job: Job = pickle.load(file)
         return job
-
-
-def set_up_logging(settings: ServingSettings, handler: logging.Handler) -> None:
-    """Send the logs of this process to ``handler``, at the level that the settings ask for."""
-    level = logging.DEBUG if settings.debug else logging.INFO
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for name in ("control_plane", "triton", "uvicorn.error"):
-        logging.getLogger(name).setLevel(level)
-    logging.getLogger("uvicorn.access").setLevel(level)

@@ -17,9 +17,10 @@ import threading
 from backends.logs import BoundedFormatter
 from control_plane.app import create_app
 from control_plane.http.server import HttpServer, server_config
+from control_plane.logs import set_up_logging
 from control_plane.models.processes import ModelProcesses, child_named
 from control_plane.observability.metrics import SHARED_FOLDER
-from control_plane.workers.job import Job, set_up_logging
+from control_plane.workers.job import Job
 
 
 def main() -> None:
