@@ -15,6 +15,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    SecretStr,
     model_validator,
 )
 
@@ -72,6 +73,12 @@ Share = Annotated[float, Field(gt=0, le=1)]
 """A fraction that is not 0."""
 
 Name = Annotated[str, Field(min_length=1)]
+
+Secret = Annotated[
+    SecretStr,
+    Field(min_length=16, json_schema_extra={"accepts": "text of at least 16 characters"}),
+]
+"""A secret that cannot be found out by trying."""
 
 Bytes = Annotated[
     ByteSize,

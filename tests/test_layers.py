@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = [
-    {"errors", "version", "background", "rare_log", "redis_client", "sqlite_file", "setting_types"},
+    {"errors", "version", "background", "caller_hash", "rare_log", "redis_client"}
+    | {"sqlite_file", "setting_types"},
     {"inference"},
     {"balancing", "engines", "triton"},
     {"settings"},

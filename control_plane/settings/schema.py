@@ -16,6 +16,7 @@ from control_plane.setting_types import (
     Positive,
     Seconds,
     SecondsOrNone,
+    Secret,
     Section,
 )
 from control_plane.settings.features import (
@@ -61,6 +62,10 @@ class GeneralSettings(Section):
     trusted_proxies: list[Network] = Field(default_factory=list)
     """The addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
     believed. An empty list believes nobody's."""
+    caller_hash_key: Secret | None = None
+    """The secret with which callers' ids are hashed where Triton is to tell callers apart. Gateways
+    that share a Triton need the same one. With `null` the key is public, and who reads Triton's
+    traffic can find out ids that can be guessed, such as addresses."""
     debug: bool = False
     """Write verbose logs."""
     profiling: bool = False
