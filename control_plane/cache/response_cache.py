@@ -2,6 +2,7 @@
 
 They are kept when the answer has come to its end. An answer that was streamed serves requests for
 whole ones as well, and the other way round: the responses say the same, in more parts or fewer.
+Equal requests that run at the same time share one generation, a `Flight`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import asyncio
 import hashlib
 import json
 import logging
-import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, is_dataclass
 
 from prometheus_client import Counter
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from control_plane.cache.store import MAX_VALUE_BYTES, Store, StoreError, open_store
+from control_plane.cache.flight import Flight, FlightReader
+from control_plane.cache.packing import pack, unpack
+from control_plane.cache.store import Store, StoreError, open_store
+from control_plane.errors import TriadError
 from control_plane.inference.client import ResponseStream
 from control_plane.inference.requests import Generate
 from control_plane.inference.responses import Delta
@@ -28,12 +30,8 @@ from control_plane.settings import CachingSettings
 
 logger = logging.getLogger(__name__)
 
-_VERSION = b"3"
+_VERSION = b"4"
 """The version of values and of keys: those of another version are never found."""
-MAX_UNPACKED_BYTES = MAX_VALUE_BYTES
-"""Of one answer's responses. A larger answer is not kept; a value that unpacks to more is none."""
-_FINISH_REASONS = ("stop", "length")
-_TOKEN_KEYS = {"logprob", "rank", "decoded_token"}
 
 
 class ResponseCache:
@@ -50,22 +48,26 @@ class ResponseCache:
         self._store = store
         self._counter = Counter(
             "triad_cache_requests",
-            "Requests that could be answered from the cache, by result: hit, miss, error",
+            "Requests that could be answered from the cache, by result: hit, shared, miss, error",
             ["result"],
             registry=metrics.registry,
         )
         self._putting: set[asyncio.Task[None]] = set()
+        self._flights: dict[tuple[bytes, bool], Flight] = {}  # by key, and by whether they stream
+        self._flying: set[Flight] = set()
         self._log = RareLog(logger)
 
-    def key(self, request: Generate, model_facts: str, caller: str) -> bytes:
+    def key(self, request: Generate, model_facts: str, caller: str, number: int = 0) -> bytes:
         """Return a digest of all that an answer depends on: of the request's fields but for its id
         and for whether it is a stream, among them the client's `cache_salt`; of ``model_facts``,
-        which may change under one name; and of the caller."""
+        which may change under one name; of the caller; and of the answer's ``number``, where each
+        of several is to be another."""
         prompt = request.prompt
         parts = (
             _VERSION,
             model_facts.encode(),
             b"" if self._shared else caller.encode(),
+            number.to_bytes(8, "little"),
             request.model.encode(),
             type(prompt).__name__.encode(),
             _json(asdict(prompt) if is_dataclass(prompt) else prompt),
@@ -75,30 +77,67 @@ class ResponseCache:
         return hashlib.sha256(b"".join(len(p).to_bytes(8, "little") + p for p in parts)).digest()
 
     def stream(
-        self, key: bytes, begin: Callable[[], ResponseStream[Delta]], *, reads: bool = True
+        self,
+        key: bytes,
+        begin: Callable[[], ResponseStream[Delta]],
+        *,
+        streamed: bool = False,
+        reads: bool = True,
     ) -> ResponseStream[Delta]:
-        """Return the responses that ``key`` has, or else those of the stream that ``begin``
-        begins."""
-        return _CachedStream(self, key, begin, reads=reads)
+        """Return the responses that ``key`` has, or that a running generation with this key makes,
+        or else those of the stream that ``begin`` begins. ``streamed``: that stream's responses
+        come as tokens are generated. ``reads``: others' responses may be returned."""
+        return _CachedStream(self, key, begin, streamed=streamed, reads=reads)
 
     async def get(self, key: bytes) -> list[Delta] | None:
+        """Return a kept answer, or None. Raises `StoreError`, also for a value that is none."""
         try:
             value = await self._store.get(key)
-            found = None if value is None else _unpacked(value)
+            return None if value is None else unpack(value)
         except (StoreError, ValueError) as error:
             self._complain(error)
-            self._counter.labels("error").inc()
-            return None
-        self._counter.labels("miss" if found is None else "hit").inc()
-        return found
+            raise StoreError(str(error)) from None
 
-    def put(self, key: bytes, responses: Sequence[Delta]) -> None:
-        """Keep an answer, without waiting for the store."""
-        if (value := _packed(responses)) is None:
-            return
+    def count(self, result: str) -> None:
+        """Count a request by its result."""
+        self._counter.labels(result).inc()
+
+    def flight(self, key: bytes, *, streamed: bool) -> Flight | None:
+        """Return the generation that a request may join. One that streams joins only a stream: it
+        would get nothing of another before its end."""
+        kinds = (True,) if streamed else (False, True)
+        flights = (self._flights.get((key, kind)) for kind in kinds)
+        return next((flight for flight in flights if flight and not flight.cancelled), None)
+
+    def begin_flight(self, key: bytes, stream: ResponseStream[Delta], *, streamed: bool) -> Flight:
+        """Return a generation that further requests may join until its answer is kept."""
+
+        def leave_table(_: object = None) -> None:
+            if self._flights.get((key, streamed)) is flight:
+                del self._flights[key, streamed]
+
+        def on_end(flight: Flight) -> None:
+            self._flying.discard(flight)
+            putting = self.put(key, flight.responses) if flight.is_whole else None
+            if putting is None:
+                leave_table()
+            else:
+                putting.add_done_callback(leave_table)
+
+        flight = Flight(stream, streamed=streamed, on_end=on_end)
+        self._flights[key, streamed] = flight
+        self._flying.add(flight)
+        return flight
+
+    def put(self, key: bytes, responses: Sequence[Delta]) -> asyncio.Task[None] | None:
+        """Keep an answer, without waiting for the store; return what does so. None: it is too
+        large."""
+        if (value := pack(responses)) is None:
+            return None
         task = asyncio.ensure_future(self._put(key, value))
         self._putting.add(task)
         task.add_done_callback(self._putting.discard)
+        return task
 
     async def _put(self, key: bytes, value: bytes) -> None:
         try:
@@ -111,6 +150,8 @@ class ResponseCache:
         self._log.write(logging.WARNING, text, error)
 
     async def close(self) -> None:
+        for flight in list(self._flying):
+            await flight.end()
         if self._putting:
             await asyncio.wait(self._putting)
         await self._store.close()
@@ -134,7 +175,8 @@ async def open_cache(
 
 
 class _CachedStream:
-    """A stream that comes from the cache, or goes into it. Implements `ResponseStream[Delta]`."""
+    """A stream that comes from the cache, or from a generation whose answer goes into it.
+    Implements `ResponseStream[Delta]`."""
 
     def __init__(
         self,
@@ -142,94 +184,90 @@ class _CachedStream:
         key: bytes,
         begin: Callable[[], ResponseStream[Delta]],
         *,
+        streamed: bool,
         reads: bool,
     ) -> None:
         self._cache = cache
         self._key = key
         self._begin = begin
+        self._streamed = streamed
         self._reads = reads
-        self._stream: ResponseStream[Delta] | None = None
-        self._responses: list[Delta] = []
+        self._reader: FlightReader | None = None
+        self._followed: Flight | None = None  # until it has got something
+        self._retried = False
         self._ended = False
 
     def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
         return self
 
     async def __anext__(self) -> Sequence[Delta]:
-        if self._ended:
-            raise StopAsyncIteration
-        if self._stream is None:
-            if self._reads and (kept := await self._cache.get(self._key)) is not None:
+        while not self._ended:
+            if self._reader is None and (kept := await self._open()) is not None:
                 self._ended = True
                 return kept
-            if self._ended:  # its client left meanwhile
-                raise StopAsyncIteration
-            self._stream = self._begin()
-        try:
-            responses = await self._stream.__anext__()
-        except StopAsyncIteration:
-            self._keep()
-            raise
-        self._responses += responses
-        return responses
+            if self._reader is None:
+                break  # its client left meanwhile
+            try:
+                responses = await self._reader.__anext__()
+            except TriadError as error:
+                if not self._is_another_s(error):
+                    raise
+                self._leave_failed()
+            else:
+                self._followed = None
+                return responses
+        raise StopAsyncIteration
 
-    def _keep(self) -> None:
-        complete = self._responses and self._responses[-1].finish_reason is not None
-        if complete and not self._ended:
-            self._cache.put(self._key, self._responses)
-        self._ended = True
+    async def _open(self) -> Sequence[Delta] | None:
+        """Return the kept answer, or join or begin a generation."""
+        cache, result = self._cache, "miss"
+        flight = self._joinable()
+        if flight is None and self._reads:
+            try:
+                if (kept := await cache.get(self._key)) is not None:
+                    cache.count("hit")
+                    return kept
+            except StoreError:
+                result = "error"
+            if self._ended:
+                return None
+            flight = self._joinable()  # begun while the store was asked
+        self._followed = flight
+        if flight is None:
+            flight = cache.begin_flight(self._key, self._begin(), streamed=self._streamed)
+        else:
+            result = "shared"
+        if self._reads and not self._retried:
+            cache.count(result)
+        self._reader = flight.join()
+        return None
+
+    def _joinable(self) -> Flight | None:
+        return self._cache.flight(self._key, streamed=self._streamed) if self._reads else None
+
+    def _is_another_s(self, error: TriadError) -> bool:
+        """Return whether an error need not be this request's: it follows another and has got
+        nothing, and the error is the server's, or the other one is a stream. It then asks for
+        itself, once."""
+        flight = self._followed
+        if flight is None or self._retried:
+            return False
+        return error.status >= 500 or flight.streamed != self._streamed
+
+    def _leave_failed(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+        self._reader, self._retried = None, True
 
     def cancel(self) -> None:
         self._ended = True
-        if self._stream is not None:
-            self._stream.cancel()
+        if self._reader is not None:
+            self._reader.cancel()
 
     async def rest(self) -> Sequence[Delta]:
-        return () if self._stream is None else await self._stream.rest()
+        return () if self._reader is None else await self._reader.rest()
 
 
 def _json(value: object) -> bytes:
     # Not orjson: integers, of a schema for one, may be of any size.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-_DELTAS = TypeAdapter(list[Delta], config=ConfigDict(extra="forbid", strict=True))
-
-
-def _packed(deltas: Sequence[Delta]) -> bytes | None:
-    """Return a whole answer as bytes, or None if it is too large to be kept."""
-    data = _DELTAS.dump_json(list(deltas), exclude_defaults=True)
-    return zlib.compress(data, 1) if len(data) <= MAX_UNPACKED_BYTES else None
-
-
-def _unpacked(value: bytes) -> list[Delta]:
-    """Return the deltas of a whole answer. Raises `ValueError` for a value that is none: others
-    may write into the store, and another version of this program may have done so."""
-    try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(value, MAX_UNPACKED_BYTES)
-        if not unpacker.eof:
-            raise ValueError("a kept answer is cut off or too large")
-        deltas = _DELTAS.validate_json(data)
-    except (zlib.error, ValidationError) as error:
-        raise ValueError(f"a kept answer cannot be read: {error}") from None
-    _check_whole(deltas)
-    return deltas
-
-
-def _check_whole(deltas: Sequence[Delta]) -> None:
-    """Raises `ValueError` unless the last response, and no other, ends the answer."""
-    reasons = [d.finish_reason for d in deltas]
-    if not reasons or reasons[-1] not in _FINISH_REASONS or any(reasons[:-1]):
-        raise ValueError("a kept answer is not whole")
-    for d in deltas:
-        if not all(map(_is_entry, [*(d.logprobs or ()), *filter(None, d.prompt_logprobs or ())])):
-            raise ValueError("a kept answer has log probabilities of another form")
-
-
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and bool(entry)
-        and all(isinstance(token, dict) and token.keys() >= _TOKEN_KEYS for token in entry.values())
-    )

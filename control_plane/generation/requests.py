@@ -40,13 +40,15 @@ class GenerationRequest:
     ``account``: pays for the tokens that are computed: those of the answer and, with
     ``counts_prompt``, of the prompt; also for tokens that nobody read because the client had left.
     ``estimated_prompt_tokens``: what is set aside for the prompt before its tokens are counted.
-    ``caller``: whose request it is; answers are cached by caller.
+    ``caller``: whose request it is; answers are cached by caller. ``number``: of several answers
+    that one client's request asks for; sampled ones are cached apart.
     """
 
     prompt: Prompt
     sampling: Mapping[str, Any]
     request_id: str
     caller: str
+    number: int = 0
     model: str | None = None
     stream: bool = False
     returns: Sequence[str] = ()

@@ -124,8 +124,10 @@ class GenerationService:
         if not (cache.keeps_sampled or request.is_deterministic):
             return begin()
         facts = json.dumps([getattr(model.facts, name) for name in _IDENTITY])
-        key = cache.key(generate, facts, request.caller)
-        return cache.stream(key, begin, reads=request.cache != "write")
+        number = 0 if request.is_deterministic else request.number
+        key = cache.key(generate, facts, request.caller, number)
+        reads = request.cache != "write"
+        return cache.stream(key, begin, streamed=request.stream, reads=reads)
 
     async def encode(self, request: GenerationRequest) -> TokenIds:
         """Return the request's prompt as token ids, which fit into the context. Raises

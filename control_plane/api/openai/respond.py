@@ -93,6 +93,7 @@ class RequestHandler:
                 first_answers[number // self.answers],
                 sampling=sampling if seed is None else {**sampling, "seed": seed},
                 counts_prompt=number % self.answers == 0,
+                number=number % self.answers,
             )
             for number, seed in enumerate(self.body.seeds(count))
         ]

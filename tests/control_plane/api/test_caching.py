@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,20 @@ def test_hits_are_counted(caching: TriadServer, prompt: str) -> None:
         text(caching, prompt, **GREEDY)
     text(caching, prompt)  # which could not have been kept
     assert counts() == [hits + 2, misses + 1]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_equal_requests_at_the_same_time_share_an_answer(
+    caching: TriadServer, prompt: str, stream: bool
+) -> None:
+    slow = prompt.replace('"delay_ms": 1', f'"delay_ms": 500, "interval_ms": {10 + stream}')
+    shared = 'triad_cache_requests_total{result="shared"}'
+    before = caching.gauge(shared)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(text, caching, slow, stream=stream, **GREEDY) for _ in range(8)]
+        (made,) = {answer.result() for answer in asked}
+    assert len(made.split()) == 4
+    assert caching.gauge(shared) == before + 7
 
 
 def test_a_file_serves_the_next_server(start_server: ServerFactory, tmp_path: Path) -> None:
