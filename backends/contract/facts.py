@@ -80,6 +80,9 @@ class ModelFacts:
     """The number of weights."""
     dtype: str | None = None
     """Of the weights: ``float32``, ``bfloat16``, ``int8``, …"""
+    weights: str | None = None
+    """Of language models: a digest of the weights, the tokenizer and the adapters, the same on all
+    machines. Small files are read whole for it, large ones are sampled."""
     device: str | None = None
     """``cpu``, ``cuda``, ``cuda:0``, …"""
     restarted_at: str | None = None

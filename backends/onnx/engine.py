@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from backends.batching.engine import BatchingEngine, LoadedModel
 from backends.contract import parameters as keys
 from backends.gpu import gpu_memory
+from backends.onnx import DECODER_VERSION
 from backends.onnx.bls_decoder import BlsDecoder
 from backends.onnx.runner import DecoderRunner
 
 if TYPE_CHECKING:
     from backends.onnx.in_process import InProcessRunner
-
-DECODER_VERSION = "1"  # as exports have it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

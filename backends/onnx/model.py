@@ -27,14 +27,23 @@ served_model_name     the name that clients use (the Triton model's name)
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from backends.batching.window import BatchWindow
 from backends.contract import parameters as keys
 from backends.engine import Engine
+from backends.onnx import DECODER_VERSION
 from backends.serving.model import ModelOptions, ServedModel
 
 
 class TritonPythonModel(ServedModel):
     """The model class that Triton loads."""
+
+    def folders(self, options: ModelOptions) -> dict[str, Path]:
+        """Return the tokenizer's folder, and the one with the decoder's graph."""
+        repository = options.version_folder.parent.resolve().parent
+        graph = repository / options.parameters[keys.DECODER] / DECODER_VERSION
+        return super().folders(options) | {"decoder": graph}
 
     def create_engine(self, options: ModelOptions) -> Engine:
         """Load the decoder. Raises ValueError, which names the parameter."""

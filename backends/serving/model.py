@@ -36,6 +36,7 @@ from backends.serving.packages import missing_ones_are_named
 from backends.serving.pool import WorkPool
 from backends.serving.reading import READERS, RequestReader
 from backends.serving.responder import Call, Responder, failure, response
+from backends.serving.weights_digest import digest_or_none, weights_folder
 from backends.text.tokenizer import HuggingFaceTokenizer
 from backends.tokenizer import Tokenizer
 
@@ -69,6 +70,11 @@ class ModelOptions:
         value = self.parameters.get(keys.MODEL, keys.DEFAULT_MODEL)
         beside = self.version_folder / value
         return str(beside) if beside.is_dir() else value
+
+    @property
+    def revision(self) -> str | None:
+        """Return the revision of a hub id, where one is named."""
+        return self.parameters.get("revision")
 
     @property
     def enable_streaming(self) -> bool:
@@ -156,6 +162,7 @@ class ServedModel(ABC):
     def _load(self) -> None:
         self.tokenizer = self.create_tokenizer(self.options)
         self.engine = self.create_engine(self.options)
+        self.weights = digest_or_none(self.folders(self.options))
         self.front = RequestReader(self.engine, self.tokenizer, self.options.enable_streaming)
         self.responder = Responder(self.options.stream_interval)
         self.responder.start()
@@ -166,6 +173,11 @@ class ServedModel(ABC):
         return HuggingFaceTokenizer(
             options.model, allow_control_tokens=options.allow_control_tokens
         )
+
+    def folders(self, options: ModelOptions) -> dict[str, Path]:
+        """Return the folders that answers depend on, by what each is for. Without weights, that is
+        the one of ``model.py``."""
+        return {"model": weights_folder(options.model, options.revision) or options.version_folder}
 
     def execute(self, requests: list[Any]) -> None:
         accept_each(requests, self._accept)
@@ -203,6 +215,7 @@ class ServedModel(ABC):
             "chat": self.tokenizer.chat_format.describe()
             | {"keeps_texts": self.tokenizer.keeps_texts},
             "requests": len(self.responder),
+            "weights": self.weights,
             "restarted_at": self.options.parameters.get(keys.RESTARTED_AT),
         }
         return ModelFacts.of(values).to_json()

@@ -65,7 +65,7 @@ class EngineArguments:
         parameters = options.parameters
         _set_up_environment(int(parameters.get(keys.NUM_THREADS, keys.DEFAULT_NUM_THREADS)))
         allow_pickle = parameters.get(keys.ALLOW_PICKLE_WEIGHTS, "false").lower() == "true"
-        adapters = _adapters(parameters.get(keys.LORA_MODULES, "{}"), options.version_folder)
+        adapters = adapter_folders(options)
         given = {k: v for k, v in parameters.items() if k not in _NOT_ARGUMENTS}
         if adapters:
             given.setdefault("enable_lora", "true")
@@ -127,15 +127,15 @@ def _words(name: str, value: str) -> list[str]:
     return [f"--{option}", value]
 
 
-def _adapters(text: str, folder: Path) -> dict[str, str]:
-    """Return the folders of adapters by name, from JSON. Raises ValueError."""
+def adapter_folders(options: ModelOptions) -> dict[str, str]:
+    """Return the folders of adapters, or their hub ids, by name. Raises ValueError."""
     try:
-        adapters = json.loads(text)
+        adapters = json.loads(options.parameters.get(keys.LORA_MODULES, "{}"))
     except ValueError as error:
         raise ValueError(f"lora_modules: is not valid JSON: {error}") from None
     if not isinstance(adapters, dict) or not all(isinstance(p, str) for p in adapters.values()):
         raise ValueError("lora_modules: must be a JSON object of names to folders")
-    beside = {name: folder / path for name, path in adapters.items()}
+    beside = {name: options.version_folder / path for name, path in adapters.items()}
     return {n: str(p) if p.is_dir() else adapters[n] for n, p in beside.items()}
 
 

@@ -29,14 +29,27 @@ available if that is less.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from backends.contract.errors import EngineError
 from backends.engine import Engine
 from backends.serving.model import ModelOptions, ServedModel
+from backends.serving.weights_digest import weights_folder
 
 
 class TritonPythonModel(ServedModel):
     """The model class that Triton loads."""
+
+    def folders(self, options: ModelOptions) -> dict[str, Path]:
+        """Return the folders of the weights and of the adapters."""
+        from backends.vllm.arguments import adapter_folders
+
+        adapters = {
+            f"adapter {name}": weights_folder(path)
+            for name, path in adapter_folders(options).items()
+        }
+        found = {name: folder for name, folder in adapters.items() if folder is not None}
+        return super().folders(options) | found
 
     def create_engine(self, options: ModelOptions) -> Engine:
         """Load the model. Raises `EngineError` without vLLM, ValueError, and vLLM's own errors."""

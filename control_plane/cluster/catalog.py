@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from control_plane.cluster.instance import Instance
 from control_plane.models.catalog import Model, Models
@@ -26,6 +26,9 @@ class ClusterCatalog(Models):
                 if (model.ready, model.loaded) > (known.ready, known.loaded):
                     models[model.name] = model
         return iter(list(models.values()))
+
+    def same_name(self, model: Model) -> Iterable[Model]:
+        return [m for i in self._instances for m in i.catalog if m.name == model.name]
 
     def add_name(self, name: str) -> None:
         for instance in self._instances:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+from collections.abc import Iterable
 from functools import partial
 from typing import Self
 
@@ -29,8 +30,23 @@ from control_plane.observability.stats import Stats
 GRACE_SECONDS = 10.0
 """How long a request that took too long may take to end at its model, before Triton cuts it off."""
 
-_IDENTITY = ("backend", "type", "parameters", "dtype", "context_length")
+_IDENTITY = (
+    *("backend", "type", "parameters", "dtype", "context_length"),
+    *("quantization", "optimization_level", "weights"),
+)
 """Facts of a model that change when another one takes its name."""
+
+
+def _identity(models: Iterable[Model]) -> str:
+    """Return what tells a model from any other that had, or has on another server, its name. Where
+    its weights are not known, it is another one each time that it has been loaded again."""
+    known = [model.facts for model in models if model.is_described]
+    identities = (
+        [getattr(facts, name) for name in _IDENTITY]
+        + ([facts.restarted_at] if facts.weights is None else [])
+        for facts in known
+    )
+    return json.dumps(sorted({json.dumps(identity) for identity in identities}))
 
 
 class GenerationService:
@@ -123,8 +139,8 @@ class GenerationService:
             return begin()
         if not (cache.keeps_sampled or request.is_deterministic):
             return begin()
-        facts = json.dumps([getattr(model.facts, name) for name in _IDENTITY])
         number = 0 if request.is_deterministic else request.number
+        facts = _identity(self._catalog.same_name(model))
         key = cache.key(generate, facts, request.caller, number)
         reads = request.cache != "write"
         return cache.stream(key, begin, streamed=request.stream, reads=reads)

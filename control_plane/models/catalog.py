@@ -110,6 +110,10 @@ class Models(ABC):
     async def watch(self, interval: float) -> None:
         """Refresh for ever, every ``interval`` seconds."""
 
+    def same_name(self, model: Model) -> Iterable[Model]:
+        """Return the model as each server has it that may answer its requests."""
+        return (model,)
+
     def find(self, name: str | None) -> Model:
         """Return a model by the name that clients use, or the default. Raises `ModelNotFound`."""
         for wanted in self.default_names if name is None else (name,):

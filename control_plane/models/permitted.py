@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 
 from control_plane.errors import ModelNotFound
 from control_plane.models.catalog import Model, Models
@@ -18,6 +18,9 @@ class PermittedModels(Models):
 
     def __iter__(self) -> Iterator[Model]:
         return (m for m in self._models if m.served_name in self._names or m.name in self._names)
+
+    def same_name(self, model: Model) -> Iterable[Model]:
+        return self._models.same_name(model)
 
     def find(self, name: str | None) -> Model:
         """Return a model by the name that clients use, or the default. Raises `ModelNotFound`, also

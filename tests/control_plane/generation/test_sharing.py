@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from control_plane.cluster.catalog import ClusterCatalog
+from control_plane.cluster.instance import Instance
 from control_plane.errors import ClientDisconnected, DeadlineExceeded
 from control_plane.generation.generation import Generation
 from control_plane.generation.result import collect
 from control_plane.inference.fake import FakeModelClient
 from control_plane.inference.requests import Generate
 from control_plane.inference.responses import Delta
+from control_plane.models.catalog import Catalog
+from control_plane.models.permitted import PermittedModels
 from control_plane.services import Services
 from tests.control_plane.generation.test_service import Ledger, request, services
 from tests.support.gateway import fake_client, gateway, sent, steps
@@ -118,3 +122,41 @@ async def test_several_sampled_answers_are_several() -> None:
     texts = [[c["text"] for c in answer.json()["choices"]] for answer in (*answers, greedy)]
     assert texts[0] == texts[1] == ["0", "1", "2"]
     assert texts[2] == ["3"] * 3
+
+
+# --- the identity of a model --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_kept"),
+    [
+        ({"weights": "a"}, {"weights": "a", "restarted_at": "1"}, True),
+        ({"weights": "a"}, {"weights": "b"}, False),
+        ({}, {}, True),
+        ({}, {"restarted_at": "1"}, False),
+    ],
+)
+async def test_what_is_kept_belongs_to_the_weights(
+    before: dict[str, Any], after: dict[str, Any], is_kept: bool
+) -> None:
+    client = fake_client(**before)
+    async with services(client, caching={"enabled": True, "cache_type": "memory"}) as opened:
+        await collect(await start(opened))
+        client.add_model("demo", **after)
+        await opened.catalog.refresh()
+        await collect(await start(opened))
+    assert len(sent(client)) == (1 if is_kept else 2)
+
+
+async def test_while_servers_have_different_weights_what_is_kept_is_theirs_together() -> None:
+    clients = [fake_client(weights=weights) for weights in "ab"]
+    instances = [Instance(f"server{i}", 1, client) for i, client in enumerate(clients)]
+    for instance in instances:
+        instance.catalog = Catalog(
+            instance.client, "demo", timeout=1, on_unhealthy=lambda model: None
+        )
+    cluster = ClusterCatalog(instances, "demo")
+    await cluster.refresh()
+    permitted = PermittedModels(cluster, {"demo"})
+    (model,) = permitted
+    assert {m.facts.weights for m in permitted.same_name(model)} == {"a", "b"}
