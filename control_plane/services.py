@@ -6,9 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from control_plane.background import running
 from control_plane.cache.response_cache import open_cache
+from control_plane.caller_hash import caller_hash
 from control_plane.cluster.instance import Instance
 from control_plane.cluster.metrics import InstanceMetrics
 from control_plane.cluster.servers import HealthChecks, connect, control_value
@@ -83,12 +85,21 @@ async def open_services(
             stats,
             timeout=settings.request_timeout,
             cache=await stack.enter_async_context(open_cache(settings.caching, metrics)),
+            salt=_caller_salt(settings),
         )
         await catalog.refresh()
         await stack.enter_async_context(running(catalog.watch(HealthChecks.of(settings).interval)))
         yield Services(
             settings, client, catalog, generation, inspection, embedding, metrics, stats, instances
         )
+
+
+def _caller_salt(settings: ServingSettings) -> Callable[[str], str] | None:
+    """Return what makes the salt of a caller, where callers are to have one."""
+    if not settings.caching.salt_by_caller:
+        return None
+    key = settings.caller_hash_key
+    return partial(caller_hash, key=None if key is None else key.get_secret_value())
 
 
 def client_factory(triton: TritonSettings) -> Callable[[str], ModelClient]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from control_plane.cache.response_cache import ResponseCache
 from control_plane.errors import (
+    InvalidRequest,
     ModelNotReady,
     ShuttingDown,
     TriadError,
@@ -29,6 +31,9 @@ from control_plane.observability.stats import Stats
 
 GRACE_SECONDS = 10.0
 """How long a request that took too long may take to end at its model, before Triton cuts it off."""
+
+CALLER_SALT = "caller:"
+"""The beginning of the salts that callers have by default: no client may choose one of these."""
 
 _IDENTITY = (
     *("backend", "type", "parameters", "dtype", "context_length"),
@@ -61,10 +66,13 @@ class GenerationService:
         *,
         timeout: float,
         cache: ResponseCache | None = None,
+        salt: Callable[[str], str] | None = None,
     ) -> None:
-        """Create the service. ``timeout``: seconds that one generation may take."""
+        """Create the service. ``timeout``: seconds that one generation may take. ``salt``: returns
+        the `cache_salt` of a caller's requests that have none; None: they go without."""
         self._client = client
         self._cache = cache
+        self._salt = salt
         self._catalog = catalog
         self._metrics = metrics
         self._stats = stats
@@ -133,7 +141,9 @@ class GenerationService:
             stream=request.stream,
             returns=request.outputs,
         )
-        begin = partial(self._client.infer, generate, timeout=self._timeout + GRACE_SECONDS)
+        # Not in the key of the cache, which keeps callers apart by rules of its own.
+        salted = replace(generate, sampling=self._salted(request))
+        begin = partial(self._client.infer, salted, timeout=self._timeout + GRACE_SECONDS)
         cache = self._cache
         if cache is None or request.cache == "none":
             return begin()
@@ -144,6 +154,20 @@ class GenerationService:
         key = cache.key(generate, facts, request.caller, number)
         reads = request.cache != "write"
         return cache.stream(key, begin, streamed=request.stream, reads=reads)
+
+    def _salted(self, request: GenerationRequest) -> Mapping[str, Any]:
+        """Return the sampling parameters with the caller's salt, where they are to have one. Raises
+        `InvalidRequest` for a client's own salt that could be another caller's."""
+        own = request.sampling.get("cache_salt")
+        if self._salt is None:
+            return request.sampling
+        if not own:
+            return {**request.sampling, "cache_salt": CALLER_SALT + self._salt(request.caller)}
+        if str(own).startswith(CALLER_SALT):
+            raise InvalidRequest(
+                f"cache_salt: must not begin with `{CALLER_SALT}`", param="cache_salt"
+            )
+        return request.sampling
 
     async def encode(self, request: GenerationRequest) -> TokenIds:
         """Return the request's prompt as token ids, which fit into the context. Raises

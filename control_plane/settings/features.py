@@ -55,6 +55,10 @@ class CachingSettings(Section):
     shared: bool = False
     """Answer one caller with what was generated for another. This is faster, and lets a caller find
     out whether somebody has asked the same."""
+    salt_by_caller: bool = False
+    """Give requests without a `cache_salt` one of their caller's, so that models keep the keys and
+    values of shared prefixes apart by caller, whether or not answers are stored. It is a hash of
+    the caller's id, made with `caller_hash_key`."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """The address of Redis, with its password if it has one. Its size is limited by its own
     configuration."""
