@@ -1,7 +1,7 @@
-"""A model's responses, kept as they came, and given again for an equal request.
+"""A model's answers, kept, and given again for an equal request.
 
-They are kept when the answer has come to its end. An answer that was streamed serves requests for
-whole ones as well, and the other way round: the responses say the same, in more parts or fewer.
+They are kept in one part when they have come to their end. An answer that was streamed serves
+requests for whole ones as well, and the other way round.
 Equal requests that run at the same time share one generation, a `Flight`.
 """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from control_plane.generation.generation import Generation
-from control_plane.inference.responses import Delta, TokenLogprobs
+from control_plane.inference.responses import Delta, TokenLogprobs, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ async def collect(generation: Generation) -> GenerationResult:
         generation.close(error)
         raise
     generation.close()
-    seconds = generation.seconds
+    seconds, answer = generation.seconds, joined(collected)
     return GenerationResult(
-        text="".join(d.text for d in collected),
+        text=answer.text,
         request_id=generation.request_id,
         tokens_generated=generation.tokens,
         generation_time=round(seconds, 4),
@@ -51,11 +51,11 @@ async def collect(generation: Generation) -> GenerationResult:
         finish_reason=cast(Literal["stop", "length"], generation.finish_reason),
         model_name=generation.model.served_name,
         backend=generation.model.backend,
-        prompt_tokens=collected[-1].prompt_tokens,
-        logprobs=[entry for d in collected for entry in d.logprobs or ()],
-        prompt_logprobs=collected[0].prompt_logprobs,
-        in_reasoning=collected[0].in_reasoning,
-        token_ids=[id_ for d in collected for id_ in d.token_ids],
-        text_offsets=[offset for d in collected for offset in d.text_offsets],
-        prompt_token_ids=list(collected[0].prompt_token_ids),
+        prompt_tokens=answer.prompt_tokens,
+        logprobs=answer.logprobs or [],
+        prompt_logprobs=answer.prompt_logprobs,
+        in_reasoning=answer.in_reasoning,
+        token_ids=list(answer.token_ids),
+        text_offsets=list(answer.text_offsets),
+        prompt_token_ids=list(answer.prompt_token_ids),
     )

@@ -36,6 +36,24 @@ class Delta:
     prompt_token_ids: Sequence[int] = ()
 
 
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """Return the deltas of a whole answer as one, as it comes where no stream is asked for."""
+    first, last = deltas[0], deltas[-1]
+    has_logprobs = any(d.logprobs is not None for d in deltas)
+    return Delta(
+        "".join(d.text for d in deltas),
+        sum(d.tokens for d in deltas),
+        last.finish_reason,
+        last.prompt_tokens,
+        [entry for d in deltas for entry in d.logprobs or ()] if has_logprobs else None,
+        first.prompt_logprobs,
+        first.in_reasoning,
+        [id_ for d in deltas for id_ in d.token_ids] or (),
+        [offset for d in deltas for offset in d.text_offsets] or (),
+        first.prompt_token_ids,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """A prompt's token ids, the text of each, and its name in the vocabulary, such as ``Ġis``.

@@ -23,6 +23,7 @@ from control_plane.observability.metrics import Metrics
 from control_plane.settings import CachingSettings
 
 ANSWER = [Delta("a", 1), Delta("b", 1, "stop", 3)]
+KEPT = [Delta("ab", 2, "stop", 3)]
 ENTRY = {"7": {"logprob": -0.5, "rank": 1, "decoded_token": "a"}}
 REQUEST = Generate("demo", "req_1", "Hi", {"max_tokens": 5})
 
@@ -65,12 +66,17 @@ async def read(stream: ResponseStream[Delta]) -> list[Delta]:
     return [delta async for deltas in stream for delta in deltas]
 
 
-async def test_an_answer_is_kept_as_it_came() -> None:
+async def test_an_answer_is_kept_in_one_part() -> None:
     cache = Cache()
     assert await cache.get(b"key") is None
     full = Delta("é", 1, None, 3, [ENTRY], [None, ENTRY], True, [7], [0], [5, 6])
     last = Delta("", 0, "length", 3)
-    assert await cache.keep(full, last) == [full, last]
+    more = Delta("b", 2, None, 3, [ENTRY], None, False, [8, 9], [1, 2])
+    both = [ENTRY, ENTRY]
+    whole = Delta("éb", 3, "length", 3, both, [None, ENTRY], True, [7, 8, 9], [0, 1, 2], [5, 6])
+    assert await cache.keep(full, more, last) == [whole]
+    assert await cache.keep(whole) == [whole]
+    assert await cache.keep(*ANSWER) == KEPT
 
 
 async def test_a_store_that_fails_costs_only_its_answers(
@@ -179,7 +185,7 @@ async def test_a_stream_that_ends_is_given_again() -> None:
     assert await read(cache.stream(b"key", begin)) == ANSWER
     await cache.settle()
     again = cache.stream(b"key", begin)
-    assert await read(again) == ANSWER
+    assert await read(again) == KEPT
     assert await again.rest() == ()
     assert await read(cache.stream(b"key", begin, reads=False)) == ANSWER
     assert len(begun) == 2
