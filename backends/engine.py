@@ -6,15 +6,17 @@ An engine knows nothing of text: chat templates, detokenisation and stop strings
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backends.contract.errors import EngineError, InvalidField
+from backends.contract.errors import DeadlineExceeded, EngineError, InvalidField, Overloaded
 from backends.contract.kinds import RequestKind
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
+from backends.contract.scheduling import Scheduling
 
 if TYPE_CHECKING:
     from backends.guidance.guide import Guide
@@ -43,7 +45,10 @@ class Sink(Protocol):
 
 @dataclass(slots=True, eq=False)
 class EngineRequest:
-    """One sequence to generate: the prompt's ids, then the ids of an answer that is resumed."""
+    """One sequence to generate: the prompt's ids, then the ids of an answer that is resumed.
+
+    Times are those of `time.monotonic`.
+    """
 
     prompt_ids: Sequence[int]
     sampling: SamplingParameters
@@ -52,6 +57,29 @@ class EngineRequest:
     cancelled: bool = False  # may be set by any thread at any time; the engine drops the request
     started: bool = False  # set by the engine when it begins to compute the prompt
     guide: Guide | None = None  # set by the engine if the sampling is guided
+    scheduling: Scheduling = field(default_factory=Scheduling)
+    arrived: float = field(default_factory=time.monotonic)
+    deadline: float = field(init=False)
+    """When it is to have its first token; once it has that, ``ends_by``."""
+    ends_by: float = field(init=False)
+    """When it is to have its last token."""
+    queued: float = field(init=False)  # when it began to wait: again, where it was preempted
+    queue_depth: int = 0  # set by the engine: how many requests waited when this one came
+    queue_wait: float = 0.0  # set by the engine: for how many seconds it has waited
+
+    def __post_init__(self) -> None:
+        self.queued = self.arrived
+        self.ends_by = self.arrived + self.scheduling.timeout
+        self.deadline = min(self.arrived + self.scheduling.first_token_timeout, self.ends_by)
+
+    def late(self, now: float) -> EngineError | None:
+        """Return the error of a request whose deadline is over; None where it is not."""
+        if now < self.deadline:
+            return None
+        if now >= self.ends_by:
+            return DeadlineExceeded("the request's time is over")
+        limit = self.scheduling.first_token_timeout
+        return Overloaded(f"there was no first token within {limit:g} seconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Continuous batching: the engine that PyTorch and ONNX models share.
 
 One thread owns the model's `Runner`. Its loop drops sequences that have ended or were cancelled,
-gives free slots to waiting requests (`backends.batching.queue`, `backends.batching.slots`), plans a
-step (`backends.batching.scheduling`), and executes it (`backends.batching.step`).
+gives slots to waiting requests (`backends.batching.queue`, `backends.batching.slots`), plans a step
+(`backends.batching.scheduling`), and executes it (`backends.batching.step`). Where no slot is free,
+a sequence may have to give up its own (`backends.batching.preemption`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from backends.batching.preemption import sequence_to_preempt
 from backends.batching.queue import RequestQueue
 from backends.batching.runner import Runner
 from backends.batching.sampling import Sampler
-from backends.batching.scheduling import StepScheduler
+from backends.batching.scheduling import ScheduledStep, StepScheduler
 from backends.batching.sequence import RunningSequence, fail_request
 from backends.batching.slots import SlotTable
 from backends.batching.step import StepExecutor
@@ -99,7 +101,9 @@ class BatchingEngine(Engine, Generic[ModelT]):
             self._grammars = GrammarCompiler(
                 tokenizer_json, model.vocab_size, model.eos_token_ids, model.context_length
             )
-        self._running: list[RunningSequence] = []  # in the order of arrival
+        self._running: list[RunningSequence] = []  # in the order in which they got their slots
+        self._preempted: dict[EngineRequest, Sampler] = {}  # those that wait for a slot again
+        self._preemptions = 0
         self._queue = RequestQueue(
             max_queue_size,
             free_slots=lambda: runner.slots - len(self._running),
@@ -134,7 +138,7 @@ class BatchingEngine(Engine, Generic[ModelT]):
         self._queue.submit(request)
 
     def _reject(self, request: EngineRequest, error: BaseException) -> None:
-        """End a request whose grammar could not be compiled."""
+        """End a request whose grammar could not be compiled, or that another one displaces."""
         if not request.cancelled:
             fail_request(request, error)
         self.on_request_finished(request)
@@ -147,6 +151,7 @@ class BatchingEngine(Engine, Generic[ModelT]):
             "running": len(self._running),
             "waiting": len(self._queue),
             "reused_tokens": self._slots.reused_tokens,
+            "preemptions": self._preemptions,
             "gpus": [],
         }
 
@@ -178,28 +183,34 @@ class BatchingEngine(Engine, Generic[ModelT]):
                 step = self._scheduler.next_step(self._running)
                 self._executor.run(step)
                 tokens = sum(segment.length for _, segment in step)
-                self._queue.computed(tokens, time.monotonic() - began)
+                self._queue.computed(tokens, time.monotonic() - began, _answered(step))
                 self._drop_ended()
         for request in [*(s.request for s in self._running), *self._queue.drain()]:
             request.sink.fail(ShuttingDown("the model is being unloaded"))
             self.on_request_finished(request)
 
     def _drop_ended(self) -> None:
-        """Free the slots of sequences that have ended or were cancelled."""
-        for sequence in [s for s in self._running if s.ended or s.request.cancelled]:
+        """Free the slots of sequences that have ended, were cancelled, or are late."""
+        now = time.monotonic()
+        for sequence in list(self._running):
+            request = sequence.request
+            if not sequence.ended and not request.cancelled:
+                if (late := request.late(now)) is None:
+                    continue
+                sequence.ended = True
+                request.sink.fail(late)
             self._running.remove(sequence)
-            self.on_request_finished(sequence.request)
+            self.on_request_finished(request)
             self._slots.release(sequence)
 
     def _admit(self) -> None:
-        """Give free slots to queued requests, in their order."""
+        """Give slots to queued requests, in their order."""
         if not self._queue.has_ready:
             return
+        self._drop_waiting()
         postponed: list[EngineRequest] = []
-        while self._slots.free and self._queue.has_ready:
+        while self._queue.has_ready and (self._slots.free or self._preempt()):
             request = self._queue.pop()
-            if request.cancelled:
-                continue
             if self._slots.should_wait(request, self._running):
                 postponed.append(request)
                 continue
@@ -210,9 +221,49 @@ class BatchingEngine(Engine, Generic[ModelT]):
                 self.on_request_finished(request)
         self._queue.put_back(postponed)
 
+    def _drop_waiting(self) -> None:
+        """End requests in the queue that were cancelled or are late."""
+        for request, error in self._queue.remove_ended():
+            self._preempted.pop(request, None)
+            if error is not None:
+                request.sink.fail(error)
+            if error is not None or request.started:
+                self.on_request_finished(request)
+
+    def _preempt(self) -> bool:
+        """Free a slot for the first request in the queue, if it should have one; return whether it
+        should."""
+        request = self._queue.first()
+        rank = self._queue.rank(request)
+        sequence = sequence_to_preempt(self._running, request.scheduling.caller, rank)
+        if sequence is None:
+            return False
+        preempted = sequence.request
+        preempted.queued = time.monotonic()
+        preempted.output_ids = sequence.ids[len(preempted.prompt_ids) :]
+        self._preempted[preempted] = sequence.sampler
+        self._preemptions += 1
+        self._running.remove(sequence)
+        self._slots.release(sequence)
+        self._queue.put_back([preempted])
+        return True
+
     def _begin(self, request: EngineRequest) -> None:
         """Give a free slot to a request."""
-        sampler = Sampler(
+        rank = self._queue.rank(request)
+        again = self._preempted.pop(request, None)
+        sampler = again or self._sampler(request)
+        if again is None:
+            self.on_request_started(request)
+            request.started = True
+        sequence = self._slots.assign(request, sampler, self._running)
+        sequence.rank = rank
+        if again is None:
+            self._queue.begun(request, sequence.left)
+        self._running.append(sequence)
+
+    def _sampler(self, request: EngineRequest) -> Sampler:
+        return Sampler(
             request.sampling,
             request.prompt_ids,
             request.output_ids,
@@ -221,6 +272,12 @@ class BatchingEngine(Engine, Generic[ModelT]):
             request.guide,
             self._eos_token_ids,
         )
-        self.on_request_started(request)
-        request.started = True
-        self._running.append(self._slots.assign(request, sampler, self._running))
+
+
+def _answered(step: ScheduledStep) -> dict[str, int]:
+    """Return how many tokens of answers each caller has got in a step that was executed."""
+    counts: dict[str, int] = {}
+    for sequence, segment in step:
+        caller = sequence.request.scheduling.caller
+        counts[caller] = counts.get(caller, 0) + len(sequence.ids) - segment.end
+    return counts

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+from backends.batching.fair_order import FairOrder
+from backends.batching.retries import RetrySchedule
 from backends.batching.window import BatchWindow
-from backends.contract.errors import InvalidField, Overloaded, ShuttingDown
+from backends.contract.errors import EngineError, InvalidField, Overloaded, ShuttingDown
 from backends.engine import EngineRequest
 from backends.guidance.compiler import GrammarCompiler
 from backends.guidance.guide import Guide
 
 
 class RequestQueue:
-    """A bounded queue in the order of arrival. One thread takes requests out of it.
+    """A bounded queue in a `FairOrder`. One thread takes requests out of it.
 
-    A request with structured output can be taken out once its grammar has been compiled.
+    A request with structured output can be taken out once its grammar has been compiled. When the
+    queue is full, a request may displace one that is waiting, or else is refused with a time at
+    which it may come again (`RetrySchedule`).
     """
 
     def __init__(
@@ -32,17 +35,20 @@ class RequestQueue:
     ) -> None:
         """Create an empty queue.
 
-        ``free_slots``: returns how many slots are free; as many requests may be queued beyond
-        ``max_size``. ``grammars``: None if no output is structured. ``on_failed``: called, from any
-        thread, with a request whose grammar could not be compiled. ``window``: how long requests
-        are gathered while nothing runs.
+        ``max_size``: the requests that may wait, but for those who come again as they were told,
+        which may be half as many beyond it. ``free_slots``: returns how many slots are free; as
+        many requests may be queued beyond ``max_size``. ``grammars``: None if no output is
+        structured. ``on_failed``: called, from any thread, with a request whose grammar could not
+        be compiled, or that another one displaces. ``window``: how long requests are gathered while
+        nothing runs.
         """
         self._max_size = max_size
         self._free_slots = free_slots
         self._grammars = grammars
         self._on_failed = on_failed
         self._window = window
-        self._waiting: deque[EngineRequest] = deque()
+        self._waiting = FairOrder()
+        self._retries = RetrySchedule()
         self._preparing: set[EngineRequest] = set()  # their grammars are being compiled
         self._wake = threading.Condition()
         self._closing = False
@@ -61,17 +67,62 @@ class RequestQueue:
         with self._wake:
             if self._closing:
                 raise ShuttingDown("the model is being unloaded")
-            if len(self) >= self._max_size + self._free_slots():
-                raise Overloaded(f"{self._max_size} requests are waiting already")
-            if self._grammars is None or guided is None:
-                self._add(request)
-                return
-            guide = self._grammars.prepare(request)
-            self._preparing.add(request)
-        guide.add_done_callback(partial(self._on_prepared, request))
+            displaced = self._make_place(request, time.monotonic())
+            request.queue_depth = len(self)
+            try:
+                guide = self._enter(request)
+            finally:
+                if displaced is not None:
+                    self._on_failed(*displaced)
+        if guide is not None:
+            guide.add_done_callback(partial(self._on_prepared, request))
+
+    def _enter(self, request: EngineRequest) -> Future[Guide] | None:
+        """Take a request in; return its guide where that has to be waited for."""
+        if self._grammars is None or request.sampling.guided is None:
+            self._add(request)
+            return None
+        guide = self._grammars.prepare(request)
+        self._preparing.add(request)
+        return guide
+
+    def _make_place(
+        self, request: EngineRequest, now: float
+    ) -> tuple[EngineRequest, Overloaded] | None:
+        """Return the request that has to leave for a new one, with its error; None where there is
+        room. Raises `Overloaded` where the new one has to stay outside."""
+        caller, count, free = request.scheduling.caller, len(self), self._free_slots()
+        if count < free:
+            return None
+        places = self._max_size + free
+        expected = self._expected_wait(request, now)
+        if now + expected >= request.deadline:
+            excess = (now + expected - request.deadline) * (self._retries.rate(now) or 0.0)
+            raise Overloaded(
+                "the queue is too long for a first token in time",
+                self._retries.refuse(caller, now, excess),
+            )
+        half = self._max_size // 2
+        if count < places - min(self._retries.kept(now), half):
+            return None
+        # They may be more than there are places: nobody knows how fast these will become free.
+        if count < places + half and self._retries.redeem(caller, now):
+            return None
+        full = f"{self._max_size} requests are waiting already"
+        other = self._waiting.displaced_by(request, now)
+        if other is None:
+            raise Overloaded(full, self._retries.refuse(caller, now))
+        self._waiting.remove_if(lambda waiting: waiting is other)
+        retry_after = self._retries.refuse(other.scheduling.caller, now)
+        return other, Overloaded(f"{full}, which go first", retry_after)
+
+    def _expected_wait(self, request: EngineRequest, now: float) -> float:
+        """Return for about how many seconds a new request would wait; 0 where nothing is known."""
+        rate = self._retries.rate(now)
+        return self._waiting.count_ahead(request) / rate if rate else 0.0
 
     def _add(self, request: EngineRequest) -> None:
-        self._waiting.append(request)
+        self._waiting.add(request)
         self._window.arrived(time.monotonic())
         self._wake.notify()
 
@@ -110,30 +161,63 @@ class RequestQueue:
             )
             return not self._closing
 
-    def computed(self, tokens: int, seconds: float) -> None:
-        """Take note of the time that a step took, by which an adaptive window goes."""
+    def computed(self, tokens: int, seconds: float, answered: Mapping[str, int]) -> None:
+        """Take note of a step: its tokens and its time, by which an adaptive window goes, and the
+        tokens of answers that each caller got."""
         with self._wake:
             self._window.computed(tokens, seconds)
+            for caller, count in answered.items():
+                self._waiting.served(caller, 0, count)
 
     @property
     def has_ready(self) -> bool:
         """Return whether `pop` would return a request."""
-        return bool(self._waiting)
+        return len(self._waiting) > 0
+
+    def first(self) -> EngineRequest:
+        """Return the request that `pop` would return. Raises ValueError if none is ready."""
+        with self._wake:
+            return self._waiting.first(time.monotonic())
+
+    def rank(self, request: EngineRequest) -> int:
+        """Return the rank of the class that a waiting request counts as by now."""
+        return self._waiting.rank(request, time.monotonic())
 
     def pop(self) -> EngineRequest:
-        """Remove and return the oldest request that is ready. Raises IndexError if none is."""
-        return self._waiting.popleft()
+        """Remove and return the request that is to be served next. Raises ValueError if none is
+        ready."""
+        with self._wake:
+            return self._waiting.pop(time.monotonic())
+
+    def begun(self, request: EngineRequest, prompt_tokens: int) -> None:
+        """Take note that a request which was popped has begun, and has so many tokens of its prompt
+        to be computed."""
+        now = time.monotonic()
+        request.queue_wait = now - request.arrived
+        with self._wake:
+            self._waiting.served(request.scheduling.caller, prompt_tokens, 0)
+            if self._waiting:
+                self._retries.started(now)
+            else:
+                self._retries.all_started()
 
     def put_back(self, requests: Sequence[EngineRequest]) -> None:
-        """Return the oldest requests to the head of the queue, and drop cancelled ones."""
+        """Return requests to the heads of their lines."""
         with self._wake:
-            self._waiting.extendleft(reversed(requests))
-            if any(request.cancelled for request in self._waiting):
-                self._waiting = deque(r for r in self._waiting if not r.cancelled)
+            for request in reversed(requests):
+                self._waiting.put_back(request)
+
+    def remove_ended(self) -> list[tuple[EngineRequest, EngineError | None]]:
+        """Remove and return requests that were cancelled, with None, and those that are late, with
+        their errors."""
+        now = time.monotonic()
+        with self._wake:
+            removed = self._waiting.remove_if(lambda r: r.cancelled or now >= r.deadline)
+        return [(r, None if r.cancelled else r.late(now)) for r in removed]
 
     def drain(self) -> list[EngineRequest]:
         """Remove and return all requests of a closed queue."""
         with self._wake:
             requests = [*self._waiting, *self._preparing]
-            self._waiting, self._preparing = deque(), set()
+            self._waiting, self._preparing = FairOrder(), set()
         return requests

@@ -41,7 +41,7 @@ class StepScheduler:
         )
 
     def next_step(self, running: Sequence[RunningSequence]) -> ScheduledStep:
-        """Return the next step. ``running``: in the order of arrival."""
+        """Return the next step. ``running``: in the order in which they got their slots."""
         decodes = [(s, Segment(s.slot, s.computed, 1)) for s in running if s.left == 1]
         prompts = [s for s in running if s.left > 1]
         if not self._gives_all_logits:
@@ -59,11 +59,11 @@ class StepScheduler:
     def _chunks(self, prompts: Sequence[RunningSequence], count: int) -> ScheduledStep:
         """Return the prompt tokens of a step, ``count`` chunks at most.
 
-        The shortest prompt comes first, but the oldest one always gets a part.
+        The shortest prompt of the best class comes first, but the oldest one always gets a part.
         """
         chunks, budget = [], count * self._chunk_tokens
         reserved = math.ceil(budget * MIN_OLDEST_FRACTION)
-        for s in sorted(prompts, key=lambda s: s.left):
+        for s in sorted(prompts, key=lambda s: (s.rank, s.left)):
             length = min(s.left, budget if s is prompts[0] else budget - reserved)
             if length > 0:
                 chunks.append((s, Segment(s.slot, s.computed, length)))

@@ -22,6 +22,7 @@ class RunningSequence:
         self.request = request
         self.sampler = sampler
         self.slot = slot
+        self.rank = 0  # of the class that the request counted as when it got the slot
         self.ids = [*request.prompt_ids, *request.output_ids]
         self.computed = computed  # how many of `ids` have keys and values in the slot
         self.ended = False

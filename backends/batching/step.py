@@ -93,6 +93,7 @@ class StepExecutor:
             token = replace(token, prompt=tuple(sequence.prompt_logprobs))
             sequence.prompt_logprobs = []
         sequence.ids.append(token.id)
+        sequence.request.deadline = sequence.request.ends_by
         finish_reason = self._finish_reason(sequence, token.id)
         sequence.ended = finish_reason is not None
         try:

@@ -3,7 +3,8 @@
     EngineError                 INTERNAL      engine_failed
     ├── InvalidField            INVALID_ARG   invalid_field             the text names the field
     │   └── ContextExceeded     INVALID_ARG   context_length_exceeded   too many tokens
-    ├── Overloaded              UNAVAILABLE   overloaded                the queue is full
+    ├── Overloaded              UNAVAILABLE   overloaded                the queue is full, or slow
+    ├── DeadlineExceeded        UNAVAILABLE   deadline_exceeded         the request's own time is up
     ├── EngineDead              UNAVAILABLE   engine_dead               a process has died
     ├── GraphFailed             UNAVAILABLE   graph_failed              an ONNX graph did not answer
     ├── Cancelled               CANCELLED     cancelled
@@ -11,15 +12,17 @@
 
 ``status`` names a constant of ``triton_python_backend_utils.TritonError``, which Triton turns into
 the gRPC status. Triton's streams carry an error's text and no status, so each text ends with the
-error's code: ``max_tokens: must be at least 1 [invalid_field]``. `EngineError.wire_text` writes it
-and `parse` reads it; the words before it are for people alone.
+error's code: ``max_tokens: must be at least 1 [invalid_field]``. Where it is known when the request
+may come again, that follows: ``… [overloaded retry_after_ms=1200]``. `EngineError.wire_text` writes
+it and `parse` reads it; the words before it are for people alone.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from backends.contract import names
 
@@ -31,25 +34,36 @@ class ErrorCode(StrEnum):
     INVALID_FIELD = "invalid_field"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"  # OpenAI's name for it
     OVERLOADED = "overloaded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     ENGINE_DEAD = "engine_dead"
     GRAPH_FAILED = "graph_failed"
     CANCELLED = "cancelled"
     SHUTTING_DOWN = "shutting_down"
 
 
-_SUFFIX = re.compile(r" \[([a-z_]+)\]$")
+_SUFFIX = re.compile(r" \[([a-z_]+)(?: retry_after_ms=(\d{1,9}))?\]$")
 _CODES = {str(code): code for code in ErrorCode}
 
 
-def parse(wire_text: str) -> tuple[ErrorCode | None, str]:
-    """Return an error's code and its text without the code.
+class WireError(NamedTuple):
+    """What the text of an error says.
 
-    The code is None where there is none of ours, as in what Triton itself writes.
+    ``code``: None where there is none of ours, as in what Triton itself writes. ``retry_after``:
+    the seconds after which the request may come again; None: not said.
     """
+
+    code: ErrorCode | None
+    text: str
+    retry_after: float | None = None
+
+
+def parse(wire_text: str) -> WireError:
+    """Return what an error's text says, the code taken out of it."""
     found = _SUFFIX.search(wire_text)
     if found is None or (code := _CODES.get(found[1])) is None:
-        return None, wire_text
-    return code, wire_text[: found.start()]
+        return WireError(None, wire_text)
+    retry_after = None if found[2] is None else int(found[2]) / 1000
+    return WireError(code, wire_text[: found.start()], retry_after)
 
 
 class EngineError(Exception):
@@ -57,12 +71,16 @@ class EngineError(Exception):
 
     status: ClassVar[str] = "INTERNAL"
     code: ClassVar[ErrorCode] = ErrorCode.ENGINE_FAILED
+    retry_after: float | None = None  # seconds after which the request may come again
 
     @property
     def wire_text(self) -> str:
         """Return the text as it goes over the wire."""
+        suffix = str(self.code)
+        if self.retry_after is not None:
+            suffix += f" retry_after_ms={math.ceil(self.retry_after * 1000)}"
         # A lone surrogate could not be sent.
-        text = f"{self} [{self.code}]"
+        text = f"{self} [{suffix}]"
         return text.encode(errors="backslashreplace").decode()
 
 
@@ -125,10 +143,24 @@ class ContextExceeded(InvalidField):
 
 
 class Overloaded(EngineError):
-    """Too many requests are waiting already."""
+    """Too many requests are waiting already, or this one has waited for too long.
+
+    ``retry_after``: the seconds after which there will be a place for it, where that is known.
+    """
 
     status: ClassVar[str] = "UNAVAILABLE"
     code: ClassVar[ErrorCode] = ErrorCode.OVERLOADED
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(EngineError):
+    """The time in which the whole answer was wanted is up."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+    code: ClassVar[ErrorCode] = ErrorCode.DEADLINE_EXCEEDED
 
 
 class EngineDead(EngineError):
@@ -164,6 +196,6 @@ class ShuttingDown(EngineError):
 
 def of_graph(graph: str, wire_text: str) -> EngineError:
     """Return the error of a request for which a graph's model has given this error."""
-    code, text = parse(wire_text)
+    code, text, _ = parse(wire_text)
     kind = Overloaded if code is ErrorCode.OVERLOADED else GraphFailed
     return kind(f"{graph}: {text}")

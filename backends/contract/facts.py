@@ -112,6 +112,8 @@ class ModelFacts:
     """Why a model is served one sequence at a time, without continuous batching."""
     reused_tokens: int | None = None
     """A counter: prompt tokens that were not computed, as an earlier prompt had begun so."""
+    preemptions: int | None = None
+    """A counter: sequences that gave up their slots to requests that were waiting."""
     metrics: bool = False
     """The engine has metrics of its own, for requests of the kind ``metrics``."""
 

@@ -19,6 +19,12 @@ SAMPLING_PARAMETERS: Final = "sampling_parameters"
 EXCLUDE_INPUT_IN_OUTPUT: Final = "exclude_input_in_output"
 RESUME_TOKEN_IDS: Final = "resume_token_ids"
 
+# Inputs: the scheduling.
+PRIORITY: Final = "priority"
+CALLER: Final = "caller"
+FIRST_TOKEN_TIMEOUT_MS: Final = "first_token_timeout_ms"
+TIMEOUT_MS: Final = "timeout_ms"
+
 # Inputs: what is asked for, and what kinds other than a generation need.
 REQUEST_KIND: Final = "request_kind"
 CANCEL_ID: Final = "cancel_id"
@@ -34,6 +40,8 @@ PROMPT_LOGPROBS: Final = "prompt_logprobs"
 CUMULATIVE_LOGPROB: Final = "cumulative_logprob"
 TOKEN_IDS: Final = "token_ids"
 TEXT_OFFSETS: Final = "text_offsets"
+QUEUE_DEPTH: Final = "queue_depth"
+QUEUE_WAIT_MS: Final = "queue_wait_ms"
 
 # Of encoders and classifiers alone: inputs, then outputs.
 INPUT_IDS: Final = "input_ids"

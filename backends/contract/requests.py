@@ -8,6 +8,7 @@ from backends.contract import names
 from backends.contract.chat import ChatOptions, Message, Tool, messages_from_json, tools_from_json
 from backends.contract.errors import InvalidField
 from backends.contract.sampling import SamplingParameters
+from backends.contract.scheduling import Scheduling
 from backends.contract.tensors import OUTPUTS, Inputs, flag, text
 
 
@@ -27,6 +28,7 @@ class GenerationRequest:
     tools: list[Tool] | None = None
     chat_options: ChatOptions = field(default_factory=ChatOptions)
     add_special_tokens: bool | None = None  # None: to a text, and not to a chat
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
     @property
     def prompt_input(self) -> str:
@@ -76,6 +78,7 @@ def decode_request(inputs: Inputs, request_parameters: str = "{}") -> Generation
         tools=tools_from_json(text(inputs, names.TOOLS)),
         chat_options=ChatOptions.from_json(text(inputs, names.CHAT_TEMPLATE_OPTIONS)),
         add_special_tokens=flag(inputs, names.ADD_SPECIAL_TOKENS),
+        scheduling=Scheduling.of(inputs),
     )
 
 

@@ -39,6 +39,8 @@ class ResponseChunk:
     text_offsets: list[int] = field(default_factory=list)  # an entry a token
     prompt_token_ids: list[int] | None = None  # in the first response
     in_reasoning: bool | None = None  # in the first response
+    queue_depth: int | None = None  # in the first response
+    queue_wait_ms: int | None = None  # in the first response
 
 
 def _bytes(text: str) -> NDArray[Any]:
@@ -102,4 +104,8 @@ def encode_response(
         tensors.append((names.PROMPT_TOKEN_IDS, np.array(chunk.prompt_token_ids, np.int32)))
     if names.IN_REASONING in returns and chunk.in_reasoning is not None:
         tensors.append((names.IN_REASONING, np.array([chunk.in_reasoning], np.bool_)))
+    if names.QUEUE_DEPTH in returns and chunk.queue_depth is not None:
+        tensors.append((names.QUEUE_DEPTH, np.array([chunk.queue_depth], np.uint32)))
+    if names.QUEUE_WAIT_MS in returns and chunk.queue_wait_ms is not None:
+        tensors.append((names.QUEUE_WAIT_MS, np.array([chunk.queue_wait_ms], np.uint32)))
     return tensors

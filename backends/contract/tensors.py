@@ -57,8 +57,15 @@ INPUTS = (
     TensorSpec(names.return_flag(names.TEXT_OFFSETS), "BOOL"),
     TensorSpec(names.return_flag(names.PROMPT_TOKEN_IDS), "BOOL"),
     TensorSpec(names.return_flag(names.IN_REASONING), "BOOL"),
+    TensorSpec(names.return_flag(names.QUEUE_DEPTH), "BOOL"),
+    TensorSpec(names.return_flag(names.QUEUE_WAIT_MS), "BOOL"),
     # Output tokens that were delivered before: the answer goes on after them.
     TensorSpec(names.RESUME_TOKEN_IDS, "INT32", (-1,)),
+    # How the request is scheduled among others, see `Scheduling`.
+    TensorSpec(names.PRIORITY, "BYTES"),
+    TensorSpec(names.CALLER, "BYTES"),
+    TensorSpec(names.FIRST_TOKEN_TIMEOUT_MS, "INT32"),
+    TensorSpec(names.TIMEOUT_MS, "INT32"),
     # What is asked for: a `RequestKind`, of which some need no prompt.
     TensorSpec(names.REQUEST_KIND, "BYTES"),
     # Of `CANCEL`: the id of the requests that are to end.
@@ -85,6 +92,9 @@ OUTPUTS = (
     # In the first response: the prompt, and whether it ends inside of a block of reasoning.
     TensorSpec(names.PROMPT_TOKEN_IDS, "INT32", (-1,)),
     TensorSpec(names.IN_REASONING, "BOOL", (1,)),
+    # In the first response: how many sequences waited when the request came, and how long it did.
+    TensorSpec(names.QUEUE_DEPTH, "UINT32", (1,)),
+    TensorSpec(names.QUEUE_WAIT_MS, "UINT32", (1,)),
 )
 
 
@@ -112,6 +122,17 @@ def texts(inputs: Inputs, name: str) -> list[str]:
             where = f"text {number} " if len(values) > 1 else ""
             raise InvalidField(name, f"{where}is not valid UTF-8 at byte {error.start}") from None
     return decoded
+
+
+def count(inputs: Inputs, name: str) -> int | None:
+    """Return an INT32 input of one positive number, or None if it was not given. Raises
+    `InvalidField`."""
+    if name not in inputs:
+        return None
+    values = inputs[name].reshape(-1).tolist()
+    if len(values) != 1 or values[0] < 1:
+        raise InvalidField(name, "must hold exactly 1 element, at least 1")
+    return int(values[0])
 
 
 def flag(inputs: Inputs, name: str) -> bool | None:

@@ -83,7 +83,12 @@ class Generation(Call):
         if sampling.prompt_logprobs is not None and len(prompt.ids) == 1:
             self._chunk.prompt_logprobs = prompt_logprobs_json([])
         self.engine_request = EngineRequest(
-            prompt.ids, sampling, self, list(request.resume_token_ids)
+            prompt.ids,
+            sampling,
+            self,
+            list(request.resume_token_ids),
+            scheduling=request.scheduling,
+            arrived=self.arrived,
         )
         self._begun = True
         return self.engine_request
@@ -221,6 +226,9 @@ class Generation(Call):
 
     def _send(self, *, final: bool) -> None:
         chunk, self._chunk = self._chunk, self._new_chunk()
+        if chunk.prompt_token_ids is not None:  # it is the first one
+            chunk.queue_depth = self.engine_request.queue_depth
+            chunk.queue_wait_ms = round(self.engine_request.queue_wait * 1000)
         message = response(encode_response(chunk, self._request.returns))
         if final:
             self._finish(message)

@@ -44,7 +44,7 @@ class Call:
         self._sender = sender
         self._responder = responder
         self._outcome: Outputs | EngineError | None = None
-        self._checked = time.monotonic()
+        self.arrived = self._checked = time.monotonic()
 
     @property
     def left(self) -> bool:

@@ -28,7 +28,13 @@ INPUTS: Mapping[str, str] = {
     "return_text_offsets": "Return `text_offsets`.",
     "return_prompt_token_ids": "Return `prompt_token_ids`.",
     "return_in_reasoning": "Return `in_reasoning`.",
+    "return_queue_depth": "Return `queue_depth`.",
+    "return_queue_wait_ms": "Return `queue_wait_ms`.",
     "resume_token_ids": "Tokens of the answer that were delivered before: it continues after them.",
+    "priority": "The class of the request: `high`, `normal` (absent: the same) or `low`.",
+    "caller": "Whose request it is: 1 to 64 printable characters. Slots are shared fairly among callers.",
+    "first_token_timeout_ms": "The time in which the first token must come, from the request's arrival.",
+    "timeout_ms": "The time in which the whole answer must come.",
     "request_kind": "What is asked for, see [kinds of requests](#kinds-of-requests). Absent: `generate`.",
     "cancel_id": "With `cancel`: the id of the requests that are to be ended.",
     "target": "With `attributions`: the text that is explained. Absent: what is generated.",
@@ -47,6 +53,8 @@ OUTPUTS: Mapping[str, str] = {
     "begins or continues, those of a stop string among them.",
     "prompt_token_ids": "The prompt's token ids, in the first response.",
     "in_reasoning": "Whether the prompt ends inside of a block of reasoning, in the first response.",
+    "queue_depth": "How many sequences waited when the request came, in the first response.",
+    "queue_wait_ms": "How long the request waited for a slot, in the first response.",
 }
 
 UPSTREAM = frozenset(

@@ -14,12 +14,14 @@ from transformers import PreTrainedModel
 from backends.contract.errors import EngineError
 from backends.contract.responses import FinishReason
 from backends.contract.sampling import SamplingParameters
+from backends.contract.scheduling import Scheduling
 from backends.engine import EngineRequest, Token
 from backends.pytorch.engine import PyTorchEngine
 
 VOCABULARY = 128  # of all tests' random models
 PATIENCE_SECONDS = 30.0
 ENDLESS = 2**31 - 1
+NO_SCHEDULING = Scheduling()
 
 
 class Recorder:
@@ -58,20 +60,23 @@ class Recorder:
 def make_request(
     prompt: Sequence[int],
     output_ids: Sequence[int] = (),
+    scheduling: Scheduling = NO_SCHEDULING,
     **sampling: Any,  # noqa: ANN401
 ) -> tuple[EngineRequest, Recorder]:
     sink = Recorder()
     parameters = SamplingParameters(**{"temperature": 0, "max_tokens": 12, **sampling})
-    return EngineRequest(list(prompt), parameters, sink, list(output_ids)), sink
+    request = EngineRequest(list(prompt), parameters, sink, list(output_ids), scheduling=scheduling)
+    return request, sink
 
 
 def submit(
     engine: PyTorchEngine,
     prompt: Sequence[int],
     output_ids: Sequence[int] = (),
+    scheduling: Scheduling = NO_SCHEDULING,
     **sampling: Any,  # noqa: ANN401
 ) -> tuple[EngineRequest, Recorder]:
-    request, sink = make_request(prompt, output_ids, **sampling)
+    request, sink = make_request(prompt, output_ids, scheduling, **sampling)
     engine.submit(request)
     return request, sink
 

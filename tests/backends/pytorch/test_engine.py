@@ -280,16 +280,18 @@ def test_requests_that_join_leave_and_are_cancelled_at_random(
     live: list[tuple[EngineRequest, Recorder]] = []
     finished: dict[int, list[int]] = {}
     pending: dict[Recorder, int] = {}
+    cancelled = 0
     for number, (prompt, sampling) in enumerate(wishes):
         while len(pending) >= 32:
             time.sleep(0.001)
             for sink in [sink for sink in pending if sink.ended.is_set()]:
                 finished[pending.pop(sink)] = sink.ids
-            if live and chance.random() < 0.05:
+            if live and cancelled < 24 and chance.random() < 0.05:
                 request, sink = live.pop(chance.randrange(len(live)))
                 if not sink.ended.is_set():
                     request.cancelled = True
                     pending.pop(sink, None)
+                    cancelled += 1
         request, sink = submit(engine, prompt, **sampling)
         live.append((request, sink))
         pending[sink] = number
