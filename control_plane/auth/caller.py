@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from starlette.types import Scope
 
 from control_plane.http.addresses import limited_as
+
+PriorityClass: TypeAlias = Literal["high", "normal", "low"]
+"""How a request stands to others that wait: which of them is served first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whose request it is. ``id`` is what limits are kept by, and no secret. ``expires``: seconds
     since 1970. ``models``: the names of those that it may use; None: all. The limits are its own;
-    None: those of the settings."""
+    None: those of the settings. ``priority``: the best class that its requests may ask for."""
 
     id: str
     scopes: Set[str] = frozenset()
@@ -22,6 +26,7 @@ class Caller:
     models: Set[str] | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    priority: PriorityClass = "normal"
 
 
 def caller_of(scope: Scope) -> Caller:

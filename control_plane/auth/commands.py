@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from control_plane.auth.caller import PriorityClass
 from control_plane.auth.keys import KeyStore, KeyStoreError, Policy, key_file
 from control_plane.settings import SettingsError, load_settings
 from control_plane.settings.loading import PATH_VARIABLE
@@ -35,6 +36,10 @@ LimitOption = Annotated[
     int | None,
     typer.Option(min=1, help="Its own limit. Without: that of `rate_limiting`."),
 ]
+PriorityOption = Annotated[
+    PriorityClass | None,
+    typer.Option(help="The best class that its requests may ask for. Without: normal."),
+]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `triad keys list` shows it.")]
 
 
@@ -51,6 +56,7 @@ def create(
     model: ModelOption = None,
     requests_per_minute: LimitOption = None,
     tokens_per_minute: LimitOption = None,
+    priority: PriorityOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Make a key, and print it: it is kept as a hash alone, and cannot be shown again."""
@@ -60,7 +66,7 @@ def create(
             if not one or any(character.isspace() for character in one):
                 _fail(f"--scope: `{one}` is not one word")
         lifetime = None if days is None else days * _DAY
-        policy = Policy(model or (), requests_per_minute, tokens_per_minute)
+        policy = Policy(model or (), requests_per_minute, tokens_per_minute, priority)
         typer.echo(store.create(name, scopes, lifetime, policy))
 
 
@@ -70,13 +76,14 @@ def set_(
     model: ModelOption = None,
     requests_per_minute: LimitOption = None,
     tokens_per_minute: LimitOption = None,
+    priority: PriorityOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Say anew which models a key may use, and its limits: what is not given, it has no more.
+    """Say anew what a key may do: what is not given here, it has no more.
 
     It holds from the key's next request on, for all servers that use the same file.
     """
-    policy = Policy(model or (), requests_per_minute, tokens_per_minute)
+    policy = Policy(model or (), requests_per_minute, tokens_per_minute, priority)
     with _store(config) as (store, _):
         is_known = store.set_policy(id_, policy)
     if not is_known:
@@ -133,7 +140,8 @@ def _words(policy: Policy) -> str:
         )
         if limit is not None
     ]
-    return ", ".join([" ".join(policy.models) or "all models", *limits])
+    priority = [] if policy.priority is None else [f"{policy.priority} priority"]
+    return ", ".join([" ".join(policy.models) or "all models", *limits, *priority])
 
 
 def _fail(message: str) -> NoReturn:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from control_plane.auth.caller import Caller
+from control_plane.auth.caller import Caller, PriorityClass
 from control_plane.settings import AuthSettings
 from control_plane.sqlite_file import open_file
 
@@ -36,9 +36,16 @@ create table if not exists keys (
     revoked real
 )
 """
-_POLICY = {"models": "text", "requests_per_minute": "integer", "tokens_per_minute": "integer"}
-"""Columns that files of release 0.2 do not have, with their types."""
+_POLICY = {
+    "models": "text",
+    "requests_per_minute": "integer",
+    "tokens_per_minute": "integer",
+    "priority": "text",
+}
+"""Columns with their types, which are the fields of `Policy`. Older files do not have all of
+them."""
 _COLUMNS = f"id, name, scopes, created, expires, revoked, {', '.join(_POLICY)}"
+_COUNT = _COLUMNS.count(",") + 1
 
 
 class KeyStoreError(Exception):
@@ -48,11 +55,12 @@ class KeyStoreError(Exception):
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a key may do. ``models``: those that it may use; none: all. A limit that is None is that
-    of the settings."""
+    of the settings. ``priority``: the best class that its requests may ask for; None: normal."""
 
     models: Sequence[str] = ()
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    priority: PriorityClass | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +125,9 @@ class KeyStore:
         secret, now = PREFIX + secrets.token_urlsafe(32), time.time()
         expires = None if lifetime is None else now + lifetime
         self._connection.execute(
-            f"insert into keys ({_COLUMNS}, digest) values (?, ?, ?, ?, ?, null, ?, ?, ?, ?)",
+            f"insert into keys ({_COLUMNS}, digest) values ({', '.join('?' * _COUNT)}, ?)",
             (
-                *(secrets.token_hex(4), name, " ".join(scopes), now, expires),
+                *(secrets.token_hex(4), name, " ".join(scopes), now, expires, None),
                 *_values(policy),
                 _digest(secret),
             ),
@@ -166,6 +174,7 @@ class KeyStore:
             frozenset(policy.models) or None,
             policy.requests_per_minute,
             policy.tokens_per_minute,
+            policy.priority or "normal",
         )
 
 
@@ -173,13 +182,13 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
 
 
-def _values(policy: Policy) -> tuple[str | None, int | None, int | None]:
+def _values(policy: Policy) -> Sequence[str | int | None]:
     """Return the values of the columns `_POLICY`."""
     models = json.dumps(list(policy.models)) if policy.models else None
-    return models, policy.requests_per_minute, policy.tokens_per_minute
+    return models, policy.requests_per_minute, policy.tokens_per_minute, policy.priority
 
 
-def _key(row: tuple[Any, ...]) -> Key:
-    id_, name, scopes, created, expires, revoked, models, requests, tokens = row
-    policy = Policy(json.loads(models or "[]"), requests, tokens)
+def _key(row: Sequence[Any]) -> Key:
+    id_, name, scopes, created, expires, revoked, models, *rest = row
+    policy = Policy(json.loads(models or "[]"), *rest)
     return Key(id_, name, scopes.split(), created, expires, revoked, policy)

@@ -79,6 +79,21 @@ def test_a_key_has_models_and_limits_of_its_own(file: Path) -> None:
     assert keys("create", "bob", "--requests-per-minute", "0").exit_code == 2
 
 
+def test_a_key_has_a_priority(file: Path) -> None:
+    assert keys("create", "alice", "--priority", "high").exit_code == 0
+    assert "all models, high priority" in keys("list").stdout
+    store = KeyStore(file)
+    (key,) = store.all()
+    assert keys("set", key.id, "--priority", "low").exit_code == 0
+    assert store.all()[0].policy.priority == "low"
+    assert keys("set", key.id).exit_code == 0
+    assert store.all()[0].policy.priority is None
+    store.close()
+    refused = keys("create", "bob", "--priority", "urgent")
+    assert refused.exit_code == 2
+    assert "'high', 'normal', 'low'" in refused.stderr
+
+
 def test_a_key_is_revoked_once(file: Path) -> None:
     keys("create", "alice")
     store = KeyStore(file)

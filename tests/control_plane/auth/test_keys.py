@@ -84,13 +84,17 @@ def test_what_one_process_does_the_others_see_at_once(file: Path) -> None:
 def test_a_key_carries_its_policy(file: Path) -> None:
     store = KeyStore(file)
     plain = store.create("one", SCOPES)
-    key = store.create("two", SCOPES, policy=Policy(["a", "b c"], 5, 100))
+    key = store.create("two", SCOPES, policy=Policy(["a", "b c"], 5, 100, "high"))
     (one, two) = store.all()
-    assert (one.policy, two.policy) == (Policy([]), Policy(["a", "b c"], 5, 100))
+    assert (one.policy, two.policy) == (
+        Policy([]),
+        Policy(["a", "b c"], 5, 100, "high"),
+    )
     caller, other = store.caller(key), store.caller(plain)
     assert caller is not None and other is not None
     assert (caller.models, other.models) == ({"a", "b c"}, None)
     assert (caller.requests_per_minute, caller.tokens_per_minute) == (5, 100)
+    assert (caller.priority, other.priority) == ("high", "normal")
     assert store.set_policy(two.id, Policy((), None, 7))
     changed = store.caller(key)
     assert changed is not None
@@ -117,6 +121,7 @@ def test_a_file_of_an_older_release_is_taken(file: Path) -> None:
         caller = store.caller("triad_old")
         assert caller is not None
         assert (caller.scopes, caller.models) == ({"a", "b"}, None)
+        assert caller.priority == "normal"
         store.close()
 
 
