@@ -136,10 +136,15 @@ class RateLimited(TriadError):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {
-            "Retry-After": str(math.ceil(self._retry_after)),
-            "retry-after-ms": str(math.ceil(self._retry_after * 1000)),
-        }
+        return _retry_headers(self._retry_after)
+
+
+def _retry_headers(seconds: float) -> dict[str, str]:
+    """Return the header of RFC 9110, in whole seconds, and that of OpenAI's clients."""
+    return {
+        "Retry-After": str(math.ceil(seconds)),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+    }
 
 
 class ModelNotFound(TriadError):
@@ -199,13 +204,21 @@ class DeadlineExceeded(TriadError):
 
 
 class Unavailable(TriadError):
+    """The error of what may be tried again. ``retry_after``: the seconds until then; None: not
+    known."""
+
     status = 503
     type = "unavailable"
-    retry_after: ClassVar[int] = 1  # seconds
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self._retry_after = 1.0 if retry_after is None else retry_after
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after)}
+        return _retry_headers(self._retry_after)
 
 
 class ModelNotReady(Unavailable):

@@ -69,7 +69,8 @@ DEFAULT_MAX_NUM_SEQS = 16
 
 MAX_QUEUE_SIZE = "max_queue_size"
 """Integer: sequences that may wait; one more is refused. Default: `DEFAULT_MAX_QUEUE_SIZE`. Of an
-encoder: requests in work or waiting. Default: `ENCODER_MAX_QUEUE_SIZE`."""
+encoder: requests in work or waiting. Default: `ENCODER_MAX_QUEUE_SIZE`. Of vLLM:
+`VLLM_MAX_QUEUE_SIZE`."""
 DEFAULT_MAX_QUEUE_SIZE = 256
 ENCODER_MAX_QUEUE_SIZE = 1024
 
@@ -189,6 +190,7 @@ LORA_MODULES = "lora_modules"
 """JSON object: names of LoRA adapters to their folders. Default: none."""
 
 VLLM_MAX_NUM_SEQS = 256
+VLLM_MAX_QUEUE_SIZE = 1024
 VLLM_GPU_MEMORY_UTILIZATION = 0.9
 VLLM_MAX_MODEL_LEN = 2048
 

@@ -27,6 +27,9 @@ class Priority(StrEnum):
 
 _RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 
+MAX_TIMEOUT_MS = 2**31 - 1
+"""Of a timeout on the wire: 24 days."""
+
 _CALLER = re.compile(r"[\x21-\x7e]{1,64}")
 
 

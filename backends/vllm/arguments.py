@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 DEFAULTS = {
     keys.MAX_NUM_SEQS: str(keys.VLLM_MAX_NUM_SEQS),
     "gpu_memory_utilization": str(keys.VLLM_GPU_MEMORY_UTILIZATION),
+    "scheduling_policy": "priority",
     "structured_outputs_config": '{"backend": "guidance"}',
 }
 CPU_KV_CACHE_BYTES, CPU_KV_CACHE_SHARE = 4 * GIB, 0.4
@@ -39,6 +40,7 @@ _NOT_ARGUMENTS = frozenset(
         keys.STREAM_INTERVAL_MS,
         keys.ALLOW_CONTROL_TOKENS,
         keys.ALLOW_PICKLE_WEIGHTS,
+        keys.MAX_QUEUE_SIZE,
         # These belong to the control plane and to the Python backend.
         keys.BACKEND_TYPE,
         keys.RESTARTED_AT,
@@ -54,6 +56,7 @@ class EngineArguments:
 
     engine: Any  # vLLM's `AsyncEngineArgs`
     adapters: Mapping[str, str]  # folders of LoRA adapters by name
+    max_queue_size: int
 
     @classmethod
     def of(cls, options: ModelOptions) -> EngineArguments:
@@ -82,7 +85,8 @@ class EngineArguments:
             engine.max_model_len = min(keys.VLLM_MAX_MODEL_LEN, _own_context(engine))
         if _on_cpu():
             _fit_cpu(engine, len(adapters))
-        return cls(engine, adapters)
+        waiting = parameters.get(keys.MAX_QUEUE_SIZE, keys.VLLM_MAX_QUEUE_SIZE)
+        return cls(engine, adapters, int(waiting))
 
 
 def _fit_cpu(engine: Any, adapters: int) -> None:  # noqa: ANN401

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -29,6 +31,7 @@ from backends.engine import Engine, EngineRequest
 from backends.guidance.checked import CheckedGrammars
 from backends.guidance.limits import TRIAL
 from backends.guidance.lru_cache import LRUCache
+from backends.vllm.admission import Admission
 from backends.vllm.arguments import EngineArguments
 from backends.vllm.facts import static_facts
 from backends.vllm.gauges import Gauges, exposition, gpu_memory
@@ -78,6 +81,8 @@ class VllmEngine(Engine):
             self._stop_loop()
             raise
         self._reaper = start_reaper()
+        running = self._llm.vllm_config.scheduler_config.max_num_seqs
+        self._admission = Admission(running, arguments.max_queue_size)
         config = self._llm.model_config
         self.context_length: int = config.max_model_len
         self.vocab_size: int = config.get_vocab_size()
@@ -184,8 +189,12 @@ class VllmEngine(Engine):
     def _begin(
         self, request: EngineRequest, params: SamplingParams, adapter: LoRARequest | None
     ) -> None:
-        self._numbers += 1
-        task = self._loop.create_task(self._serve(request, params, adapter, str(self._numbers)))
+        try:
+            priority = self._admission.enter(request)
+        except Overloaded as error:
+            request.sink.fail(error)
+            return
+        task = self._loop.create_task(self._serve(request, params, adapter, priority))
         self._active[request] = task
         task.add_done_callback(lambda _: self._active.pop(request, None))
 
@@ -194,23 +203,39 @@ class VllmEngine(Engine):
         request: EngineRequest,
         params: SamplingParams,
         adapter: LoRARequest | None,
-        request_id: str,
+        priority: int,
     ) -> None:
         """Serve one request until its end. Cancelling this coroutine aborts it in vLLM."""
+        self._numbers += 1
         request.started = True
+        count = 0
         prompt = TokensPrompt(prompt_token_ids=[*request.prompt_ids, *request.output_ids])
         if request.sampling.cache_salt:
             prompt["cache_salt"] = request.sampling.cache_salt
         try:
-            outputs = self._llm.generate(prompt, params, request_id, lora_request=adapter)
+            outputs = self._llm.generate(
+                prompt, params, str(self._numbers), lora_request=adapter, priority=priority
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     if request.cancelled:
                         return
+                    if not count:
+                        self._note_first(request, output)
+                    count += len(output.outputs[0].token_ids)
                     for token, finish_reason in tokens(request, output):
                         request.sink.put(token, finish_reason)
         except Exception as error:
             request.sink.fail(self._translated(error, request))
+        finally:
+            self._admission.ended(request, count)
+
+    def _note_first(self, request: EngineRequest, output: RequestOutput) -> None:
+        """Take note of the first token, and of how long the request has waited before."""
+        self._admission.begun(request)
+        request.deadline = request.ends_by
+        if (times := output.metrics) is not None:
+            request.queue_wait = max(0.0, times.scheduled_ts - times.queued_ts)
 
     def _translated(self, error: Exception, request: EngineRequest) -> EngineError:
         """Return the engine's error for an error of vLLM."""
@@ -226,11 +251,16 @@ class VllmEngine(Engine):
         return EngineError(f"generation failed: {type(error).__name__}: {error}")
 
     async def _sweep(self) -> None:
-        """Abort cancelled requests that get no tokens: they wait, or their prompts are computed."""
+        """Abort requests that are late, and cancelled ones that get no tokens: they wait, or their
+        prompts are computed."""
         while True:
             await asyncio.sleep(CANCEL_SECONDS)
+            now = time.monotonic()
             for request, task in list(self._active.items()):
-                if request.cancelled:
+                late = request.late(now)
+                if late is not None and not request.cancelled:
+                    request.sink.fail(late)
+                if late is not None or request.cancelled:
                     del self._active[
                         request
                     ]  # once only: a second time would cancel the task's own cleanup

@@ -12,6 +12,7 @@ num_threads           CPU threads of the engine's process (0: vLLM's choice)
 spin_count            how many times a thread without work looks for some before it sleeps (1000)
 allow_pickle_weights  ``true``: weights and adapters that are pickles are read, which can run code
 stream_interval_ms    milliseconds between two responses of a stream (20); 0: a response a token
+max_queue_size        sequences that may wait; one more is refused (1024)
 allow_control_tokens  ``true``: the spelling of a control token in a chat message is that token
                       (``false``)
 any engine argument   of `vLLM <https://docs.vllm.ai/en/latest/configuration/engine_args/>`_ by its
@@ -20,7 +21,8 @@ any engine argument   of `vLLM <https://docs.vllm.ai/en/latest/configuration/eng
 ====================  ==========================================================================
 
 Arguments with defaults of ours: ``max_num_seqs`` 256, ``gpu_memory_utilization`` 0.9,
-``max_model_len`` 2048, or the model's own if that is less, and ``structured_outputs_config``, the
+``max_model_len`` 2048, or the model's own if that is less, ``scheduling_policy`` ``priority``, by
+which `backends.vllm.admission` has requests ordered, and ``structured_outputs_config``, the
 guidance backend: structured output is then the same as in the other engines. On a CPU
 ``gpu_memory_utilization`` does not apply: ``kv_cache_memory_bytes`` is 4 GiB, or 40% of what is
 available if that is less.

@@ -136,11 +136,9 @@ def _header(fields: list[str], count: int) -> str:
 
 IN_ANY_REQUEST = NO_EFFECT | {
     "user",
-    "priority",
     "request_id",
     "session_id",
     "cache_salt",
-    "service_tier",
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
@@ -149,3 +147,6 @@ IN_ANY_REQUEST = NO_EFFECT | {
     "guided_decoding_backend",
 }
 """What clients of OpenAI's and vLLM's APIs send, and what changes no answer."""
+
+UNSCHEDULED = frozenset({"priority", "service_tier"})
+"""What changes nothing where no engine's queue is waited in."""

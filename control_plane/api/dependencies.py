@@ -8,8 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from backends.contract.scheduling import Priority
 from control_plane.admission.rate_limits import Account
 from control_plane.api.disconnect import until_disconnect
+from control_plane.api.priority import scheduling
 from control_plane.auth.caller import caller_id, caller_of
 from control_plane.generation.requests import CacheUse, GenerationRequest
 from control_plane.inference.prompts import Prompt, TokenIds
@@ -107,13 +109,16 @@ def generation_request(
     services: Services,
     prompt: Prompt,
     sampling: Mapping[str, Any],
+    *,
+    priority: Priority | None = None,
     **fields: Any,  # noqa: ANN401
 ) -> GenerationRequest:
     """Return a request to the generation service that is checked against the operator's limits,
-    charged to its caller, and cached for this caller as its headers allow.
+    charged to its caller, scheduled as this one may ask for, and cached for this caller as its
+    headers allow.
 
-    ``sampling`` has ``max_tokens``. ``fields``: further ones of `GenerationRequest`. Raises
-    `InvalidRequest`.
+    ``sampling`` has ``max_tokens``. ``priority``: the class that is asked for. ``fields``: further
+    ones of `GenerationRequest`. Raises `InvalidRequest`.
     """
     check_request(services.settings.validation, prompt, sampling["max_tokens"])
     account = account_of(request)
@@ -125,6 +130,7 @@ def generation_request(
         account=account,
         estimated_prompt_tokens=0 if account is None else estimated_tokens(prompt),
         cache=cache_control(request),
+        scheduling=scheduling(request, services.settings, priority),
         **fields,
     )
 

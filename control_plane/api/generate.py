@@ -13,6 +13,7 @@ from control_plane.api.dependencies import ServicesDep, generation_request
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
 from control_plane.api.json_route import JsonRoute
+from control_plane.api.priority import priority_of, say_queue
 from control_plane.api.schemas import (
     AssistantMessage,
     ChatRequest,
@@ -58,8 +59,10 @@ async def _respond(
         model=body.model,
         stream=body.stream,
         metadata=body.metadata,
+        priority=priority_of(body.priority),
     )
     generation = await until_disconnect(request.receive, services.generation.start(asked))
+    say_queue(request, generation)
     if body.stream:
         return EventStream([generation], EventEncoder(asked.request_id))
     result = await until_disconnect(request.receive, collect(generation))

@@ -8,8 +8,9 @@ from pydantic import BaseModel, Field
 
 from backends.contract.sampling import PARAMETERS
 from backends.contract.vllm_parameters import UNSUPPORTED
-from control_plane.api.body import IN_ANY_REQUEST, Body, Unsupported
+from control_plane.api.body import IN_ANY_REQUEST, UNSCHEDULED, Body, Unsupported
 from control_plane.api.json_body import MAX_MESSAGES
+from control_plane.api.priority import PriorityField
 from control_plane.api.sampling_fields import REST_FIELDS, with_rest_fields
 
 
@@ -17,7 +18,7 @@ from control_plane.api.sampling_fields import REST_FIELDS, with_rest_fields
 class Sampling(Body):
     """The fields that ``/generate`` and ``/chat`` share, and the sampling parameters."""
 
-    no_effect = IN_ANY_REQUEST
+    no_effect = IN_ANY_REQUEST | {"service_tier"}
     # Fields of ``/v1``: there they mean something.
     unsupported: ClassVar[Unsupported] = {
         **UNSUPPORTED,
@@ -56,6 +57,7 @@ class Sampling(Body):
         "or `json_schema` with `json_schema: {schema}`",
     )
     stream: bool = False
+    priority: PriorityField = None
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="The caller's own; goes to the log"
     )
@@ -96,7 +98,7 @@ class ChatRequest(Sampling):
 
 
 class AttributionRequest(Body):
-    no_effect = IN_ANY_REQUEST
+    no_effect = IN_ANY_REQUEST | UNSCHEDULED
 
     model: str | None = Field(None, description="The default model where absent")
     prompt: str = Field(min_length=1)
@@ -213,6 +215,8 @@ class StatsResponse(BaseModel):
     avg_tokens_per_request: float
     avg_time_per_request: float
     avg_tokens_per_second: float
+    avg_queue_wait: float = Field(description="Of all requests, at their engines, in seconds")
+    queue_depth: int = Field(description="Requests that waited at the last health check")
     uptime: str
 
 

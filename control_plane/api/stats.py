@@ -18,5 +18,6 @@ async def stats(services: AllServicesDep) -> StatsResponse:
         is_loaded=is_loaded(services),
         is_ready=is_ready(services),
         backend_type=backend_type(services),
+        queue_depth=sum(model.facts.waiting for model in services.catalog),
         **services.stats.snapshot(),
     )

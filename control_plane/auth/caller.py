@@ -18,7 +18,8 @@ PriorityClass: TypeAlias = Literal["high", "normal", "low"]
 class Caller:
     """Whose request it is. ``id`` is what limits are kept by, and no secret. ``expires``: seconds
     since 1970. ``models``: the names of those that it may use; None: all. The limits are its own;
-    None: those of the settings. ``priority``: the best class that its requests may ask for."""
+    None: those of the settings. ``priority``: the class of its requests; they may ask for a lower
+    one."""
 
     id: str
     scopes: Set[str] = frozenset()

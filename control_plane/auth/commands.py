@@ -38,7 +38,7 @@ LimitOption = Annotated[
 ]
 PriorityOption = Annotated[
     PriorityClass | None,
-    typer.Option(help="The best class that its requests may ask for. Without: normal."),
+    typer.Option(help="The class of its requests, which may ask for a lower one. Without: normal."),
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `triad keys list` shows it.")]
 

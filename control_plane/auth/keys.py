@@ -55,7 +55,7 @@ class KeyStoreError(Exception):
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a key may do. ``models``: those that it may use; none: all. A limit that is None is that
-    of the settings. ``priority``: the best class that its requests may ask for; None: normal."""
+    of the settings. ``priority``: the class of its requests; None: normal."""
 
     models: Sequence[str] = ()
     requests_per_minute: int | None = None

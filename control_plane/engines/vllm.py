@@ -26,6 +26,8 @@ class VllmSettings(Section):
     a model with a shorter context keeps its own."""
     max_num_seqs: Positive = keys.VLLM_MAX_NUM_SEQS
     """The number of sequences that are decoded at once."""
+    max_queue_size: Positive = keys.VLLM_MAX_QUEUE_SIZE
+    """The number of sequences that may wait. Further ones get a 503."""
     enable_streaming: bool = True
     """Allow answers to be streamed token by token. With false, a request to stream is refused."""
     lora_modules: dict[Name, Name] = Field(default_factory=dict)

@@ -61,6 +61,8 @@ class Generation:
         self.tokens = 0
         self.prompt_tokens = 0  # where they are asked for
         self.finish_reason: str | None = None
+        self.queue_depth: int | None = None  # where the engine says so
+        self.queue_wait: float | None = None  # seconds
         self.reservation: TokenReservation | None = None  # where its caller has a limit
         self._stats = stats
         self._on_close = on_close
@@ -73,6 +75,7 @@ class Generation:
         label = model.served_name
         self._requests = metrics.requests
         self._running = metrics.running.labels(label)
+        self._queue_waits = metrics.queue_wait.labels(label)
         self._time_to_first_token = metrics.time_to_first_token.labels(label)
         self._inter_token_latency = metrics.inter_token_latency.labels(label)
         self._duration = metrics.duration.labels(label)
@@ -132,6 +135,9 @@ class Generation:
             self._time_to_first_token.observe(now - self._started)
         elif count:
             self._inter_token_latency.observe((now - self._last) / count)
+        if (wait := deltas[0].queue_wait) is not None and self.queue_wait is None:
+            self.queue_depth, self.queue_wait = deltas[0].queue_depth, wait
+            self._queue_waits.observe(wait)
         self._last = now
         self.tokens += count
         self.prompt_tokens = deltas[-1].prompt_tokens

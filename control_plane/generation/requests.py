@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from backends.contract.names import NUM_INPUT_TOKENS
+from backends.contract.scheduling import Scheduling
 from control_plane.inference.prompts import Prompt
 
 PROMPT_TOKENS = NUM_INPUT_TOKENS
@@ -41,7 +42,8 @@ class GenerationRequest:
     ``counts_prompt``, of the prompt; also for tokens that nobody read because the client had left.
     ``estimated_prompt_tokens``: what is set aside for the prompt before its tokens are counted.
     ``caller``: whose request it is; answers are cached by caller. ``number``: of several answers
-    that one client's request asks for; sampled ones are cached apart.
+    that one client's request asks for; sampled ones are cached apart. ``scheduling``: for the
+    engine's queue.
     """
 
     prompt: Prompt
@@ -57,6 +59,7 @@ class GenerationRequest:
     estimated_prompt_tokens: int = 0
     counts_prompt: bool = True
     cache: CacheUse = "read and write"
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
     @property
     def outputs(self) -> Sequence[str]:

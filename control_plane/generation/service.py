@@ -140,6 +140,7 @@ class GenerationService:
             request.sampling,
             stream=request.stream,
             returns=request.outputs,
+            scheduling=request.scheduling,
         )
         # Not in the key of the cache, which keeps callers apart by rules of its own.
         salted = replace(generate, sampling=self._salted(request))

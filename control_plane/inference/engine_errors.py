@@ -12,6 +12,7 @@ from backends.contract import names
 from backends.contract.errors import EngineError, ErrorCode
 from control_plane.errors import (
     ContextLengthExceeded,
+    DeadlineExceeded,
     EngineFailed,
     InvalidRequest,
     ModelNotReady,
@@ -22,7 +23,9 @@ from control_plane.errors import (
 
 logger = logging.getLogger(__name__)
 
-EngineErrorClass: TypeAlias = type[InvalidRequest] | type[EngineFailed] | type[Unavailable]
+EngineErrorClass: TypeAlias = (
+    type[InvalidRequest] | type[EngineFailed] | type[Unavailable] | type[DeadlineExceeded]
+)
 
 ENGINE_ERRORS: Mapping[ErrorCode, EngineErrorClass] = MappingProxyType(
     {
@@ -30,6 +33,7 @@ ENGINE_ERRORS: Mapping[ErrorCode, EngineErrorClass] = MappingProxyType(
         ErrorCode.INVALID_FIELD: InvalidRequest,
         ErrorCode.CONTEXT_LENGTH_EXCEEDED: ContextLengthExceeded,
         ErrorCode.OVERLOADED: Overloaded,
+        ErrorCode.DEADLINE_EXCEEDED: DeadlineExceeded,
         ErrorCode.ENGINE_DEAD: ModelNotReady,
         ErrorCode.GRAPH_FAILED: Unavailable,
         # Somebody else ended the request by its id: who sent it is still waiting.
@@ -53,20 +57,22 @@ _EXCEPTION = re.compile(r"\b[A-Z]\w*(Error|Exception|Iteration|Interrupt|Exit|Wa
 
 def of_engine(error: EngineError) -> TriadError:
     """Return what an error of the engine's becomes when it has come through Triton."""
-    return of_code(error.code, str(error))
+    return of_code(error.code, str(error), error.retry_after)
 
 
-def of_code(code: ErrorCode, message: str) -> TriadError:
-    """Return the error of an engine that has this code and text."""
+def of_code(code: ErrorCode, message: str, retry_after: float | None = None) -> TriadError:
+    """Return the error of an engine that has this code and text. ``retry_after``: seconds."""
     error = ENGINE_ERRORS[code]
     if issubclass(error, InvalidRequest):
         return _of_field(error, message)
     if issubclass(error, EngineFailed):
         return engine_failed(message)
+    if issubclass(error, DeadlineExceeded):
+        return error(message)
     if _EXCEPTION.search(message):
         logger.error("a model is unavailable: %.1000s", message)
         return error("the engine cannot serve this request now: its log has the reason")
-    return error(message)
+    return error(message, retry_after=retry_after)
 
 
 def _of_field(error: type[InvalidRequest], message: str) -> InvalidRequest:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from backends.contract.facts import ModelFacts
+from backends.contract.scheduling import Scheduling
 from control_plane.inference.prompts import Prompt, TokenIds
 from control_plane.inference.responses import Delta, Embeddings, Tokens
 
@@ -32,7 +33,8 @@ class Generate(InferenceRequest[Delta]):
     ``sampling``: fields of `backends.contract.sampling.SamplingParameters`. ``stream``: responses
     come as tokens are generated; else one comes at the end. ``returns``: the contract's names of
     the optional outputs that each `Delta` is to have. ``resume_token_ids``: tokens of this answer
-    that were delivered before; the responses begin after them.
+    that were delivered before; the responses begin after them. ``scheduling``: for the engine's
+    queue.
     """
 
     prompt: Prompt
@@ -40,6 +42,7 @@ class Generate(InferenceRequest[Delta]):
     stream: bool = False
     returns: Sequence[str] = ()
     resume_token_ids: Sequence[int] = ()
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
 
 @dataclass(frozen=True, slots=True)

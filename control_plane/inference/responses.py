@@ -34,6 +34,8 @@ class Delta:
     token_ids: Sequence[int] = ()
     text_offsets: Sequence[int] = ()
     prompt_token_ids: Sequence[int] = ()
+    queue_depth: int | None = None  # with the first one: how many others waited
+    queue_wait: float | None = None  # with the first one: seconds
 
 
 def joined(deltas: Sequence[Delta]) -> Delta:

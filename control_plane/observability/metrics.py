@@ -86,6 +86,13 @@ class Metrics:
             buckets=_TOKEN,
             registry=registry,
         )
+        self.queue_wait = Histogram(
+            "triad_queue_wait_seconds",
+            "From the request's arrival at its engine until it was begun",
+            label,
+            buckets=_LATENCY,
+            registry=registry,
+        )
         self.duration = Histogram(
             "triad_request_duration_seconds",
             "From the request's arrival to its end",

@@ -26,12 +26,16 @@ class Stats:
         requests = int(total("triad_answers_total"))
         tokens = int(total("triad_answer_tokens_total"))
         seconds = total("triad_answer_seconds_total")  # summed over requests
+        waits = total("triad_queue_wait_seconds_count")
         return {
             "request_count": requests,
             "total_tokens_generated": tokens,
             "total_inference_time": round(seconds, 3),
             "avg_tokens_per_request": round(tokens / requests, 1) if requests else 0.0,
             "avg_time_per_request": round(seconds / requests, 3) if requests else 0.0,
+            "avg_queue_wait": round(total("triad_queue_wait_seconds_sum") / waits, 3)
+            if waits
+            else 0.0,
             "avg_tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
             "uptime": uptime(time.monotonic() - self._started),
         }

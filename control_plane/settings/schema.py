@@ -74,6 +74,9 @@ class GeneralSettings(Section):
     """Restart the server when a source file changes."""
     request_timeout: Seconds = 600.0
     """The time in seconds that one request may take."""
+    first_token_timeout: SecondsOrNone = 0.0
+    """The time in seconds in which a request must have its first token. One that cannot be begun in
+    time gets a 503. 0 sets no limit but `request_timeout`."""
     keep_alive_interval: Seconds = 15.0
     """The time in seconds without an event after which a stream of /v1 gets a comment, so that
     proxies keep the connection."""

@@ -6,6 +6,7 @@ Tensors and kinds of requests are those of `backends.contract`.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from backends.contract import names
 from backends.contract.facts import FactsError, ModelFacts
 from backends.contract.kinds import RequestKind
+from backends.contract.scheduling import MAX_TIMEOUT_MS, Priority, Scheduling
 from control_plane.errors import EngineFailed
 from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
 from control_plane.inference.requests import (
@@ -39,7 +41,12 @@ from control_plane.triton.tensors import FALSE, TRUE, add, add_bytes, add_flag, 
 T = TypeVar("T")
 
 _NO_REASON = b"\4\0\0\0None"
-_ALWAYS_RETURNED = (names.FINISH_REASON, names.NUM_OUTPUT_TOKENS)
+_ALWAYS_RETURNED = (
+    names.FINISH_REASON,
+    names.NUM_OUTPUT_TOKENS,
+    names.QUEUE_DEPTH,
+    names.QUEUE_WAIT_MS,
+)
 
 
 def unique_id(request_id: str) -> str:
@@ -82,6 +89,7 @@ def _write_generate(message: ModelInferRequest, request: Generate) -> None:
         add_flag(message, names.STREAM)
     if request.resume_token_ids:
         _add_int32s(message, names.RESUME_TOKEN_IDS, request.resume_token_ids)
+    _add_scheduling(message, request.scheduling)
 
 
 def _write_encode(message: ModelInferRequest, request: Encode) -> None:
@@ -148,6 +156,20 @@ def _add_sampling(message: ModelInferRequest, sampling: Mapping[str, Any]) -> No
     add_bytes(message, names.SAMPLING_PARAMETERS, _json(sampling))
 
 
+def _add_scheduling(message: ModelInferRequest, scheduling: Scheduling) -> None:
+    if scheduling.priority is not Priority.NORMAL:
+        add_bytes(message, names.PRIORITY, scheduling.priority.encode())
+    if scheduling.caller:
+        add_bytes(message, names.CALLER, scheduling.caller.encode())
+    for name, seconds in (
+        (names.FIRST_TOKEN_TIMEOUT_MS, scheduling.first_token_timeout),
+        (names.TIMEOUT_MS, scheduling.timeout),
+    ):
+        if seconds != math.inf:
+            milliseconds = min(math.ceil(seconds * 1000), MAX_TIMEOUT_MS)
+            _add_int32s(message, name, [milliseconds])
+
+
 def _add_int32s(message: ModelInferRequest, name: str, values: Sequence[int]) -> None:
     add(message, name, "INT32", struct.pack(f"<{len(values)}i", *values), shape=[len(values)])
 
@@ -174,6 +196,10 @@ def _delta(response: ModelInferResponse) -> Delta:
             delta.prompt_tokens = int.from_bytes(raw, "little")
         elif name in (names.LOGPROBS, names.PROMPT_LOGPROBS):
             setattr(delta, name, orjson.loads(raw[4:]))
+        elif name == names.QUEUE_DEPTH:
+            delta.queue_depth = int.from_bytes(raw, "little")
+        elif name == names.QUEUE_WAIT_MS:
+            delta.queue_wait = int.from_bytes(raw, "little") / 1000
         elif name == names.IN_REASONING:
             delta.in_reasoning = raw == TRUE
         elif name in (names.TOKEN_IDS, names.TEXT_OFFSETS, names.PROMPT_TOKEN_IDS):

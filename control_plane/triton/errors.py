@@ -73,9 +73,9 @@ def from_text(message: str) -> TriadError:
 
 def _known(text: str) -> TriadError | None:
     """Return the error that a text tells by its code, or by Triton's words."""
-    code, message = parse(text)
+    code, message, retry_after = parse(text)
     if code is not None:
-        return of_code(code, message)
+        return of_code(code, message, retry_after)
     return next((error(text) for part, error in _TRITON_TEXTS if part in text), None)
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 from backends.contract.names import INPUT_IDS, TRUNCATE_TOKENS
 from control_plane.api.body import (
     IN_ANY_REQUEST,
+    UNSCHEDULED,
     Body,
     Integral,
     Unsupported,
@@ -64,7 +65,7 @@ Input = Annotated[
 
 
 class EmbeddingRequest(Body):
-    no_effect = IN_ANY_REQUEST
+    no_effect = IN_ANY_REQUEST | UNSCHEDULED
     unsupported: ClassVar[Unsupported] = {
         "add_special_tokens": (True,),
         "embed_dtype": ("float32",),

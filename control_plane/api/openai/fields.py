@@ -26,6 +26,7 @@ from control_plane.api.body import (
     Unsupported,
 )
 from control_plane.api.json_body import parse_json
+from control_plane.api.priority import PriorityField, ServiceTier
 from control_plane.api.sampling_fields import OPENAI_FIELDS, with_openai_fields
 from control_plane.errors import InvalidRequest
 
@@ -132,6 +133,10 @@ class V1Request(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="The caller's own; goes to the log")
+    service_tier: ServiceTier | None = Field(
+        None, description="`priority` in OpenAI's words; the response says which one it got"
+    )
+    priority: PriorityField = None
 
     # vLLM's.
     add_special_tokens: bool | None = None

@@ -20,6 +20,7 @@ from control_plane.api.openai import choices
 from control_plane.api.openai.fields import V1Request
 from control_plane.api.openai.streams import ChunkFrame, Head
 from control_plane.api.openai.usage import Usage
+from control_plane.api.priority import priority_of, say_queue, tier_of
 from control_plane.api.sse import Events, EventStream
 from control_plane.errors import InvalidRequest
 from control_plane.generation.generation import Generation
@@ -84,6 +85,7 @@ class RequestHandler:
                 stream=self.body.streams,
                 returns=returns,
                 metadata=self.body.metadata or {},
+                priority=priority_of(self.body.priority, self.body.service_tier),
             )
             for prompt in prompts
         ]
@@ -107,7 +109,7 @@ class RequestHandler:
         """Return a stream of events. Until the first responses are there, a failure keeps its
         status; but the client is not left without a sign for longer than the keep-alive
         interval."""
-        usage = self._usage(requests)
+        usage, head = self._usage(requests), self._with_tier(head, requests)
         frame = ChunkFrame(head, self.body, usage, self.request_id)
         patience = self._services.settings.keep_alive_interval
         starting = asyncio.ensure_future(self._start(requests))
@@ -132,12 +134,18 @@ class RequestHandler:
         usage = self._usage(requests)
         for number, result in enumerate(results):
             usage.add(number, result.prompt_tokens, result.tokens_generated)
-        body = head.values() | {
+        body = self._with_tier(head, requests).values() | {
             "choices": [choice(number, result) for number, result in enumerate(results)],
             "usage": usage.body(),
             **more(results[0]),
         }
         return Response(orjson.dumps(body), media_type="application/json")
+
+    def _with_tier(self, head: Head, requests: Sequence[GenerationRequest]) -> Head:
+        """Return the head with the tier that the requests got, where the client has named one."""
+        if self.body.service_tier is None:
+            return head
+        return replace(head, service_tier=tier_of(requests[0].scheduling.priority))
 
     def _usage(self, requests: Sequence[GenerationRequest]) -> Usage:
         return Usage(len(requests), self.answers, counts_answers=self.body.shows_answers)
@@ -150,7 +158,9 @@ class RequestHandler:
         if (field := self.body.structure_field) is not None:
             renamed["guided"] = field
         renamed |= self.body.renamed
-        return await choices.start(self._services.generation, requests, renamed)
+        generations = await choices.start(self._services.generation, requests, renamed)
+        say_queue(self._request, generations[0])
+        return generations
 
 
 async def _give_up(starting: asyncio.Future[list[Generation]]) -> None:

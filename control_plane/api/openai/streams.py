@@ -28,14 +28,16 @@ class Head:
     kind: str
     created: int  # seconds since the epoch
     model: str
+    service_tier: str | None = None  # where the client has asked for one
 
     def values(self) -> dict[str, object]:
-        return {
+        values: dict[str, object] = {
             "id": self.id,
             "object": self.kind,
             "created": self.created,
             "model": self.model,
         }
+        return values if self.service_tier is None else values | {"service_tier": self.service_tier}
 
 
 class ChunkFrame:

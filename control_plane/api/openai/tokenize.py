@@ -10,7 +10,14 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from control_plane.api.body import IN_ANY_REQUEST, Body, TokenId, Unsupported, settle_unknown_fields
+from control_plane.api.body import (
+    IN_ANY_REQUEST,
+    UNSCHEDULED,
+    Body,
+    TokenId,
+    Unsupported,
+    settle_unknown_fields,
+)
 from control_plane.api.dependencies import ServicesDep, charged, estimated_tokens
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.errors import documented_errors
@@ -27,7 +34,7 @@ router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 class TokenizeRequest(Body):
     """A text, or messages as the model's chat template has them."""
 
-    no_effect = IN_ANY_REQUEST
+    no_effect = IN_ANY_REQUEST | UNSCHEDULED
     unsupported: ClassVar[Unsupported] = {
         "chat_template": (),
         "documents": ([],),
@@ -77,7 +84,7 @@ class TokenizeResponse(BaseModel):
 
 
 class DetokenizeRequest(Body):
-    no_effect = IN_ANY_REQUEST
+    no_effect = IN_ANY_REQUEST | UNSCHEDULED
 
     model: str | None = None
     tokens: list[TokenId] = Field(fail_fast=True)

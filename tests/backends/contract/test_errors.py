@@ -34,19 +34,20 @@ def test_every_class_has_a_code_of_its_own_and_every_code_a_class() -> None:
         EngineError(""),
         EngineError("it ends with a code [overloaded]"),
         Overloaded("3 requests are waiting"),
+        Overloaded("3 requests are waiting", retry_after=1.25),
         InvalidField("stop", "must be [a, b]"),
         ContextExceeded.of_prompt("messages", 8, "9 tokens"),
     ],
 )
 def test_what_is_written_is_read(error: EngineError) -> None:
-    assert parse(error.wire_text) == (error.code, str(error))
+    assert parse(error.wire_text) == (error.code, str(error), error.retry_after)
 
 
 @pytest.mark.parametrize(
     "text", ["", "it failed", "it failed [overloaded] again", "[overloaded]", "a [none_of_ours]"]
 )
 def test_a_text_without_a_code_is_not_ours(text: str) -> None:
-    assert parse(text) == (None, text)
+    assert parse(text) == (None, text, None)
 
 
 def test_half_a_surrogate_pair_can_be_sent() -> None:

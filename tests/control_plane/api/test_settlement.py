@@ -109,7 +109,7 @@ async def test_tokens_settled_are_tokens_used(tmp_path: Path) -> None:
             await asyncio.gather(*(one() for _ in range(REQUESTS)))
         service = server.app.state.services.generation
         await until(lambda: not service.running and not service._settling)
-    assert _answered(client) > 0.95 * REQUESTS  # others have left before they were read
+    assert _answered(client) > 0.8 * REQUESTS  # others have left before they were read
     assert (settled(file) - began) * PER_MINUTE / 60 == pytest.approx(model.used, abs=0.5)
 
 

@@ -17,6 +17,7 @@ from backends.contract.responses import (
     encode_response,
     prompt_logprobs_json,
 )
+from backends.contract.scheduling import Priority, Scheduling
 from backends.contract.tensors import INPUTS, OUTPUTS, flag, text
 from control_plane.errors import EngineFailed
 from control_plane.inference.prompts import Chat, Prompt, Text, TokenIds
@@ -37,7 +38,10 @@ from control_plane.triton import codec
 from tests.support.wire import inputs_of, response_of, text_response
 
 MESSAGES = [{"role": "user", "content": "Grüße 🙂"}]
-ALWAYS = {names.FINISH_REASON, names.NUM_OUTPUT_TOKENS}
+ALWAYS = {
+    *(names.FINISH_REASON, names.NUM_OUTPUT_TOKENS),
+    *(names.QUEUE_DEPTH, names.QUEUE_WAIT_MS),
+}
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
 
 
@@ -139,6 +143,13 @@ def test_a_stream_resumes_after_the_tokens_that_were_delivered() -> None:
     request = generation(stream=True, resume_token_ids=(4, 5))
     assert request.stream
     assert request.resume_token_ids == (4, 5)
+
+
+@pytest.mark.parametrize(
+    "scheduling", [Scheduling(), Scheduling(Priority.HIGH, "4f5a", 1.5, 60.0)], ids=["none", "all"]
+)
+def test_the_scheduling_arrives(scheduling: Scheduling) -> None:
+    assert generation(scheduling=scheduling).scheduling == scheduling
 
 
 # --- other kinds --------------------------------------------------------------------------------

@@ -28,8 +28,14 @@ def test_what_another_server_could_do_may_be_tried_again_later() -> None:
     for error in (Overloaded("full"), EngineDead("dead"), GraphFailed("decoder: down")):
         translated = of_engine(error)
         assert isinstance(translated, Unavailable)
-        assert (translated.status, translated.headers) == (503, {"Retry-After": "1"})
+        assert (translated.status, translated.headers["Retry-After"]) == (503, "1")
         assert translated.message == str(error)
+
+
+def test_an_error_says_when_to_come_again() -> None:
+    error = from_text(Overloaded("full", retry_after=1.25).wire_text)
+    assert error.message == "full"
+    assert error.headers == {"Retry-After": "2", "retry-after-ms": "1250"}
 
 
 def test_a_field_has_the_name_that_clients_know() -> None:
