@@ -1,11 +1,14 @@
 """Which tokens the next step computes: one of each sequence that decodes, and a chunk of prompts.
 
 A long prompt is spread over several steps, so that running sequences wait for one chunk at most.
+The other way round, a prompt does not wait for what a worse class, or a caller with more sequences,
+computes: every other step may be its own alone.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -36,12 +39,18 @@ class StepScheduler:
         """Create a scheduler; ``prefill_chunk_tokens`` 0 is the default of the runner's device."""
         self._splits_prompts = runner.splits_prompts
         self._gives_all_logits = runner.gives_all_logits
+        self._was_reserved = False
         self._chunk_tokens = prefill_chunk_tokens or CHUNK_TOKENS.get(
             runner.device.type, DEFAULT_CHUNK_TOKENS
         )
 
     def next_step(self, running: Sequence[RunningSequence]) -> ScheduledStep:
         """Return the next step. ``running``: in the order in which they got their slots."""
+        first = [] if self._was_reserved else _first_served(running)
+        self._was_reserved = 0 < len(first) < len(running)
+        return self._step(first if self._was_reserved else running)
+
+    def _step(self, running: Sequence[RunningSequence]) -> ScheduledStep:
         decodes = [(s, Segment(s.slot, s.computed, 1)) for s in running if s.left == 1]
         prompts = [s for s in running if s.left > 1]
         if not self._gives_all_logits:
@@ -71,3 +80,19 @@ class StepScheduler:
             if s is prompts[0]:
                 reserved = 0
         return chunks
+
+
+def _first_served(running: Sequence[RunningSequence]) -> list[RunningSequence]:
+    """Return the sequences that a step is reserved for while prompts are waiting: those of the best
+    class that has a prompt, or of a better one, and in that class those of the callers with the
+    fewest sequences. Without prompts there are none."""
+    prompts = [s for s in running if s.left > 1]
+    if not prompts:
+        return []
+    counts = Counter(s.request.scheduling.caller for s in running)
+
+    def place(sequence: RunningSequence) -> tuple[int, int]:
+        return sequence.rank, counts[sequence.request.scheduling.caller]
+
+    best = min(map(place, prompts))
+    return [s for s in running if place(s) <= best]
