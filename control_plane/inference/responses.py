@@ -39,7 +39,8 @@ class Delta:
 
 
 def joined(deltas: Sequence[Delta]) -> Delta:
-    """Return the deltas of a whole answer as one, as it comes where no stream is asked for."""
+    """Return the deltas of a whole answer as one, as it comes where no stream is asked for, but
+    without the wait of the request that it was generated for."""
     first, last = deltas[0], deltas[-1]
     has_logprobs = any(d.logprobs is not None for d in deltas)
     return Delta(
