@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = [
-    {"errors", "version", "background", "caller_hash", "rare_log", "redis_client"}
-    | {"sqlite_file", "setting_types"},
-    {"inference"},
+    {"errors", "version", "background", "caller_hash", "rare_log", "sqlite_file", "setting_types"},
+    {"tls"},
+    {"inference", "redis_client"},
     {"balancing", "engines", "triton"},
     {"settings"},
     {"logs", "models", "validation"},

@@ -19,6 +19,7 @@ from control_plane.setting_types import (
     Section,
     UrlPath,
 )
+from control_plane.tls.settings import RedisTlsSettings
 
 
 class BatchingSettings(Section):
@@ -60,8 +61,9 @@ class CachingSettings(Section):
     values of shared prefixes apart by caller, whether or not answers are stored. It is a hash of
     the caller's id, made with `caller_hash_key`."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """The address of Redis, with its password if it has one. Its size is limited by its own
-    configuration."""
+    """The address of Redis, with its password if it has one; `rediss://…` speaks TLS. Its size is
+    limited by its own configuration."""
+    redis_tls: RedisTlsSettings = Field(default_factory=RedisTlsSettings)
     folder: Annotated[Path, Field(strict=False)] | None = None
     """The folder of the file for `disk`. `null` takes `triad` in the user's cache folder."""
 
@@ -137,7 +139,9 @@ class RateLimitingSettings(Section):
     """The number of requests that may come at once, over the steady rate."""
     redis_url: SecretStr | None = None
     """The address of the Redis that gateways on several machines share, with its password if it has
-    one. `null` keeps the limits in `file`, for all processes of one machine."""
+    one; `rediss://…` speaks TLS. `null` keeps the limits in `file`, for all processes of one
+    machine."""
+    redis_tls: RedisTlsSettings = Field(default_factory=RedisTlsSettings)
     file: Annotated[Path, Field(strict=False)] | None = None
     """The file of the limits. `null` takes `triad/limits-PORT.db` in the user's state folder."""
     when_unavailable: Literal["fail_closed", "fail_open"] = "fail_closed"

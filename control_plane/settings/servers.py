@@ -16,6 +16,7 @@ from control_plane.setting_types import (
     SecondsOrNone,
     Section,
 )
+from control_plane.tls.settings import ServerTlsSettings, TritonTlsSettings
 
 
 class HttpSettings(Section):
@@ -35,6 +36,7 @@ class HttpSettings(Section):
     it."""
     keep_alive_timeout: Seconds = 5.0
     """The time in seconds that a connection stays open without a request."""
+    tls: ServerTlsSettings = Field(default_factory=ServerTlsSettings)
 
 
 class CorsSettings(Section):
@@ -80,3 +82,4 @@ class TritonSettings(Section):
     """The time in seconds between two health checks of a model."""
     health_check_timeout: Seconds = 5.0
     """The time in seconds after which a health check without an answer has failed."""
+    tls: TritonTlsSettings = Field(default_factory=TritonTlsSettings)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backends.contract.parameters import SERVING_PARAMETERS
 from control_plane.engines import ENGINES
+from control_plane.settings.certificates import certificate_problems
 from control_plane.settings.problems import SettingsError, shorten
 from control_plane.settings.schema import ServingSettings, Settings
 
@@ -50,7 +51,7 @@ def unsupported(settings: Settings) -> list[str]:
     """Return a sentence for each setting that asks for something that is not available."""
     serving = settings.serving
     refused = [str(row) for row in REFUSED if row.asked_for(serving)]
-    return [*refused, *_for_the_embedded_server(serving)]
+    return [*refused, *_for_the_embedded_server(serving), *certificate_problems(serving)]
 
 
 def _for_the_embedded_server(serving: ServingSettings) -> Iterator[str]:

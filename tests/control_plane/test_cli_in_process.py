@@ -58,6 +58,10 @@ def test_a_configuration_without_faults_is_valid() -> None:
     [
         ("serving:\n  prot: 9000\n", "serving.prot"),
         ("serving: {workers: 2, reload: true}\n", "serving.reload: "),
+        (
+            "serving: {http: {tls: {certificate: /nowhere/a.pem}}}",
+            "serving.http.tls.certificate: /nowhere/a.pem cannot be read: No such file",
+        ),
         ("serving: [", "not valid YAML"),
     ],
 )
