@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import threading
 import time
 import urllib.request
@@ -79,13 +80,20 @@ def _set_up_logging(settings: ServingSettings, console: Console) -> None:
 
 def _warnings(settings: ServingSettings) -> Iterator[str]:
     """Yield what an operator may not know that the settings ask for."""
-    if not settings.auth.enabled and not _is_loopback(settings.host):
+    open_to_all = not settings.auth.enabled and not _needs_certificate(settings)
+    if open_to_all and not _is_loopback(settings.host):
         yield (
             f"everybody who can reach {settings.host} may use this server: set "
             "serving.auth.enabled, or serving.host to 127.0.0.1"
         )
     if "FORWARDED_ALLOW_IPS" in os.environ:
         yield "FORWARDED_ALLOW_IPS is not looked at: name proxies in serving.trusted_proxies"
+
+
+def _needs_certificate(settings: ServingSettings) -> bool:
+    """Return whether nobody without a client certificate gets an answer."""
+    tls = settings.http.tls
+    return tls.client_ca is not None and tls.client_certificate == "required"
 
 
 def _is_loopback(host: str) -> bool:
@@ -217,37 +225,65 @@ def _serve_with_workers(settings: ServingSettings, *, has_triton: bool) -> None:
 
 def _announce(settings: ServingSettings, console: Console, demo: bool) -> None:
     """Waits until the server answers, and says how to try it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-    if not _wait_until_ready(f"{url}/health/ready", settings.triton.startup_timeout):
+    asks = not _needs_certificate(settings)
+    url = _url(settings)
+    if not _wait_until_ready(settings, f"{url}/health/ready" if asks else None):
         console.print("[red]the server did not become ready[/]; see the log above")
         return
-    console.print(f"[green]ready[/]: {url} (API: {url}/docs)", soft_wrap=True)
+    state = "ready" if asks else "listening, for clients with a certificate"
+    console.print(f"[green]{state}[/]: {url} (API: {url}/docs)", soft_wrap=True)
     for warning in _warnings(settings):
         console.print(f"[yellow]warning[/]: {warning}", soft_wrap=True)
     body = orjson.dumps({"prompt": DEMO_PROMPT, "max_tokens": 128}).decode()
     console.print("try it:", soft_wrap=True)
     token = f"-H '{TOKEN_HEADERS[settings.auth.auth_type]}' " if settings.auth.enabled else ""
+    # The certificate is for the name that others use, and not for this address.
+    tls = "--insecure " if settings.http.tls.certificate else ""
+    tls += "" if asks else "--cert CERTIFICATE --key KEY "
     console.print(
-        f"  curl -s {url}/generate {token}-H 'Content-Type: application/json' -d '{body}'",
+        f"  curl -s {tls}{url}/generate {token}-H 'Content-Type: application/json' -d '{body}'",
         markup=False,
         soft_wrap=True,
     )
-    if demo and not settings.auth.enabled:
+    if demo and asks and not settings.auth.enabled:
         request = urllib.request.Request(
             f"{url}/generate", body.encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=60, context=_unverified()) as response:
             answer = orjson.loads(response.read())
         console.print(f"its answer: {answer['text']}", markup=False, soft_wrap=True)
 
 
-def _wait_until_ready(url: str, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
+def _url(settings: ServingSettings) -> str:
+    """Return the server's address, as a client on this machine has it."""
+    scheme = "http" if settings.http.tls.certificate is None else "https"
+    host = _own_address(settings)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _own_address(settings: ServingSettings) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+
+
+def _wait_until_ready(settings: ServingSettings, url: str | None) -> bool:
+    """Wait until there is a good answer at ``url``; None: until the port is open, since nobody
+    without a certificate gets an answer."""
+    deadline = time.monotonic() + settings.triton.startup_timeout
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=5):
-                return True
+            if url is None:
+                socket.create_connection((_own_address(settings), settings.port), 5).close()
+            else:
+                urllib.request.urlopen(url, timeout=5, context=_unverified()).close()
+            return True
         except OSError:
             time.sleep(0.1)
     return False
+
+
+def _unverified() -> ssl.SSLContext:
+    """Return a context for asking ourselves, which is no secret and needs no proof."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -17,7 +17,6 @@ import math
 from typing import Any, Literal, TypeAlias
 
 import httptools
-import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -29,8 +28,9 @@ from control_plane.errors import (
     RequestTimeout,
     TriadError,
 )
+from control_plane.http.config import HttpConfig
+from control_plane.http.connections import LimitedConnection, make_room
 from control_plane.http.messages import head_without_upgrade, response, without_chunks
-from control_plane.settings import HttpSettings
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,7 @@ _LINGER_SECONDS = 1.0
 State: TypeAlias = Literal["idle", "head", "body", "answer"]
 
 
-class HttpConfig(uvicorn.Config):
-    """uvicorn's configuration, with the limits of connections."""
-
-    limits: HttpSettings
-
-
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(LimitedConnection, HttpToolsProtocol):
     """The protocol of one connection."""
 
     def __init__(
@@ -64,7 +58,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._state: State = "idle"
-        self._since = self.loop.time()
+        self.since = self.loop.time()
         self._due = math.inf
         self._unread_since: float | None = None  # when the client was seen to read
         self._unread = 0  # bytes that were written and not read then
@@ -76,25 +70,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._held = b""  # what has come and is not parsed yet
 
     def _enter(self, state: State, seconds: float = math.inf) -> None:
-        self._state, self._since = state, self.loop.time()
-        self._due = self._since + seconds
+        self._state, self.since = state, self.loop.time()
+        self._due = self.since + seconds
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._enter("idle", self._limits.header_timeout)
-        if len(self.connections) > self._limits.max_connections and not self._makes_room():
+        limit = self._limits.max_connections
+        if len(self.connections) > limit and not make_room(self.connections, self):
             self._refuse(Overloaded("too many connections are open"), linger=0)
-
-    def _makes_room(self) -> bool:
-        """Return whether another connection, on which no request has come, can be closed for
-        this one."""
-        others = (c for c in self.connections if isinstance(c, HttpProtocol) and c is not self)
-        waiting = [c for c in others if c.waits_for_a_request]
-        if waiting:
-            min(waiting, key=lambda connection: connection._since).transport.abort()
-        return bool(waiting)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -293,7 +279,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not (began or self.transport.is_closing()):
             self.transport.write(response(error, self.server_state.default_headers))
             if linger:
-                self.transport.write_eof()
+                if self.transport.can_write_eof():  # not with TLS
+                    self.transport.write_eof()
                 self.flow.resume_reading()  # and throw away what comes
                 self._due = self.loop.time() + linger
                 return

@@ -10,13 +10,17 @@ import asyncio
 import gc
 import logging
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 
 from control_plane.errors import ShuttingDown
 from control_plane.generation.service import GenerationService
-from control_plane.http.protocol import HttpConfig, HttpProtocol
+from control_plane.http.config import HttpConfig, open_tls
+from control_plane.http.connections import LimitedConnection
+from control_plane.http.protocol import HttpProtocol
+from control_plane.http.tls import TlsHandshake
 from control_plane.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -50,9 +54,22 @@ class HttpServer(uvicorn.Server):
         if counter % _TICKS_BETWEEN_CHECKS == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
+                if isinstance(connection, LimitedConnection):
                     connection.close_overdue(now)
+            if isinstance(self.config, HttpConfig) and self.config.tls is not None:
+                self.config.tls.look()
         return await super().on_tick(counter)
+
+    def reload_certificate(self) -> bool:
+        """Read the certificate and its key again, and return whether they could be used. Open
+        connections go on with what they have."""
+        assert isinstance(self.config, HttpConfig)
+        return self.config.tls is None or self.config.tls.reload()
+
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        if isinstance(self.config, HttpConfig) and self.config.tls is not None:
+            self.config.ssl = self.config.tls.context  # it then says `https`
+        super()._log_started_message(listeners)
 
     async def _drain(self, service: GenerationService) -> None:
         service.draining = True
@@ -70,12 +87,14 @@ class HttpServer(uvicorn.Server):
 
 
 def server_config(app: object, settings: ServingSettings) -> uvicorn.Config:
+    encrypted = settings.http.tls.certificate is not None
     config = HttpConfig(
         app,  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=HttpProtocol,
+        http=TlsHandshake if encrypted else HttpProtocol,
+        ssl_context_factory=open_tls if encrypted else None,
         ws="none",
         factory=isinstance(app, str),
         reload=settings.reload,

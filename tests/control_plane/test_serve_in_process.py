@@ -21,6 +21,7 @@ from rich.console import Console
 from control_plane import serve as serving
 from control_plane.serve import ServeError, serve
 from control_plane.settings import ServingSettings
+from tests.support.certificates import Authority
 from tests.support.server import SCRIPTED, free_port
 from tests.support.triton_in_process import Triton, listening, replace_tritonserver
 
@@ -81,6 +82,35 @@ def test_a_server_in_front_of_a_triton_says_how_to_try_it(console: Console) -> N
     assert f"ready: {url} (API: {url}/docs)" in said(console)
     assert f"curl -s {url}/generate -H 'Content-Type: application/json'" in said(console)
     assert "its answer: Hello world" in said(console)
+
+
+def test_a_server_with_a_certificate_asks_itself_whether_it_is_ready(
+    console: Console, tmp_path: Path
+) -> None:
+    triton = Triton()
+    triton.configs["demo"] = {}
+    tls = Authority(tmp_path / "ca").issue("triad.example").settings()
+    with listening(triton) as endpoint:
+        checked = settings(triton={"endpoints": [endpoint]}, http={"tls": tls})
+        with interrupted(signal.SIGINT, lambda: "its answer" in said(console)):
+            serve(checked, console, demo=True)
+    url = f"https://127.0.0.1:{checked.port}"
+    assert f"ready: {url} (API: {url}/docs)" in said(console)
+    assert f"curl -s --insecure {url}/generate -H 'Content-Type" in said(console)
+    assert "its answer: Hello world" in said(console)
+
+
+def test_a_server_that_needs_certificates_does_not_say_that_it_is_ready(
+    console: Console, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    tls = authority.issue().settings() | {"client_ca": str(authority.ca)}
+    checked = settings(triton={"endpoints": [f"127.0.0.1:{free_port()}"]}, http={"tls": tls})
+    with interrupted(signal.SIGTERM, lambda: "try it" in said(console)):
+        serve(checked, console, demo=True)
+    url = f"https://127.0.0.1:{checked.port}"
+    assert f"listening, for clients with a certificate: {url} " in said(console)
+    assert f"curl -s --insecure --cert CERTIFICATE --key KEY {url}" in said(console)
 
 
 def test_a_server_with_a_triton_of_its_own_ends_it(
@@ -153,7 +183,13 @@ def test_an_open_server_without_tokens_is_warned_of(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"host": "127.0.0.1"}, {"host": "::1"}, {"host": "::", "auth": {"enabled": True}}]
+    "values",
+    [
+        {"host": "127.0.0.1"},
+        {"host": "::1"},
+        {"host": "::", "auth": {"enabled": True}},
+        {"host": "::", "http": {"tls": {"certificate": "/a", "client_ca": "/b"}}},
+    ],
 )
 def test_a_server_that_others_cannot_use_is_not_warned_of(values: dict[str, Any]) -> None:
     assert not list(serving._warnings(settings(**values)))

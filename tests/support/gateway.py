@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from control_plane.app import create_app
 from control_plane.http.server import HttpServer, server_config
-from control_plane.inference.fake import FakeModelClient, Step
+from control_plane.inference.fake import FakeModelClient, FakeStream, Step
 from control_plane.inference.requests import Describe, Generate, InferenceRequest
 from control_plane.inference.responses import Delta
 from control_plane.settings import ServingSettings
@@ -121,3 +121,23 @@ def sent(client: FakeModelClient) -> list[InferenceRequest[Any]]:
 
 def steps(*items: Step[Delta]) -> Iterable[Step[Delta]]:
     return list(items)
+
+
+class Generating(FakeModelClient):
+    """A model whose answer ends when ``end`` is set, after the deltas of ``texts``."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self.add_model("demo")
+        self.end = asyncio.Event()
+        deltas = [Delta(text, 1, prompt_tokens=1) for text in texts]
+        self.on(Generate, lambda _: steps(*deltas, self.end, Delta("", 0, "stop")))
+
+    def generations(self) -> list[FakeStream[Any]]:
+        """Return the streams of what is no health check."""
+        asked = zip(self.requests, self.streams, strict=True)
+        return [stream for request, stream in asked if isinstance(request, Generate)]
+
+    async def begins(self) -> None:
+        """Wait until the request has come."""
+        await until(self.generations)

@@ -75,20 +75,27 @@ class TriadServer:
     grpc_port: int
     http_port: int
     log: Path
+    ca: Path | None = None  # of its certificate, where it speaks TLS
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.ca else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def _verify(self) -> str | None:
+        return str(self.ca) if self.ca else None
 
     @property
     def grpc(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
     def post(self, path: str, body: Mapping[str, Any], **options: Any) -> requests.Response:  # noqa: ANN401
-        return requests.post(f"{self.url}{path}", json=body, timeout=60, **options)
+        return requests.post(
+            f"{self.url}{path}", json=body, timeout=60, verify=self._verify, **options
+        )
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(f"{self.url}{path}", timeout=10)
+        return requests.get(f"{self.url}{path}", timeout=10, verify=self._verify)
 
     def is_ready(self) -> bool:
         try:
@@ -132,9 +139,12 @@ class TriadServer:
 
 @contextmanager
 def triad_server(
-    log: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    log: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    ca: Path | None = None,
 ) -> Iterator[TriadServer]:
-    """Started and ready; stopped at the end."""
+    """Started and ready; stopped at the end. ``ca``: of its certificate, if it has one."""
     port = int(arguments[arguments.index("--port") + 1]) if "--port" in arguments else free_port()
     grpc_port, http_port = free_port(), free_port()
     with log.open("wb") as output:
@@ -153,7 +163,7 @@ def triad_server(
             start_new_session=True,
             cwd=ROOT,
         )
-        server = TriadServer(process, port, grpc_port, http_port, log)
+        server = TriadServer(process, port, grpc_port, http_port, log, ca)
         try:
             wait_until(lambda: server.is_ready() or process.poll() is not None, timeout=240)
             assert process.poll() is None, log.read_text()

@@ -112,19 +112,30 @@ def _text(text: str) -> bytes:
 
 
 @contextmanager
-def listening(triton: Triton, address: str = "127.0.0.1:0") -> Iterator[str]:
-    """Serve ``triton``, and yield the address of gRPC, with the port that was chosen."""
-    server, port = _serve(triton, address)
+def listening(
+    triton: Triton,
+    address: str = "127.0.0.1:0",
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[str]:
+    """Serve ``triton``, with TLS where there are credentials, and yield the address of gRPC, with
+    the port that was chosen."""
+    server, port = _serve(triton, address, credentials)
     try:
         yield address.removesuffix(":0") + f":{port}"
     finally:
         server.stop(None).wait()
 
 
-def _serve(triton: Triton, address: str) -> tuple[Any, int]:
+def _serve(
+    triton: Triton, address: str, credentials: grpc.ServerCredentials | None = None
+) -> tuple[Any, int]:
     server = grpc.server(ThreadPoolExecutor(8))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
-    port: int = server.add_insecure_port(address)
+    port: int = (
+        server.add_insecure_port(address)
+        if credentials is None
+        else server.add_secure_port(address, credentials)
+    )
     server.start()
     return server, port
 

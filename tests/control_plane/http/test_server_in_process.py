@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from control_plane.http import server as http_server
-from control_plane.inference.fake import FakeModelClient, FakeStream
-from control_plane.inference.requests import Generate
-from control_plane.inference.responses import Delta
-from tests.support.gateway import Served, served, steps, until
+from tests.support.gateway import Generating, Served, served, until
 from tests.support.raw_http import connect, post, receive, split, talk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -49,26 +45,6 @@ async def impatient() -> AsyncIterator[Served]:
         patch.setattr(http_server, "_TICKS_BETWEEN_CHECKS", 1)
         async with served(http=IMPATIENT) as running:
             yield running
-
-
-class Generating(FakeModelClient):
-    """A model whose answer ends when ``end`` is set, after the deltas of ``texts``."""
-
-    def __init__(self, *texts: str) -> None:
-        super().__init__()
-        self.add_model("demo")
-        self.end = asyncio.Event()
-        deltas = [Delta(text, 1, prompt_tokens=1) for text in texts]
-        self.on(Generate, lambda _: steps(*deltas, self.end, Delta("", 0, "stop")))
-
-    def generations(self) -> list[FakeStream[Any]]:
-        """Return the streams of what is no health check."""
-        asked = zip(self.requests, self.streams, strict=True)
-        return [stream for request, stream in asked if isinstance(request, Generate)]
-
-    async def begins(self) -> None:
-        """Wait until the request has come."""
-        await until(self.generations)
 
 
 async def test_requests_on_one_connection_are_answered_in_order(patient: Served) -> None:
