@@ -24,8 +24,13 @@ from control_plane.models.processes import ModelProcesses
 from control_plane.observability.metrics import EngineGauges, Metrics
 from control_plane.observability.stats import Stats
 from control_plane.settings import ServingSettings, TritonSettings
+from control_plane.tls.contexts import client_context, files
+from control_plane.tls.reloading import ReloadingContext
+from control_plane.tls.settings import TritonTlsSettings
 from control_plane.triton.base import control_metadata
+from control_plane.triton.http2.channel import ChannelTls
 from control_plane.triton.http2.client import Http2Client
+from control_plane.triton.http2.connection import ALPN
 
 
 @dataclass(slots=True)
@@ -104,7 +109,15 @@ def _caller_salt(settings: ServingSettings) -> Callable[[str], str] | None:
 
 def client_factory(triton: TritonSettings) -> Callable[[str], ModelClient]:
     """Return what makes the client of a Triton server from its gRPC address. Raises OSError for a
-    file with the server's secret that cannot be read."""
+    file with the server's secret that cannot be read, and `TlsFileError`."""
     secret = control_value(triton)
     metadata = control_metadata(triton.model_control_header, secret) if secret else ()
-    return lambda endpoint: Http2Client(endpoint, metadata)
+    tls = channel_tls(triton.tls) if triton.tls.enabled else None
+    return lambda endpoint: Http2Client(endpoint, metadata, tls)
+
+
+def channel_tls(settings: TritonTlsSettings) -> ChannelTls:
+    """Return what the channels to Triton need for TLS. Raises `TlsFileError`."""
+    create = partial(client_context, settings, [ALPN])
+    context = ReloadingContext("serving.triton.tls", create, files(settings))
+    return ChannelTls(context, settings.server_name)

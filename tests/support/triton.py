@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,15 @@ class Triton:
 
 @contextmanager
 def triton_server(
-    folder: Path, repository: Path, *models: str, loses_a_model: bool = False
+    folder: Path,
+    repository: Path,
+    *models: str,
+    loses_a_model: bool = False,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Triton]:
     """``folder``: for the server's own files; ``models``: those to load at start;
-    ``loses_a_model``: it will not end well, as one of their processes is killed."""
+    ``loses_a_model``: it will not end well, as one of their processes is killed; ``arguments``:
+    further ones."""
     found = installation.find(folder)
     grpc_port, http_port = free_port(), free_port()
     log = folder / "log"
@@ -47,6 +52,7 @@ def triton_server(
                 *(f"--grpc-port={grpc_port}", "--grpc-address=127.0.0.1"),
                 *(f"--http-port={http_port}", "--http-address=127.0.0.1"),
                 "--allow-metrics=false",
+                *arguments,
                 f"--backend-config=python,shm-region-prefix-name=triad_test_{os.getpid()}_",
             ],
             env=os.environ | found.environment,

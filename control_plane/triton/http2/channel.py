@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from dataclasses import dataclass
 
 from grpc import StatusCode
 
+from control_plane.rare_log import RareLog
+from control_plane.tls.reasons import CLOSED, reason
+from control_plane.tls.reloading import ReloadingContext
 from control_plane.triton.http2.call import Call
 from control_plane.triton.http2.connection import CALLS_PER_CONNECTION, Connection
 from control_plane.triton.http2.status import Status
@@ -18,6 +22,18 @@ UNIX = "unix:"
 """What the address of a socket in the file system begins with, as in gRPC."""
 _CONNECT_TIMEOUT = 5.0  # seconds
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0  # seconds between attempts that fail
+_CLOSED_PLAIN = "it closed the connection: it may speak TLS alone, see serving.triton.tls"
+# gRPC's own server does not say why.
+_CLOSED_ENCRYPTED = "it closed the connection: it may want a client certificate, or another one"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTls:
+    """TLS on a channel. ``server_name``: the name that the server's certificate must be for; None:
+    the endpoint's host."""
+
+    context: ReloadingContext
+    server_name: str | None = None
 
 
 class Channel:
@@ -27,8 +43,16 @@ class Channel:
     A connection that has no room, or is being made, lets calls wait until their deadline.
     """
 
-    def __init__(self, endpoint: str, *, calls_per_connection: int = CALLS_PER_CONNECTION) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        tls: ChannelTls | None = None,
+        *,
+        calls_per_connection: int = CALLS_PER_CONNECTION,
+    ) -> None:
         self._endpoint = endpoint
+        self._tls = tls
+        self._log = RareLog(logger)
         self._calls_per_connection = calls_per_connection
         self._waiting: deque[Call] = deque()
         self._connection: Connection | None = None
@@ -72,14 +96,18 @@ class Channel:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         connection: Connection | None = None
-        why = "no settings came"
+        why = "it took too long"
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 connection = await self._open()
                 self._all.add(connection)
-                await connection.settled
-        except (OSError, TimeoutError) as error:
-            why = str(error) or "it took too long"
+                why = await connection.settled
+                if why == CLOSED:
+                    why = _CLOSED_PLAIN if self._tls is None else _CLOSED_ENCRYPTED
+        except TimeoutError:
+            pass
+        except OSError as error:
+            why = reason(error)
         finally:
             self._connecting = None
             if connection is not None and not connection.is_open:
@@ -90,6 +118,8 @@ class Channel:
             return
         self._not_before = loop.time() + self._pause
         self._pause = min(2 * self._pause, _MAX_PAUSE)
+        if not self._endpoint.startswith(UNIX):  # the embedded server's supervisor has its own log
+            self._log.write(logging.WARNING, "no connection to %s: %s", self._endpoint, why)
         self._fail(why)
 
     async def _open(self) -> Connection:
@@ -98,7 +128,17 @@ class Channel:
             path = self._endpoint.removeprefix(UNIX)
             return (await loop.create_unix_connection(self._new, path))[1]
         host, _, port = self._endpoint.rpartition(":")
-        return (await loop.create_connection(self._new, host.strip("[]"), int(port)))[1]
+        address = host.strip("[]"), int(port)
+        if self._tls is None:
+            return (await loop.create_connection(self._new, *address))[1]
+        return (
+            await loop.create_connection(
+                self._new,
+                *address,
+                ssl=self._tls.context.refresh(),
+                server_hostname=self._tls.server_name or address[0],
+            )
+        )[1]
 
     def _new(self) -> Connection:
         # uvloop makes it before it connects, and drops it where it cannot.

@@ -20,7 +20,7 @@ from control_plane.errors import TriadError
 from control_plane.triton.base import BaseClient, Metadata, TritonStream
 from control_plane.triton.errors import translate
 from control_plane.triton.http2.call import Call, Receiver
-from control_plane.triton.http2.channel import UNIX, Channel
+from control_plane.triton.http2.channel import UNIX, Channel, ChannelTls
 from control_plane.triton.http2.connection import CALLS_PER_CONNECTION
 from control_plane.triton.http2.headers import encode
 from control_plane.triton.http2.status import Status
@@ -37,12 +37,16 @@ class Http2Client(BaseClient):
         self,
         endpoint: str,
         control_metadata: Metadata = (),
+        tls: ChannelTls | None = None,
         *,
         calls_per_connection: int = CALLS_PER_CONNECTION,
     ) -> None:
         super().__init__(control_metadata)
+        self._scheme = "http" if tls is None else "https"
         self._authority = "localhost" if endpoint.startswith(UNIX) else endpoint
-        self._channel = Channel(endpoint, calls_per_connection=calls_per_connection)
+        if tls is not None and tls.server_name is not None:
+            self._authority = tls.server_name
+        self._channel = Channel(endpoint, tls, calls_per_connection=calls_per_connection)
 
     def send(
         self,
@@ -58,7 +62,7 @@ class Http2Client(BaseClient):
     def call(
         self, method: str, request: Message, receiver: Receiver, timeout: float, metadata: Metadata
     ) -> Call:
-        headers = _headers(self._authority, method, timeout, metadata)
+        headers = _headers(self._scheme, self._authority, method, timeout, metadata)
         return Call(headers, request.SerializeToString(), receiver, timeout)
 
     async def _ask(
@@ -146,11 +150,11 @@ def _error(status: Status) -> TriadError | None:
 
 
 @lru_cache(256)
-def _headers(authority: str, method: str, timeout: float, metadata: Metadata) -> bytes:
+def _headers(scheme: str, authority: str, method: str, timeout: float, metadata: Metadata) -> bytes:
     return encode(
         [
             (":method", "POST"),
-            (":scheme", "http"),
+            (":scheme", scheme),
             (":path", f"/inference.GRPCInferenceService/{method}"),
             (":authority", authority),
             ("te", "trailers"),

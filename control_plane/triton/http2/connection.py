@@ -10,6 +10,7 @@ from typing import cast
 
 from grpc import StatusCode
 
+from control_plane.tls.reasons import CLOSED, reason
 from control_plane.triton.http2 import frames, status
 from control_plane.triton.http2.call import STREAM_WINDOW, Call
 from control_plane.triton.http2.frames import ProtocolError
@@ -29,6 +30,8 @@ _SETTINGS = {
     frames.ENABLE_PUSH: 0,
     frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
 }
+ALPN = "h2"
+"""What a server with TLS has to agree to. RFC 9113, 3.2"""
 CALLS_PER_CONNECTION = 1 << 30
 """Stream ids are odd and have 31 bits."""
 
@@ -44,7 +47,8 @@ class Connection(asyncio.Protocol):
     def __init__(
         self, changed: Callable[[Connection], None], calls: int = CALLS_PER_CONNECTION
     ) -> None:
-        self.settled = asyncio.get_running_loop().create_future()  # ready, or closed
+        # "" when it is ready, or else why it was closed before.
+        self.settled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.is_closed = False
         self._changed = changed
         self._calls_left = calls
@@ -94,6 +98,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._sender = Sender(self._transport)
+        tls = transport.get_extra_info("ssl_object")
+        self._is_encrypted = tls is not None
+        if tls is not None and tls.selected_alpn_protocol() != ALPN:
+            return self._end("it does not agree to speak HTTP/2")
         found = transport.get_extra_info("socket")
         if found is not None and found.family != socket.AF_UNIX:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
@@ -117,15 +125,17 @@ class Connection(asyncio.Protocol):
             self._end(str(error))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end(str(error) if error else "the server closed the connection")
+        self._end(reason(error) if error else CLOSED)
 
     def _end(self, why: str) -> None:
         if self.is_closed:
             return
         self.is_closed = True
-        self._transport.close()
+        # To close TLS is to wait for the server to agree, which Triton does not. If a last frame is
+        # lost thereby, the end of the connection says the same.
+        self._transport.abort() if self._is_encrypted else self._transport.close()
         if not self.settled.done():
-            self.settled.set_result(None)
+            self.settled.set_result(why)
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.complete(Status(StatusCode.UNAVAILABLE, why))
@@ -188,7 +198,7 @@ class Connection(asyncio.Protocol):
         if self._awaited:
             self._awaited.discard(frames.ACK if flags & frames.ACK else frames.SETTINGS)
             if not self._awaited and not self.settled.done():
-                self.settled.set_result(None)
+                self.settled.set_result("")
         self._changed(self)
 
     def _push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
