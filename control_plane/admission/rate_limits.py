@@ -182,5 +182,6 @@ def open_limits(settings: ServingSettings) -> RateLimits:
         # Imported late: the library takes a quarter of a second, which few need.
         from control_plane.admission.redis_store import RedisStore
 
-        return RateLimits(limiting, RedisStore(limiting.redis_url.get_secret_value()))
+        url = limiting.redis_url.get_secret_value()
+        return RateLimits(limiting, RedisStore(url, limiting.redis_tls))
     return RateLimits(limiting, FileStore(limits_file(settings)))

@@ -14,6 +14,7 @@ import redis
 from control_plane.admission.buckets import EPSILON, Draw, Outcome
 from control_plane.admission.store import LimitStoreError
 from control_plane.redis_client import connect
+from control_plane.tls.settings import RedisTlsSettings
 
 _PATIENCE = 5.0  # seconds: how long a draw waits for a connection that is free
 
@@ -55,8 +56,8 @@ return reply
 class RedisStore:
     """The buckets in Redis, each caller's in one hash. Connects with the first draw."""
 
-    def __init__(self, url: str) -> None:
-        self._redis = connect(url, _PATIENCE)
+    def __init__(self, url: str, tls: RedisTlsSettings | None = None) -> None:
+        self._redis = connect(url, tls, patience=_PATIENCE)
         self._script = self._redis.register_script(_SCRIPT)
         self._giving_back: set[asyncio.Task[Outcome]] = set()
 

@@ -7,13 +7,14 @@ import redis
 from control_plane.cache.store import MAX_VALUE_BYTES, StoreError
 from control_plane.redis_client import connect
 from control_plane.settings import CachingSettings
+from control_plane.tls.settings import RedisTlsSettings
 
 
 class RedisStore:
     """A store in Redis, which evicts by its own rules: ``maxmemory`` and ``maxmemory-policy``."""
 
-    def __init__(self, url: str, ttl: float) -> None:
-        self._redis = connect(url)  # computing an answer is better than waiting for Redis
+    def __init__(self, url: str, ttl: float, tls: RedisTlsSettings | None = None) -> None:
+        self._redis = connect(url, tls)  # computing an answer is better than waiting for Redis
         self._milliseconds = int(ttl * 1000)
 
     async def get(self, key: bytes) -> bytes | None:
@@ -45,4 +46,5 @@ def check(settings: CachingSettings) -> None:
 
 def open_store(settings: CachingSettings) -> RedisStore:
     """Return a store that connects with its first request."""
-    return RedisStore(settings.redis_url.get_secret_value(), settings.ttl_seconds)
+    url = settings.redis_url.get_secret_value()
+    return RedisStore(url, settings.ttl_seconds, settings.redis_tls)
