@@ -80,5 +80,6 @@ def test_a_better_class_does_not_wait_behind_a_crowd(server: TriadServer, name: 
 def test_a_tensor_that_is_wrong_is_named(
     running: TriadServer, model: str, field: str, value: object
 ) -> None:
+    inputs: dict[str, Any] = {"text_input": "Hi", field: value}
     with pytest.raises(InferenceServerException, match=f"^{field}: must"):
-        infer(running.grpc, model, text_input="Hi", **{field: value})
+        infer(running.grpc, model, **inputs)
