@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backends.contract import names
+from backends.contract import parameters as keys
 from backends.contract.tensors import TensorSpec
 
 INPUTS = (
@@ -23,3 +26,15 @@ TEXT_OUTPUT = TensorSpec(names.TEXT_OUTPUT, "BYTES", (-1,))
 EMBEDDING = TensorSpec(names.EMBEDDING, "FP32", (-1, -1))  # [texts, dimension]
 LABEL = TensorSpec(names.LABEL, "BYTES", (-1,))  # the most probable one
 SCORE = TensorSpec(names.SCORE, "FP32", (-1,))  # its probability; of a regression, its value
+
+
+def outputs(parameters: Mapping[str, str]) -> tuple[TensorSpec, ...]:
+    """Return the outputs of the encoder or classifier that has these ``parameters``.
+
+    Where they do not have an embedding's dimension, it is -1. Raises ValueError.
+    """
+    if keys.LABELS in parameters:
+        return (LABEL, SCORE, NUM_INPUT_TOKENS, TEXT_OUTPUT)
+    dimension = int(parameters.get(keys.EMBEDDING_DIMENSION, "-1"))
+    embedding = TensorSpec(EMBEDDING.name, EMBEDDING.datatype, (-1, dimension))
+    return (embedding, NUM_INPUT_TOKENS, TEXT_OUTPUT)

@@ -23,6 +23,13 @@ BACKEND_TYPE = "backend_type"
 takes a model of ONNX Runtime for one by its decoder, and applies its first engine's settings to
 any other."""
 
+CONTRACT = "contract"
+"""Text: which tensors the model has, those of a `LANGUAGE_MODEL` or of a `TEXT_ENCODER`. By it the
+control plane completes the configuration, and Triton need not ask the model, which takes it more
+than a second. Default: not said; Triton asks."""
+LANGUAGE_MODEL = "language_model"
+TEXT_ENCODER = "text_encoder"
+
 NUM_THREADS = "num_threads"
 """Integer: CPU threads of one operation; 0: all cores, or vLLM's own choice.
 Default: `DEFAULT_NUM_THREADS`."""

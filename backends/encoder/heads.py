@@ -19,12 +19,11 @@ Outputs: TypeAlias = list[tuple[TensorSpec, NDArray[Any]]]
 class EncoderHead(Protocol):
     """The last step of an encoder.
 
-    ``graph_output``: the name of the graph's output. ``outputs``: the tensors of a response.
-    ``facts``: the entries of `describe` that depend on the head.
+    ``graph_output``: the name of the graph's output. ``facts``: the entries of `describe` that
+    depend on the head.
     """
 
     graph_output: str
-    outputs: tuple[TensorSpec, ...]
     facts: dict[str, Any]
 
     def finish(self, rows: NDArray[np.float32]) -> Outputs:
@@ -37,9 +36,6 @@ class EmbeddingHead:
     graph_output = "sentence_embedding"
 
     def __init__(self, dimension: int) -> None:
-        self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec(EMBEDDING.name, EMBEDDING.datatype, (-1, dimension)),
-        )
         self.facts: dict[str, Any] = {"type": "embedding", "embedding_dimension": dimension}
 
     def finish(self, rows: NDArray[np.float32]) -> Outputs:
@@ -55,7 +51,6 @@ class LabelHead:
     """
 
     graph_output = "logits"
-    outputs: tuple[TensorSpec, ...] = (LABEL, SCORE)
 
     def __init__(self, labels: list[str], score: str) -> None:
         self.facts: dict[str, Any] = {"type": "classification", "labels": labels}

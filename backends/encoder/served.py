@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from backends.contract import parameters as keys
-from backends.contract.encoder import INPUTS, NUM_INPUT_TOKENS, TEXT_OUTPUT
+from backends.contract.encoder import NUM_INPUT_TOKENS
 from backends.contract.errors import Cancelled, Overloaded
 from backends.contract.facts import ModelFacts
 from backends.contract.kinds import RequestKind, cancel_id, kind_of
 from backends.contract.tensors import Inputs
-from backends.encoder.heads import head
 from backends.encoder.request import EncoderRequest
 from backends.encoder.runner import LoadedEncoder
 from backends.encoder.tokens import Row
@@ -32,11 +31,11 @@ from backends.serving.model import (
     accept_each,
     answer,
     attempt,
+    complete,
     freeze_loaded,
     input_tensors,
     set_up_process,
     size,
-    tensor_config,
     traced_if_slow,
 )
 from backends.serving.packages import missing_ones_are_named
@@ -65,15 +64,8 @@ class ServedEncoder(ABC):
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
-        parameters = config.as_dict().get("parameters", {})
-        output_head = head({key: value["string_value"] for key, value in parameters.items()})
-        for spec in INPUTS:
-            config.add_input(tensor_config(spec) | {"optional": True})
-        for spec in (*output_head.outputs, NUM_INPUT_TOKENS, TEXT_OUTPUT):
-            config.add_output(tensor_config(spec))
-        config.set_max_batch_size(0)
-        config.set_model_transaction_policy({"decoupled": False})
-        return config
+        """Add the contract's tensors and policies, which ``config.pbtxt`` need not repeat."""
+        return complete(config, keys.TEXT_ENCODER)
 
     def initialize(self, args: dict[str, str]) -> None:
         self.options = ModelOptions.of(args)

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from backends.contract import names
 from backends.contract import parameters as keys
+from backends.contract.completion import completion
 from backends.contract.errors import EngineError
 from backends.contract.facts import ModelFacts
 from backends.contract.kinds import RequestKind, cancel_id, kind_of
-from backends.contract.tensors import INPUTS, OUTPUTS, Inputs, TensorSpec
+from backends.contract.tensors import Inputs
 from backends.engine import Engine
 from backends.logs import BoundedFormatter
 from backends.serving.generation import Generation
@@ -100,6 +101,19 @@ class ModelOptions:
         return self.parameters.get(keys.SERVED_MODEL_NAME, self.name)
 
 
+def complete(config: Any, contract: str) -> Any:  # noqa: ANN401
+    """Return a configuration of the Python backend with what the contract says."""
+    parameters = config.as_dict().get("parameters", {})
+    said = completion(contract, {key: value["string_value"] for key, value in parameters.items()})
+    for tensor in said["input"]:
+        config.add_input(tensor)
+    for tensor in said["output"]:
+        config.add_output(tensor)
+    config.set_max_batch_size(said["max_batch_size"])
+    config.set_model_transaction_policy(said["model_transaction_policy"])
+    return config
+
+
 def set_up_process(options: ModelOptions) -> None:
     """Set up what a model's process needs before it imports or reads anything."""
     # Texts are tokenised in a thread of ours, and not in as many more as there are cores.
@@ -145,13 +159,7 @@ class ServedModel(ABC):
     @staticmethod
     def auto_complete_config(config: Any) -> Any:  # noqa: ANN401
         """Add the contract's tensors and policies, which ``config.pbtxt`` need not repeat."""
-        for spec in INPUTS:
-            config.add_input(tensor_config(spec) | {"optional": spec.optional})
-        for spec in OUTPUTS:
-            config.add_output(tensor_config(spec))
-        config.set_max_batch_size(0)
-        config.set_model_transaction_policy({"decoupled": True})
-        return config
+        return complete(config, keys.LANGUAGE_MODEL)
 
     def initialize(self, args: dict[str, str]) -> None:
         self.options = ModelOptions.of(args)
@@ -281,8 +289,3 @@ def answer(sender: Any, body: bytes) -> None:  # noqa: ANN401
 
 def refuse(sender: Any, error: EngineError) -> None:  # noqa: ANN401
     sender.send(failure(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-def tensor_config(spec: TensorSpec) -> dict[str, Any]:
-    datatype = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
-    return {"name": spec.name, "data_type": datatype, "dims": list(spec.dims)}

@@ -43,6 +43,7 @@ _NOT_ARGUMENTS = frozenset(
         keys.MAX_QUEUE_SIZE,
         # These belong to the control plane and to the Python backend.
         keys.BACKEND_TYPE,
+        keys.CONTRACT,
         keys.RESTARTED_AT,
         keys.EXECUTION_ENV_PATH,
         keys.FORCE_CPU_ONLY_INPUT_TENSORS,

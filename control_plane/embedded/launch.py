@@ -7,6 +7,7 @@ from pydantic import SecretStr
 from control_plane.embedded import installation
 from control_plane.embedded.runtime import Runtime
 from control_plane.embedded.supervisor import Supervisor
+from control_plane.engines.entry import ModelError
 from control_plane.models.entries import ModelEntry
 from control_plane.models.repository import DEFAULT_REPOSITORY, Repository
 from control_plane.settings import ServingSettings
@@ -18,7 +19,8 @@ class EmbeddedTriton:
     Raises `ModelError`, `TritonMissing` and `StartFailed`, and leaves nothing behind then.
     """
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, *, loads_others: bool = False) -> None:
+        """Prepare a server. ``loads_others``: `load` may be called, for whichever model."""
         self._settings = settings
         self._runtime = Runtime()
         try:
@@ -32,12 +34,14 @@ class EmbeddedTriton:
             )
             models = dict.fromkeys([settings.model, *settings.models])
             self.entries = [self._repository.resolve(m, settings) for m in models]
+            self._complete = not loads_others and all(e.is_complete for e in self.entries)
             self.supervisor = Supervisor(
                 found,
                 settings.triton,
                 self._repository.folders,
                 {entry.name: entry.configs for entry in self.entries},
                 self._runtime,
+                complete=self._complete,
             )
         except BaseException:
             self._runtime.close()
@@ -60,8 +64,15 @@ class EmbeddedTriton:
         return settings
 
     def load(self, model: str, settings: ServingSettings | None = None) -> ModelEntry:
-        """Load a further model by name, folder or hub id; with settings of its own if given."""
+        """Load a further model by name, folder or hub id; with settings of its own if given.
+
+        Raises `ModelError` for one that has to be asked, at a server that asks none.
+        """
         entry = self._repository.resolve(model, settings or self._settings)
+        if self._complete and not entry.is_complete:
+            raise ModelError(
+                f"model: the configuration of {entry.name} is not complete, and names no `contract`"
+            )
         self.supervisor.load(entry.name, entry.configs)
         return entry
 

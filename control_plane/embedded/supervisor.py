@@ -54,16 +54,20 @@ class Supervisor:
         repositories: Sequence[Path],
         models: Mapping[str, Mapping[str, dict[str, Any]]],
         runtime: Runtime,
+        *,
+        complete: bool = False,
     ) -> None:
         """Prepare a server. ``models``: by Triton's name the whole configurations of the models
         that each consists of, in the order in which they are loaded: those that it calls, then
-        itself."""
+        itself. ``complete``: Triton need not ask models what their configurations leave out, as
+        it does for the whole server or not at all."""
         self._ports = Ports(settings, runtime.folder)
         self._runtime = runtime
         self._installation = installation
         self._settings = settings
         self._repositories = repositories
         self._models = dict(models)
+        self._complete = complete
         self._liveness: dict[str, Liveness] = {}  # of models that can be checked
         self.processes = ModelProcesses(lambda: self.pid)
         self._client = ControlClient(
@@ -164,6 +168,7 @@ class Supervisor:
             "--model-control-mode=explicit",
             *self._ports.arguments(),
             f"--exit-timeout-secs={max(1, int(self._settings.stop_timeout))}",
+            *(("--disable-auto-complete-config",) if self._complete else ()),
             *(() if _GPU_DRIVER.exists() else _WITHOUT_GPU),
         ]
 

@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from backends.contract import parameters as keys
 from control_plane.engines.architecture import WeightsKind
-from control_plane.engines.entry import set_parameter, write_entry
+from control_plane.engines.entry import contract, set_parameter, write_entry
 from control_plane.setting_types import Section
 
 SettingsT = TypeVar("SettingsT", bound=Section)
@@ -74,6 +74,13 @@ class Engine(Generic[SettingsT]):
         """Return whether a configuration without ``backend_type`` is of a model on this engine."""
         return False
 
+    def is_complete(self, config: ModelConfig) -> bool:
+        """Return whether a model's configuration is complete in itself, or by its contract.
+
+        Triton asks other models, of which it starts those in Python once more for that.
+        """
+        return contract(config) is not None
+
     def configure(self, config: ModelConfig, settings: SettingsT) -> None:
         """Write what the user has set into a model's configuration.
 
@@ -120,6 +127,10 @@ class Engine(Generic[SettingsT]):
         config = ModelConfig(backend="python")
         config.instance_group.add(kind=self.instance_kind, count=1)
         set_parameter(config, keys.BACKEND_TYPE, self.name)
+        generates = weights.kind == "causal_lm"
+        set_parameter(
+            config, keys.CONTRACT, keys.LANGUAGE_MODEL if generates else keys.TEXT_ENCODER
+        )
         set_parameter(config, keys.MODEL, weights.source)
         set_parameter(config, keys.SERVED_MODEL_NAME, weights.served_name)
         write_entry(folder, config, self.modules[weights.kind])

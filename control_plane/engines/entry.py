@@ -26,6 +26,16 @@ def parameter(config: ModelConfig, key: str) -> str | None:
     return value
 
 
+def contract(config: ModelConfig) -> str | None:
+    """Return the contract that completes a configuration, or None where Triton asks the model.
+
+    It asks a model with tensors in its configuration, which may have others than the contract's.
+    """
+    if config.input or config.output:
+        return None
+    return parameter(config, keys.CONTRACT)
+
+
 def set_parameter(config: ModelConfig, key: str, value: object) -> None:
     """Write a parameter as a model reads it: a text as it is, anything else as JSON."""
     text = value if isinstance(value, str) else json.dumps(value)

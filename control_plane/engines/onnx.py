@@ -72,6 +72,12 @@ class OnnxEngine(Engine[OnnxSettings]):
         """Return whether a model is a graph, or is in front of a decoder."""
         return config.backend == TRITON_BACKEND or keys.DECODER in config.parameters
 
+    def is_complete(self, config: ModelConfig) -> bool:
+        """Return whether it is; the backend looks into a graph for inputs and outputs alone."""
+        if config.backend == TRITON_BACKEND:
+            return bool(config.input and config.output)
+        return super().is_complete(config)
+
     def configure(self, config: ModelConfig, settings: OnnxSettings) -> None:
         """Write what the user has set into a graph's configuration, in its backend's own keys.
 

@@ -11,9 +11,10 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from backends.contract import parameters as keys
+from backends.contract.completion import completion
 from control_plane.engines import engine_name_of, find_engine
 from control_plane.engines.engine import Batching, Engine
-from control_plane.engines.entry import CONFIG, ModelError, parameter, set_parameter
+from control_plane.engines.entry import CONFIG, ModelError, contract, parameter, set_parameter
 from control_plane.settings import ServingSettings
 
 
@@ -22,12 +23,14 @@ class ModelEntry:
     """A model in a repository, with the user's settings in its configuration.
 
     ``configs``: the Triton models that it consists of, in the order in which they are loaded; the
-    last one is the model itself, those before it are what it calls.
+    last one is the model itself, those before it are what it calls. ``is_complete``: Triton need
+    not ask any of them what its configuration leaves out.
     """
 
     name: str  # Triton's
     served_name: str
     configs: Mapping[str, dict[str, Any]]
+    is_complete: bool
 
     @property
     def config(self) -> dict[str, Any]:
@@ -78,7 +81,8 @@ def compose_entry(
     return ModelEntry(
         folder.name,
         parameter(config, keys.SERVED_MODEL_NAME) or folder.name,
-        {name: _as_dict(values) for name, values in loaded.items()},
+        {name: _completed(name, values) for name, values in loaded.items()},
+        all(find_engine(engine_name_of(part)).is_complete(part) for part in loaded.values()),
     )
 
 
@@ -118,7 +122,14 @@ def _batch(config: ModelConfig, settings: ServingSettings) -> None:
     engine.batch(config, wanted, settings.engine(engine))
 
 
-def _as_dict(config: ModelConfig) -> dict[str, Any]:
-    """Return a configuration as Triton's call to load a model takes it."""
+def _completed(name: str, config: ModelConfig) -> dict[str, Any]:
+    """Return a configuration as Triton's call to load a model takes it, with what the model's
+    contract says. Raises `ModelError`."""
     values: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
-    return values
+    if (said := contract(config)) is None:
+        return values
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    try:
+        return values | completion(said, parameters)
+    except ValueError as error:
+        raise ModelError(f"model: a parameter of {name}/{CONFIG} is wrong: {error}") from None

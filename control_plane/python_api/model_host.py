@@ -65,7 +65,7 @@ class ModelHost:
     async def _start(self, settings: ServingSettings) -> str:
         processes = None
         if self._client is None and not endpoints(settings):
-            triton = await asyncio.to_thread(EmbeddedTriton, settings)
+            triton = await asyncio.to_thread(EmbeddedTriton, settings, loads_others=True)
             try:
                 await asyncio.to_thread(triton.start)
             except asyncio.CancelledError:  # the thread goes on: what it starts is stopped

@@ -97,6 +97,7 @@ def front_config(entry: DecoderEntry) -> ModelConfig:
     """Return the configuration of the generation model, with the parameters that
     `backends.onnx.model` reads."""
     parameters = {
+        keys.CONTRACT: keys.LANGUAGE_MODEL,
         keys.MODEL: "tokenizer",
         keys.DECODER: entry.decoder_name,
         keys.CONTEXT_LENGTH: str(entry.context),

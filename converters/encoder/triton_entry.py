@@ -65,6 +65,7 @@ def write_front(folder: Path, source: EncoderSource, options: ExportOptions) -> 
 def _parameters(name: str, source: EncoderSource, options: ExportOptions) -> dict[str, str]:
     """Return the parameters that `backends.encoder.model` documents."""
     parameters = {
+        keys.CONTRACT: keys.TEXT_ENCODER,
         keys.MODEL: "tokenizer",
         keys.ENCODER: graph_name(name, source),
         keys.INPUT_NAMES: ",".join(source.inputs),

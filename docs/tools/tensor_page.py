@@ -52,6 +52,17 @@ Texts in, one row for each out. `max_batch_size: 0`, one response. A request has
 their order.
 """
 
+CONFIGURATION = """\
+## Configuration
+
+A `config.pbtxt` need not list these tensors: the model adds them when Triton asks it. Triton starts every Python model
+once more for that question, which takes more than a second. So a model can name what it keeps to in its parameter
+`contract`, `language_model` or `text_encoder`, as all do that Triad writes. The control plane then completes the
+configuration, and an embedded server asks no model if none has to be asked: each names a contract, or is an ONNX graph
+whose configuration lists its inputs and outputs. The servers of the [Python API](python-api.md) always ask, for they may
+load any other model later.
+"""
+
 ENCODER_OUTPUTS = (
     encoder.NUM_INPUT_TOKENS,
     encoder.TEXT_OUTPUT,
@@ -87,6 +98,7 @@ def tensor_page() -> str:
             _tensors(encoder.INPUTS, tensor_texts.ENCODER_INPUTS, marks=False),
             "### Outputs of encoders\n",
             _tensors(ENCODER_OUTPUTS, tensor_texts.ENCODER_OUTPUTS, marks=False),
+            CONFIGURATION,
         ]
     )
 

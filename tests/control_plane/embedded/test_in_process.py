@@ -135,6 +135,46 @@ def test_a_server_is_started_with_its_models_and_leaves_nothing(programs: Progra
     assert not folder.exists()
 
 
+def asks_models(programs: Programs) -> bool:
+    """Return whether the last server that was started asks models to complete configurations."""
+    return "--disable-auto-complete-config" not in programs.started[-1].arguments
+
+
+def test_triton_asks_no_model_where_all_are_complete(programs: Programs) -> None:
+    with embedded():
+        assert not asks_models(programs)
+    assert programs.triton.configs["scripted"]["model_transaction_policy"] == {"decoupled": True}
+
+
+def test_triton_asks_models_where_others_may_be_loaded(programs: Programs) -> None:
+    """It asks all models or none, from its start on."""
+    server = EmbeddedTriton(settings(), loads_others=True)
+    server.start()
+    server.stop()
+    assert asks_models(programs)
+
+
+def test_triton_asks_models_where_one_does_not_name_a_contract(
+    programs: Programs, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.pbtxt").write_text('backend: "python"')
+    serving = settings()
+    serving.models = [str(tmp_path / "own")]
+    server = EmbeddedTriton(serving)
+    server.start()
+    server.stop()
+    assert asks_models(programs)
+
+
+def test_a_further_model_that_would_have_to_be_asked(programs: Programs, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.pbtxt").write_text('backend: "python"')
+    with embedded() as server, pytest.raises(ModelError, match="own is not complete"):
+        server.load(str(tmp_path / "own"))
+    assert programs.triton.loads == ["scripted"]
+
+
 def test_a_further_model_is_loaded_and_so_by_the_next_server(programs: Programs) -> None:
     with embedded() as server:
         assert server.load("demo").name == "demo"

@@ -95,6 +95,7 @@ def test_the_least_that_a_new_engine_says_of_itself(tmp_path: Path) -> None:
     assert engine_name_of(config) == "echo"
     assert {key: value.string_value for key, value in config.parameters.items()} == {
         "backend_type": "echo",
+        "contract": "language_model",
         "model": "/weights",
         "served_model_name": "parrot",
         "loud": "true",

@@ -17,6 +17,7 @@ from control_plane.settings import ServingSettings
 from tests.support.server import SCRIPTED
 
 DEFAULTS = ServingSettings()
+CONTRACT = 'parameters { key: "contract" value { string_value: "language_model" } }'
 
 
 def serving(**values: object) -> ServingSettings:
@@ -43,8 +44,49 @@ def test_a_name_in_the_repository(repository: Repository) -> None:
     entry = repository.resolve("demo", DEFAULTS)
     assert (entry.name, entry.served_name) == ("demo", "demo")
     assert parameter(entry.config, "model") == "weights"
+    assert entry.is_complete
     assert repository.resolve(str(DEFAULT_REPOSITORY / "demo"), DEFAULTS) == entry
     assert list(repository.folders[1].iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "complete"),
+    [
+        (f'backend: "python" {CONTRACT}', True),
+        ('backend: "python"', False),
+        ('backend: "onnxruntime" input { name: "x" } output { name: "y" }', True),
+        ('backend: "onnxruntime" input { name: "x" }', False),
+        ('backend: "onnxruntime" max_batch_size: 8', False),
+        ('platform: "ensemble" input { name: "x" } output { name: "y" }', False),
+        ('backend: "tensorrt" input { name: "x" } output { name: "y" }', False),
+    ],
+)
+def test_who_need_not_be_asked_by_triton(
+    repository: Repository, tmp_path: Path, config: str, *, complete: bool
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text(config)
+    assert repository.resolve(str(folder), DEFAULTS).is_complete is complete
+
+
+def test_a_model_with_tensors_of_its_own_is_asked(repository: Repository, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text(
+        'backend: "python" input { name: "more" data_type: TYPE_BOOL dims: 1 } ' + CONTRACT
+    )
+    entry = repository.resolve(str(folder), DEFAULTS)
+    assert not entry.is_complete
+    assert [tensor["name"] for tensor in entry.config["input"]] == ["more"]
+
+
+def test_an_unknown_contract(repository: Repository, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text(CONTRACT.replace("language_model", "speech"))
+    with pytest.raises(ModelError, match=r"model/config.pbtxt .* must be language_model or text_"):
+        repository.resolve(str(folder), DEFAULTS)
 
 
 def test_a_triton_model_s_folder(repository: Repository) -> None:

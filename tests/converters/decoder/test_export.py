@@ -81,6 +81,7 @@ def _check_entries(repository: Path, family: str, report: Report) -> None:
     front, decoder = repository / family, repository / f"{family}_decoder"
     assert sorted(repository.iterdir()) == [front, decoder] == report.written
     assert parameters(front / "config.pbtxt") == {
+        "contract": "language_model",
         "model": "tokenizer",
         "decoder": f"{family}_decoder",
         "context_length": str(CONTEXT),
