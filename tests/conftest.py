@@ -15,7 +15,7 @@ import pytest
 
 from control_plane.auth.keys import KeyStore
 from tests.support import vllm
-from tests.support.parallel import Scheduling, path_of, rank
+from tests.support.parallel import Scheduling, path_of, rank, started_twice
 from tests.support.selection import ProcessGuard, mark
 from tests.support.server import (
     SCRIPTED,
@@ -49,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         mark(item, path_of(item))
+    if several := started_twice(items):
+        raise pytest.UsageError(f"one group has to use a server, not several: {'; '.join(several)}")
     items.sort(key=rank)
 
 

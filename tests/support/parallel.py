@@ -6,6 +6,7 @@ pytest-xdist's own ways to group tests need a mark that pytest 9.2 no longer car
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ TOGETHER = {
     "end_to_end/test_vllm.py": "vLLM",
     "control_plane/api/": "the shared server",
     "control_plane/triton/test_client.py": "the shared server",
+    "control_plane/embedded/test_privacy.py": "the shared server",
+    "control_plane/test_cli.py": "the shared server",
     "end_to_end/": "the shared server",
     "control_plane/python_api/test_model_server.py": "the shared server",
     "converters/": "the exports",
@@ -29,15 +32,16 @@ TOGETHER = {
     "backends/onnxruntime_shim/": "a Triton with ONNX models",
     "backends/encoder/": "a Triton with encoders",
 }
-# What tests of all engines have in their names where they run on vLLM.
+# What the end-to-end tests of all engines have in their names where they run on vLLM.
 _ON_VLLM = "demo_vllm"
+_SERVERS = ("server", "debug_server", "others_server", "vllm_server")
 _ORDER = list(dict.fromkeys(TOGETHER.values()))
 
 
 def group(nodeid: str) -> str:
     """Return the name of a test's group: a file's own path where it shares nothing."""
     path, _, name = nodeid.removeprefix(f"{TESTS.name}/").partition("::")
-    if _ON_VLLM in name:
+    if _ON_VLLM in name and path.startswith("end_to_end/"):
         return TOGETHER["end_to_end/test_vllm.py"]
     return next((value for start, value in TOGETHER.items() if path.startswith(start)), path)
 
@@ -51,6 +55,18 @@ def rank(item: pytest.Item) -> int:
     """Return the place of the item's group among the groups."""
     name = group(item.nodeid)
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+
+def started_twice(items: Sequence[pytest.Item]) -> list[str]:
+    """Return the servers that the run shares and that tests of several groups ask for.
+
+    Each group's process would start its own.
+    """
+    groups: dict[str, set[str]] = {name: set() for name in _SERVERS}
+    for item in items:
+        for name in groups.keys() & set(getattr(item, "fixturenames", ())):
+            groups[name].add(group(item.nodeid))
+    return [f"{name}: {', '.join(sorted(of))}" for name, of in groups.items() if len(of) > 1]
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
