@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tritonclient.grpc as grpcclient
 
-from tests.support.encoders import DIMENSION
+from tests.support.encoder_sizes import DIMENSION
 from tests.support.server import TriadServer
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from backends.pytorch.encoder import EncoderOptions, load
-from tests.support.encoders import CONTEXT, FAMILIES, embed, save_encoder
+from tests.support.encoder_sizes import CONTEXT
+from tests.support.encoders import FAMILIES, embed, save_encoder
 
 TEXTS = ["a", "What is machine learning?", "x" * (CONTEXT - 2), "é" * 20, "b c"]
 

@@ -20,8 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-CONTEXT = 128
-DIMENSION = 48
+from tests.support.encoder_sizes import CONTEXT, DIMENSION
 
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
 """Their ids are RoBERTa's, 0 to 2, for all families."""

@@ -18,7 +18,8 @@ from tritonclient.utils import InferenceServerException
 from tests.backends.encoder.conftest import LABELS, Sources
 from tests.support.contract import cancel, describe
 from tests.support.contract import infer as ask
-from tests.support.encoders import CONTEXT, DIMENSION, embed
+from tests.support.encoder_sizes import CONTEXT, DIMENSION
+from tests.support.encoders import embed
 from tests.support.triton import Triton
 
 Client: TypeAlias = grpcclient.InferenceServerClient

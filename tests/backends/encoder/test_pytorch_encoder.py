@@ -13,7 +13,8 @@ from backends.contract.errors import InvalidField
 from backends.encoder.tokens import Row
 from backends.pytorch.encoder import EncoderOptions, load
 from backends.pytorch.weights import PickledWeights
-from tests.support.encoders import CONTEXT, FAMILIES, embed, save_encoder, say_pooling
+from tests.support.encoder_sizes import CONTEXT
+from tests.support.encoders import FAMILIES, embed, save_encoder, say_pooling
 from tests.support.pickles import KINDS
 
 TEXTS = ["a", "What is machine learning?", "x" * (CONTEXT - 2), "é" * 20, "b c"]

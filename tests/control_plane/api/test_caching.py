@@ -18,6 +18,7 @@ from redis import Redis
 
 from control_plane.auth.keys import KeyStore
 from tests.conftest import ServerFactory
+from tests.support.compressed import repeated
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.server import SCRIPTED, TriadServer, triad, triad_server, wait_until
 
@@ -238,7 +239,7 @@ POISON: dict[str, bytes] = {
     "an unknown field": _packed(TEXT | {"more": 5}, END),
     "other log probabilities": _packed(END | {"logprobs": [5]}),
     "log probabilities without a rank": _packed(END | {"logprobs": [{"7": {"logprob": -1.0}}]}),
-    "a value that unpacks to a gigabyte": zlib.compress(bytes(2**30), 1),
+    "a value that unpacks to a gigabyte": repeated(b"\0", 1024),
     "nesting without an end": zlib.compress(b"[" * 2**20),
     "noise": bytes(range(256)),
 }

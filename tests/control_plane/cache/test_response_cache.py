@@ -21,6 +21,7 @@ from control_plane.inference.requests import Generate
 from control_plane.inference.responses import Delta
 from control_plane.observability.metrics import Metrics
 from control_plane.settings import CachingSettings
+from tests.support.compressed import MEBIBYTE, repeated
 
 ANSWER = [Delta("a", 1), Delta("b", 1, "stop", 3)]
 KEPT = [Delta("ab", 2, "stop", 3)]
@@ -112,7 +113,7 @@ WHOLE = {"text": "a", "tokens": 1, "finish_reason": "stop"}
         packed([WHOLE | {"logprobs": [{"7": {"logprob": -1.0}}]}]),
         packed([WHOLE | {"prompt_logprobs": [None, {"7": {}}]}]),
         packed([WHOLE])[:-5],
-        zlib.compress(b" " * (MAX_UNPACKED_BYTES + 1)),
+        repeated(b" ", MAX_UNPACKED_BYTES // MEBIBYTE + 1),
     ],
 )
 async def test_a_value_that_is_no_answer_is_an_error(value: bytes) -> None:

@@ -11,7 +11,7 @@ from control_plane.engines import pytorch
 from control_plane.engines.entry import ModelError
 from control_plane.models.repository import Repository
 from control_plane.settings import ConfigManager
-from tests.support.encoders import DIMENSION, save_encoder
+from tests.support.encoder_sizes import DIMENSION
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"]}
 
@@ -34,6 +34,7 @@ def test_an_encoder_gets_the_entry_of_one(tmp_path: Path) -> None:
     values = {key: value["string_value"] for key, value in entry.config["parameters"].items()}
     assert values == {
         "backend_type": "pytorch",
+        "contract": "text_encoder",
         "model": str(weights),
         "served_model_name": "embedder",
         "max_num_seqs": "3",
@@ -51,6 +52,8 @@ def test_an_encoder_is_for_pytorch_where_another_engine_takes_none(tmp_path: Pat
 
 @pytest.mark.process
 def test_an_encoder_is_converted_as_one(tmp_path: Path) -> None:
+    from tests.support.encoders import save_encoder  # late: it imports PyTorch
+
     (tmp_path / "made").mkdir()
     repository = Repository(tmp_path / "fixed", tmp_path / "made")
     weights = save_encoder("bert", tmp_path / "embedder")

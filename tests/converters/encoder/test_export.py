@@ -22,7 +22,8 @@ from converters.encoder.pooling import SentenceVector, sentence_vector
 from converters.forward_pass.modules import SentenceEncoder
 from converters.forward_pass.parity import COSINE, GraphSession, require_equal, require_similar
 from converters.forward_pass.samples import pad_rows
-from tests.support.encoders import CONTEXT, DIMENSION, FAMILIES, embed, save_encoder, say_pooling
+from tests.support.encoder_sizes import CONTEXT, DIMENSION
+from tests.support.encoders import FAMILIES, embed, save_encoder, say_pooling
 
 TEXTS = ["a", "What is machine learning?", "x" * (CONTEXT - 2), "é" * 20]
 

@@ -19,7 +19,8 @@ from converters.common.report import Report
 from converters.plain.export import export_plain
 from converters.plain.shapes import parse_axes, parse_shape
 from tests.support.decoders import save_decoder
-from tests.support.encoders import DIMENSION, save_encoder
+from tests.support.encoder_sizes import DIMENSION
+from tests.support.encoders import save_encoder
 
 BOTH = {0: "batch_size", 1: "sequence_length"}
 

@@ -14,9 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types import CreateEmbeddingResponse
-from transformers import AutoTokenizer
 
-from tests.support.encoders import CONTEXT, DIMENSION, embed
+from tests.support.encoder_sizes import CONTEXT, DIMENSION
 from tests.support.server import TriadServer
 
 MODELS = ["bert", "mpnet", "embedder"]
@@ -43,7 +42,17 @@ def vectors(answer: CreateEmbeddingResponse) -> NDArray[np.float32]:
 
 
 def expected(weights: Path, model: str, texts: list[str]) -> NDArray[np.float32]:
+    from tests.support.encoders import embed  # late: it imports PyTorch
+
     return embed(weights, texts, method="cls" if model == "mpnet" else "mean").numpy()
+
+
+def token_ids(weights: Path) -> list[list[int]]:
+    """Return the token ids of `TEXTS`."""
+    from transformers import AutoTokenizer
+
+    ids: list[list[int]] = AutoTokenizer.from_pretrained(weights)(TEXTS)["input_ids"]
+    return ids
 
 
 def test_vectors_are_those_of_the_models_own_library(
@@ -55,7 +64,7 @@ def test_vectors_are_those_of_the_models_own_library(
     cosines = (made * expected(encoders[model], model, TEXTS)).sum(-1)
     assert cosines.min() > 0.9999
     np.testing.assert_allclose(np.linalg.norm(made, axis=-1), 1, atol=1e-5)
-    tokens = sum(map(len, AutoTokenizer.from_pretrained(encoders[model])(TEXTS)["input_ids"]))
+    tokens = sum(map(len, token_ids(encoders[model])))
     assert (answer.object, answer.model) == ("list", model)
     assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (tokens, tokens)
 
@@ -74,7 +83,7 @@ def test_a_crowd_gets_what_each_gets_alone(
 
 
 def test_a_text_may_be_token_ids(client: OpenAI, model: str, encoders: dict[str, Path]) -> None:
-    ids = AutoTokenizer.from_pretrained(encoders[model])(TEXTS)["input_ids"]
+    ids = token_ids(encoders[model])
     several = vectors(client.embeddings.create(model=model, input=ids))
     np.testing.assert_allclose(several, expected(encoders[model], model, TEXTS), atol=1e-5)
     one = vectors(client.embeddings.create(model=model, input=ids[1]))
