@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from control_plane.auth.keys import KeyStore
-from tests.support import vllm
+from tests.support import faults, vllm
 from tests.support.parallel import Scheduling, path_of, rank, started_twice
 from tests.support.selection import ProcessGuard, mark
 from tests.support.server import (
@@ -141,11 +141,14 @@ def vllm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vllm_server(vllm_folder: Path) -> Iterator[TriadServer]:
-    """A server with the demo model on vLLM, which has an adapter `noise`. Leave it as it is."""
+    """A server with the demo model on vLLM, which has an adapter `noise`, and fails on request.
+    Leave it as it is."""
     if not vllm.INSTALLED:
         pytest.skip("vLLM is not installed: `make test` does that")
+    faults.vllm(vllm_folder / "models")
     environment = {
         "TRIAD_SERVING__BACKEND_TYPE": "vllm",
+        "TRIAD_SERVING__TRITON__MODEL_REPOSITORY": str(vllm_folder / "models"),
         "TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT": str(vllm.ENVIRONMENT),
         "TRIAD_SERVING__VLLM__MAX_NUM_SEQS": "8",
         "TRIAD_SERVING__VLLM__LORA_MODULES": f"{{noise: {vllm_folder / 'adapter'}}}",

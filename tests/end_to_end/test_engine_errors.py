@@ -12,9 +12,9 @@ import requests
 
 from backends.contract import errors
 from backends.contract.errors import EngineError, ErrorCode
-from tests.support import faults, vllm
+from tests.support import faults
 from tests.support.contract import InferenceServerException, infer
-from tests.support.server import TriadServer, lives, triad_server, wait_until
+from tests.support.server import TriadServer, triad_server
 
 TEXT = "an injected fault"
 INVALID = (400, "invalid_request_error", f"max_tokens: {TEXT}")
@@ -51,19 +51,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, embedder: Path) -> Iterator
         yield running
 
 
-@pytest.fixture(scope="module")
-def faulty_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriadServer]:
-    """On a server of its own, for it takes as long to load as all others together."""
-    if not vllm.INSTALLED:
-        pytest.skip("vLLM is not installed: `make test` does that")
-    folder = tmp_path_factory.mktemp("faulty-vllm")
-    environment = {"TRIAD_SERVING__VLLM__PYTHON_ENVIRONMENT": str(vllm.ENVIRONMENT)}
-    arguments = ("--model", str(faults.vllm(folder, "vllm")))
-    with triad_server(folder / "log", *arguments, environment=environment) as running:
-        yield running
-
-
-@pytest.fixture(params=["pytorch", "onnx", "vllm"])
+@pytest.fixture(params=["pytorch", "onnx", "demo_vllm"])
 def engine(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -71,7 +59,9 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def server_with(request: pytest.FixtureRequest, engine: str) -> TriadServer:
-    server: TriadServer = request.getfixturevalue("faulty_vllm" if engine == "vllm" else "faulty")
+    server: TriadServer = request.getfixturevalue(
+        "vllm_server" if engine == "demo_vllm" else "faulty"
+    )
     return server
 
 
@@ -134,13 +124,3 @@ def test_what_names_no_fault_is_served(server_with: TriadServer, engine: str) ->
 
 def test_an_encoder_serves_other_ids(faulty: TriadServer) -> None:
     assert faulty.post("/v1/embeddings", {"model": "embedder", "input": "a"}).ok
-
-
-def test_the_death_of_vllm_s_model_process_leaves_no_engine(faulty_vllm: TriadServer) -> None:
-    """The last test of this server: it is not waited for until it is loaded again.
-
-    It is Triton that notices, and it waits for its dead stub first.
-    """
-    victim = vllm.model_process(faulty_vllm)
-    killed = vllm.killed_while_requests_run(faulty_vllm, victim, 15)
-    wait_until(lambda: not any(map(lives, killed)))

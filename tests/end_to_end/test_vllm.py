@@ -24,7 +24,7 @@ from tests.conftest import ServerFactory
 from tests.support import vllm
 from tests.support.contract import InferenceServerException, infer
 from tests.support.reference import Reference
-from tests.support.server import WEIGHTS, TriadServer, wait_until
+from tests.support.server import WEIGHTS, TriadServer, lives, wait_until
 from tests.support.structured import HOSTILE, answers_validate
 
 PROMPT = "What is machine learning?"
@@ -362,3 +362,13 @@ async def test_engine_arguments_are_not_for_a_server_that_is_joined(
         request = VLLMRequest(prompt=PROMPT, max_tokens=4, temperature=0, stream=False)
         (response,) = [r async for r in joined.generate_stream(request)]
         assert response.tokens_generated == 4
+
+
+def test_the_death_of_the_model_process_leaves_no_engine(vllm_server: TriadServer) -> None:
+    """The last test of this server: it is not waited for until it is loaded again.
+
+    It is Triton that notices, and it waits for its dead stub first.
+    """
+    victim = vllm.model_process(vllm_server)
+    killed = vllm.killed_while_requests_run(vllm_server, victim, 15)
+    wait_until(lambda: not any(map(lives, killed)))

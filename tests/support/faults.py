@@ -11,8 +11,9 @@ REPOSITORY = ROOT / "model_repository"
 
 _MODEL = """
 import sys
+from pathlib import Path
 
-sys.path.insert(0, {root!r})
+sys.path[:0] = [{root!r}, str(Path(__file__).parent)]
 
 from tests.support.scripted.{mixin_module} import {mixin}
 from {engine} import TritonPythonModel as EngineModel
@@ -50,12 +51,17 @@ def onnx(folder: Path, name: str) -> Path:
     return write_model(folder / name, "backends.onnx.model")
 
 
-def vllm(folder: Path, name: str) -> Path:
-    entry = folder / name
+def vllm(repository: Path) -> None:
+    """Write the demo model on vLLM to ``repository``: its own files, but that it fails on request.
+
+    It takes so long to load that it is the one of all tests.
+    """
+    entry = repository / "demo_vllm"
     (entry / "1").mkdir(parents=True)
-    shutil.copy(REPOSITORY / "demo_vllm" / "config.pbtxt", entry)
-    _replace(entry / "config.pbtxt", "../../demo/1/weights", str(WEIGHTS))
-    return write_model(entry, "backends.vllm.model")
+    (repository / "demo").symlink_to(REPOSITORY / "demo")
+    shutil.copy(REPOSITORY / entry.name / "config.pbtxt", entry)
+    shutil.copy(REPOSITORY / entry.name / "1" / "model.py", entry / "1" / "own_model.py")
+    write_model(entry, "own_model")
 
 
 def encoder(folder: Path, embedder: Path) -> Path:
