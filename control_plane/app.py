@@ -76,6 +76,8 @@ def create_app(
     None: now. ``watches_alerts``: of several workers, one does.
     """
 
+    has_limits = settings.rate_limiting.enabled or settings.auth.enabled  # a key may have a budget
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -83,7 +85,7 @@ def create_app(
                 open_services(settings, processes, client, started)
             )
             app.state.services = services
-            if settings.rate_limiting.enabled:
+            if has_limits:
                 app.state.limits = limits = open_limits(settings)
                 stack.push_async_callback(limits.close)
             if settings.auth.enabled:
@@ -107,7 +109,7 @@ def create_app(
     )
     # The last one is the outermost.
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_size)
-    if settings.rate_limiting.enabled:
+    if has_limits:
         app.add_middleware(RateLimitMiddleware)
     if settings.auth.enabled:
         app.add_middleware(AuthenticationMiddleware, public_paths=_public_paths(settings))

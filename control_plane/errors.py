@@ -10,6 +10,7 @@
     ├── PayloadTooLarge          413  payload_too_large
     ├── UnsupportedMediaType     415  unsupported_media_type  the body is not JSON, or compressed
     ├── RateLimited              429  rate_limit_exceeded     `Retry-After` says until when
+    │   └── QuotaExceeded        429  insufficient_quota      a budget of tokens is used up
     ├── HeadersTooLarge          431  headers_too_large
     ├── EngineFailed             500  engine_error            the engine failed this request
     ├── ProtocolRestricted       500  protocol_restricted     Triton wants a secret that we lack
@@ -145,6 +146,13 @@ def _retry_headers(seconds: float) -> dict[str, str]:
         "Retry-After": str(math.ceil(seconds)),
         "retry-after-ms": str(math.ceil(seconds * 1000)),
     }
+
+
+class QuotaExceeded(RateLimited):
+    """The error of a caller whose budget is used up. Its names are those of OpenAI's API."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class ModelNotFound(TriadError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from control_plane.admission.budgets import Charge
+
 EPSILON = 1e-6
 """Seconds: what adding up times may be off by."""
 
@@ -59,17 +61,27 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of several draws on a caller's buckets: all of them were made, or none.
+    """What became of draws on a caller's buckets, and of charges to its budgets: all of them were
+    made, or none.
 
-    ``refused``: the first draw that was not possible. ``refills``: the time until each bucket is
-    full, in the order of the draws.
+    ``refused``: the first one that was not possible, of charges before draws: who has used up a
+    budget waits longer. ``refills``: the time until each bucket is full, in the order of the draws.
+    ``used``: the tokens that are used of each budget, in the order of the charges.
     """
 
-    refused: Draw | None
+    refused: Draw | Charge | None
     refills: Sequence[float]
+    used: Sequence[int] = ()
 
 
-def refused(draws: Sequence[Draw], refills: Sequence[float]) -> Draw | None:
-    """Return the first draw that buckets do not hold enough for."""
-    pairs = zip(draws, refills, strict=True)
-    return next((draw for draw, refill in pairs if draw.wait(refill)), None)
+def refused(
+    draws: Sequence[Draw], refills: Sequence[float], charges: Sequence[Charge], used: Sequence[int]
+) -> Draw | Charge | None:
+    """Return the first charge or draw that budgets and buckets do not hold enough for."""
+    for charge, tokens in zip(charges, used, strict=True):
+        if charge.is_refused(tokens):
+            return charge
+    for draw, refill in zip(draws, refills, strict=True):
+        if draw.wait(refill):
+            return draw
+    return None

@@ -1,4 +1,4 @@
-"""Callers' buckets in a SQLite file: for the workers of one machine, and after a restart.
+"""Callers' buckets and budgets in a SQLite file: for the workers of one machine, and restarts.
 
 A file costs less than a server: a draw takes tens of microseconds, and needs nothing that could be
 away. Processes take turns by a lock of the kernel's on a file beside it, which one that is killed
@@ -12,75 +12,139 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
+
 from control_plane.admission.buckets import Draw, Outcome, refused
+from control_plane.admission.budgets import KEPT_SECONDS, Charge
 from control_plane.admission.store import LimitStoreError
 from control_plane.settings import ServingSettings
 from control_plane.sqlite_file import open_file
 
 _TABLE = """
-create table if not exists buckets (
-    caller text not null,
-    bucket text not null,
-    full_at real not null,
-    primary key (caller, bucket)
+create table if not exists callers (
+    caller text primary key,
+    state text not null,
+    kept_until real not null
 ) without rowid
 """
-_SELECT = "select bucket, full_at from buckets where caller = ?"
-_REPLACE = "insert or replace into buckets values (?, ?, ?)"
+_SELECT = "select state from callers where caller = ?"
+_REPLACE = "insert or replace into callers values (?, ?, ?)"
 _LOCK_SECONDS = 1.0
 """How long a process that was stopped while it drew may hold others up."""
 _LOCK_PAUSE = 0.0001
 """Seconds between two attempts: about as long as a draw takes."""
+_PAGES = 4000
+"""Changes, about, between two waits for the disk."""
 _TRIM_AFTER = 10_000
-"""Draws, after which those buckets are deleted that are full."""
+"""Changes, after which callers are deleted whose buckets are full and whose budgets are over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What is kept of one caller, in one row: writing that is one step, and costs the same however
+    many limits it has. ``full_at``: the time at which each bucket will be full again. ``budgets``:
+    of each period, the tokens that are used and the time at which it ends."""
+
+    full_at: dict[str, float] = field(default_factory=dict)
+    budgets: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def refills(self, draws: Sequence[Draw], now: float) -> list[float]:
+        return [max(0.0, self.full_at.get(draw.bucket.name, now) - now) for draw in draws]
+
+    def used(self, charges: Sequence[Charge]) -> list[int]:
+        return [self.budgets.get(charge.budget.period, (0, 0.0))[0] for charge in charges]
+
+    def draw(self, draws: Sequence[Draw], refills: list[float], now: float) -> bool:
+        """Make draws, and bring ``refills`` up to date. Return whether that changed anything."""
+        changed = False
+        for i, draw in enumerate(draws):
+            if draw.count:
+                refills[i] = max(0.0, refills[i] + draw.count * draw.bucket.each)
+                self.full_at[draw.bucket.name] = now + refills[i]
+                changed = True
+        return changed
+
+    def charge(self, charges: Sequence[Charge], used: list[int]) -> bool:
+        """Make charges, and bring ``used`` up to date. Return whether that changed anything."""
+        changed = False
+        for i, charge in enumerate(charges):
+            if charge.tokens:
+                used[i] = max(0, used[i] + charge.tokens)
+                self.budgets[charge.budget.period] = (used[i], charge.budget.ends)
+                changed = True
+        return changed
+
+    def forget(self, now: float) -> None:
+        """Forget the budgets of the past."""
+        for period, (_, ends) in list(self.budgets.items()):
+            if ends + KEPT_SECONDS <= now:
+                del self.budgets[period]
+
+    @property
+    def kept_until(self) -> float:
+        """Return the time from which on nothing of it matters."""
+        ends = [ends + KEPT_SECONDS for _, ends in self.budgets.values()]
+        return max([*self.full_at.values(), *ends])
 
 
 class FileStore:
-    """The buckets in a file, which is made where there is none, for its owner alone."""
+    """The buckets and budgets in a file, which is made where there is none, for its owner alone."""
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.time) -> None:
         """Open the file. ``clock``: returns the time in seconds, the same for all processes.
         Raises `LimitStoreError`."""
-        self._draws = 0
+        self._changes = 0
         self._clock = clock
         try:
-            # Without waiting for the disk: what the machine loses in a power cut is a minute's use.
-            self._connection = open_file(file, "pragma synchronous = off", _TABLE)
+            # A change does not wait for the disk: a power cut loses the last ones. What is written
+            # is in order, so that the file is whole. The disk is waited for every so many pages.
+            pragmas = ("pragma synchronous = normal", f"pragma wal_autocheckpoint = {_PAGES}")
+            self._connection = open_file(file, *pragmas, _TABLE)
             self._lock = os.open(f"{file}-lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except (OSError, sqlite3.Error) as error:
             raise LimitStoreError(f"{file}: {error}") from None
 
-    async def take(self, caller: str, draws: Sequence[Draw]) -> Outcome:
+    async def take(
+        self, caller: str, draws: Sequence[Draw], charges: Sequence[Charge] = ()
+    ) -> Outcome:
+        return self._take(caller, draws, charges)
+
+    def settle(self, caller: str, draws: Sequence[Draw], charges: Sequence[Charge]) -> None:
+        self._take(caller, draws, charges)
+
+    def _take(self, caller: str, draws: Sequence[Draw], charges: Sequence[Charge]) -> Outcome:
+        _lock(self._lock)
         try:
-            return self._take(caller, draws)
-        except sqlite3.Error as error:
-            raise LimitStoreError(str(error)) from None
-
-    def _take(self, caller: str, draws: Sequence[Draw]) -> Outcome:
-        execute = self._connection.execute
-        with _locked(self._lock), self._connection:  # which commits, or rolls back
-            execute("begin immediate")
             now = self._clock()
-            full_at: dict[str, float] = dict(execute(_SELECT, (caller,)).fetchall())
-            refills = [max(0.0, full_at.get(d.bucket.name, now) - now) for d in draws]
-            if (draw := refused(draws, refills)) is not None:
-                return Outcome(draw, refills)
-            for i, draw in enumerate(draws):
-                if draw.count:
-                    refills[i] = max(0.0, refills[i] + draw.count * draw.bucket.each)
-                    execute(_REPLACE, (caller, draw.bucket.name, now + refills[i]))
-            self._trim(now)
-        return Outcome(None, refills)
+            state = self._read(caller)
+            refills, used = state.refills(draws, now), state.used(charges)
+            first = refused(draws, refills, charges, used)
+            if first is None:
+                drawn, charged = state.draw(draws, refills, now), state.charge(charges, used)
+                if drawn or charged:
+                    self._write(caller, state, now)
+        except (sqlite3.Error, ValueError) as error:
+            raise LimitStoreError(str(error)) from None
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        return Outcome(first, refills, used)
 
-    def _trim(self, now: float) -> None:
-        self._draws += 1
-        if self._draws >= _TRIM_AFTER:
-            self._draws = 0
-            self._connection.execute("delete from buckets where full_at <= ?", (now,))
+    def _read(self, caller: str) -> _State:
+        row = self._connection.execute(_SELECT, (caller,)).fetchone()
+        return _State() if row is None else _State(*orjson.loads(row[0]))
+
+    def _write(self, caller: str, state: _State, now: float) -> None:
+        state.forget(now)
+        text = orjson.dumps([state.full_at, state.budgets]).decode()
+        self._connection.execute(_REPLACE, (caller, text, state.kept_until))
+        self._changes += 1
+        if self._changes >= _TRIM_AFTER:
+            self._changes = 0
+            self._connection.execute("delete from callers where kept_until <= ?", (now,))
 
     async def close(self) -> None:
         self.close_file()
@@ -90,29 +154,20 @@ class FileStore:
         os.close(self._lock)
 
 
-@contextmanager
-def _locked(file: int) -> Iterator[None]:
+def _lock(file: int) -> None:
     """Have a file for this process alone. Raises `LimitStoreError` where another one keeps it.
 
     https://man7.org/linux/man-pages/man2/flock.2.html
     """
     deadline = time.monotonic() + _LOCK_SECONDS
-    while not _lock(file):
-        if time.monotonic() > deadline:
-            raise LimitStoreError(f"another process keeps the lock for {_LOCK_SECONDS:g} s")
-        time.sleep(_LOCK_PAUSE)
-    try:
-        yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                reason = f"another process keeps the lock for {_LOCK_SECONDS:g} s"
+                raise LimitStoreError(reason) from None
+            time.sleep(_LOCK_PAUSE)
 
 
 def limits_file(settings: ServingSettings) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from backends.contract.scheduling import Priority
-from control_plane.admission.rate_limits import Account
+from control_plane.admission.account import Account
 from control_plane.api.disconnect import until_disconnect
 from control_plane.api.priority import scheduling
 from control_plane.auth.caller import caller_id, caller_of

@@ -17,9 +17,10 @@ PriorityClass: TypeAlias = Literal["high", "normal", "low"]
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whose request it is. ``id`` is what limits are kept by, and no secret. ``expires``: seconds
-    since 1970. ``models``: the names of those that it may use; None: all. The limits are its own;
-    None: those of the settings. ``priority``: the class of its requests; they may ask for a lower
-    one."""
+    since 1970. ``models``: the names of those that it may use; None: all. The limits of a
+    minute are its own; None: those of the settings. ``priority``: the class of its requests; they
+    may ask for a lower one. ``tokens_per_day``, ``tokens_per_month``: its budgets; None: it has
+    none."""
 
     id: str
     scopes: Set[str] = frozenset()
@@ -28,6 +29,8 @@ class Caller:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     priority: PriorityClass = "normal"
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -41,6 +41,8 @@ _POLICY = {
     "requests_per_minute": "integer",
     "tokens_per_minute": "integer",
     "priority": "text",
+    "tokens_per_day": "integer",
+    "tokens_per_month": "integer",
 }
 """Columns with their types, which are the fields of `Policy`. Older files do not have all of
 them."""
@@ -54,13 +56,16 @@ class KeyStoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a key may do. ``models``: those that it may use; none: all. A limit that is None is that
-    of the settings. ``priority``: the class of its requests; None: normal."""
+    """What a key may do. ``models``: those that it may use; none: all. A limit of a minute that is
+    None is that of the settings. ``priority``: the class of its requests; None: normal. A budget of
+    a day or month of the calendar, in UTC, that is None is none."""
 
     models: Sequence[str] = ()
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     priority: PriorityClass | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,8 @@ class KeyStore:
             policy.requests_per_minute,
             policy.tokens_per_minute,
             policy.priority or "normal",
+            policy.tokens_per_day,
+            policy.tokens_per_month,
         )
 
 
@@ -184,8 +191,9 @@ def _digest(secret: str) -> bytes:
 
 def _values(policy: Policy) -> Sequence[str | int | None]:
     """Return the values of the columns `_POLICY`."""
-    models = json.dumps(list(policy.models)) if policy.models else None
-    return models, policy.requests_per_minute, policy.tokens_per_minute, policy.priority
+    values = [getattr(policy, name) for name in _POLICY]
+    values[0] = json.dumps(list(policy.models)) if policy.models else None
+    return values
 
 
 def _key(row: Sequence[Any]) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from control_plane.admission.rate_limits import Account
+from control_plane.admission.account import Account
 from control_plane.api.errors import error_response
 from control_plane.auth.caller import caller_of
 from control_plane.errors import TriadError
@@ -25,7 +25,16 @@ class RateLimitMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         caller, limits = caller_of(scope), scope["app"].state.limits
-        account = Account(limits, caller.id, caller.requests_per_minute, caller.tokens_per_minute)
+        account = Account(
+            limits,
+            caller.id,
+            requests_per_minute=caller.requests_per_minute,
+            tokens_per_minute=caller.tokens_per_minute,
+            tokens_per_day=caller.tokens_per_day,
+            tokens_per_month=caller.tokens_per_month,
+        )
+        if not account.is_limited:
+            return await self._app(scope, receive, send)
         scope["state"]["account"] = account
 
         async def send_with_limits(message: Message) -> None:

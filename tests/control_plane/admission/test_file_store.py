@@ -158,7 +158,7 @@ def test_buckets_that_are_full_are_deleted(store: Store) -> None:
         store.now = number * 0.01
         store.take(Draw(bucket, 1), caller=str(number))
     with closing(sqlite3.connect(store.file)) as connection:
-        ((count,),) = connection.execute("select count(*) from buckets")
+        ((count,),) = connection.execute("select count(*) from callers")
     assert count <= 10_100
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.admission.account import Account
 from control_plane.admission.buckets import Draw, Outcome
+from control_plane.admission.budgets import Charge
 from control_plane.admission.file_store import FileStore
-from control_plane.admission.rate_limits import Account, RateLimits, open_limits
+from control_plane.admission.rate_limits import RateLimits, open_limits
 from control_plane.admission.redis_store import RedisStore
 from control_plane.admission.store import LimitStore, LimitStoreError
 from control_plane.errors import RateLimited, Unavailable
@@ -17,7 +19,12 @@ from control_plane.settings import RateLimitingSettings, ServingSettings
 
 
 def limits(store: LimitStore, **values: object) -> RateLimits:
-    settings = {"requests_per_minute": 60, "tokens_per_minute": 600, "burst_allowance": 3} | values
+    settings = {
+        "enabled": True,
+        "requests_per_minute": 60,
+        "tokens_per_minute": 600,
+        "burst_allowance": 3,
+    } | values
     return RateLimits(RateLimitingSettings.model_validate(settings), store)
 
 
@@ -42,7 +49,12 @@ def store(file: Path, now: list[float]) -> Iterator[FileStore]:
 class Broken:
     """A store that is away."""
 
-    async def take(self, caller: str, draws: Sequence[Draw]) -> Outcome:
+    async def take(
+        self, caller: str, draws: Sequence[Draw], charges: Sequence[Charge] = ()
+    ) -> Outcome:
+        raise LimitStoreError("it is away")
+
+    def settle(self, caller: str, draws: Sequence[Draw], charges: Sequence[Charge]) -> None:
         raise LimitStoreError("it is away")
 
     async def close(self) -> None:
@@ -132,7 +144,8 @@ async def test_a_store_that_is_away_refuses_everybody(caplog: pytest.LogCaptureF
     for _ in range(3):
         with pytest.raises(Unavailable, match="cannot be checked now"):
             await Account(shared, "a").admit()
-    shared.settle("a", Draw(shared.tokens, 1))
+    assert shared.tokens is not None
+    shared.settle("a", [Draw(shared.tokens, 1)], [])
     await shared.close()
     assert [record.message for record in caplog.records] == [
         "rate_limiting: the limits of callers cannot be read: it is away"
@@ -163,12 +176,14 @@ async def test_the_store_is_a_file_unless_redis_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    opened = open_limits(ServingSettings(port=4711))
+    opened = open_limits(
+        ServingSettings.model_validate({"port": 4711, "rate_limiting": {"enabled": True}})
+    )
     assert isinstance(opened._store, FileStore)
     assert (tmp_path / "triad" / "limits-4711.db").is_file()
     await opened.close()
     settings = ServingSettings.model_validate(
-        {"rate_limiting": {"redis_url": "redis://127.0.0.1:9/0"}}
+        {"rate_limiting": {"enabled": True, "redis_url": "redis://127.0.0.1:9/0"}}
     )
     opened = open_limits(settings)
     assert isinstance(opened._store, RedisStore)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sqlite3
 import time
@@ -64,9 +65,10 @@ def _whole(steps: Iterable[Step[Delta]]) -> Iterable[Step[Delta]]:
 
 def settled(file: Path) -> float:
     with closing(sqlite3.connect(file)) as connection:
-        query = "select full_at from buckets where caller = ? and bucket = 'tokens'"
-        ((full_at,),) = connection.execute(query, (CALLER,))
-    return float(full_at)
+        query = "select state from callers where caller = ?"
+        ((state,),) = connection.execute(query, (CALLER,))
+    full_at, _ = json.loads(state)
+    return float(full_at["tokens"])
 
 
 async def ask(http: httpx2.AsyncClient, kind: str, prompt: int, tokens: int, stream: bool) -> None:
@@ -117,8 +119,8 @@ def _use_up(file: Path) -> float:
     """Empty the caller's bucket, and return the time at which it would be full."""
     full_at = time.time() + AHEAD
     with closing(sqlite3.connect(file)) as connection, connection:  # which commits
-        row = (CALLER, "tokens", full_at)
-        connection.execute("insert or replace into buckets values (?, ?, ?)", row)
+        row = (CALLER, json.dumps([{"tokens": full_at}, {}]), full_at)
+        connection.execute("insert or replace into callers values (?, ?, ?)", row)
     return full_at
 
 

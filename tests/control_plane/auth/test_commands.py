@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from control_plane.admission.budgets import Calendar, Charge
+from control_plane.admission.file_store import FileStore
 from control_plane.auth.keys import PREFIX, KeyStore, Policy
 from control_plane.cli import app
 
@@ -17,6 +20,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the path of the key file that the commands use."""
     monkeypatch.setenv("TRIAD_SERVING__AUTH__KEY_STORE", str(tmp_path / "keys.db"))
     monkeypatch.setenv("TRIAD_SERVING__AUTH__REQUIRED_SCOPES", "[generate]")
+    monkeypatch.setenv("TRIAD_SERVING__RATE_LIMITING__FILE", str(tmp_path / "limits.db"))
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path / "keys.db"
 
@@ -92,6 +96,28 @@ def test_a_key_has_a_priority(file: Path) -> None:
     refused = keys("create", "bob", "--priority", "urgent")
     assert refused.exit_code == 2
     assert "'high', 'normal', 'low'" in refused.stderr
+
+
+def test_a_key_has_budgets_and_the_list_says_what_is_used_of_them(
+    file: Path, tmp_path: Path
+) -> None:
+    options = ("--tokens-per-day", "1000", "--tokens-per-month", "5000")
+    assert keys("create", "alice", *options).exit_code == 0
+    assert "all models, 5000 tokens a month, 1000 tokens a day" in keys("list").stdout
+    assert not (tmp_path / "limits.db").exists()
+    store = KeyStore(file)
+    (key,) = store.all()
+    assert (key.policy.tokens_per_day, key.policy.tokens_per_month) == (1000, 5000)
+    month, day = Calendar().budgets(1000, 5000)
+    limits = FileStore(tmp_path / "limits.db")
+    asyncio.run(limits.take(f"key:{key.id}", [], [Charge(month, 777), Charge(day, 77)]))
+    limits.close_file()
+    assert "5000 tokens a month (777 used), 1000 tokens a day (77 used)" in keys("list").stdout
+    assert keys("set", key.id).exit_code == 0
+    assert store.all()[0].policy == Policy([])
+    store.close()
+    for wrong in ("0", str(10**16)):
+        assert keys("create", "bob", "--tokens-per-day", wrong).exit_code == 2
 
 
 def test_a_key_is_revoked_once(file: Path) -> None:
