@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
@@ -12,6 +12,7 @@ from control_plane.auth.caller import Caller
 from control_plane.auth.failures import Failures
 from control_plane.auth.introspection import Introspector
 from control_plane.auth.keys import KeyStore, key_file
+from control_plane.auth.scopes import ADMIN
 from control_plane.errors import Forbidden, Unauthorized, Unavailable
 from control_plane.settings import AuthSettings
 
@@ -34,13 +35,16 @@ class Authenticator:
         self, settings: AuthSettings, keys: KeyStore, introspector: Introspector | None
     ) -> None:
         self._type = settings.auth_type
-        self._required = settings.required_scopes
+        self._required: Sequence[str] = settings.required_scopes
         self._keys = keys
         self._introspector = introspector
         self._failures = Failures(settings.max_failures_per_minute)
 
-    async def authenticate(self, headers: Headers, host: str) -> Caller:
-        """Return who calls. ``host``: the client's address. Raises `Unauthorized`, `Forbidden`,
+    async def authenticate(
+        self, headers: Headers, host: str, *, administers: bool = False
+    ) -> Caller:
+        """Return who calls. ``host``: the client's address. ``administers``: the request is to the
+        server itself, and needs the scope for that. Raises `Unauthorized`, `Forbidden`,
         `RateLimited`, or `Unavailable`."""
         token = self._token(headers)
         if token is None:
@@ -48,7 +52,7 @@ class Authenticator:
         caller = self._known(token)
         if caller is None:
             caller = await self._asked(token, host)
-        for scope in self._required:
+        for scope in (ADMIN,) if administers else self._required:
             if scope not in caller.scopes:
                 raise Forbidden(f"the token lacks the scope `{scope}`", scope)
         return caller

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from control_plane.api.errors import error_response
+from control_plane.auth.scopes import is_administrative
 from control_plane.errors import TriadError
 
 
@@ -27,8 +28,11 @@ class AuthenticationMiddleware:
             return await self._app(scope, receive, send)
         authenticator = scope["app"].state.authenticator
         host, _ = scope["client"] or ("unknown", 0)
+        administers = is_administrative(scope["path"])
         try:
-            scope["state"]["caller"] = await authenticator.authenticate(Headers(scope=scope), host)
+            scope["state"]["caller"] = await authenticator.authenticate(
+                Headers(scope=scope), host, administers=administers
+            )
         except TriadError as error:
             response = error_response(error, scope)
             return await response(scope, receive, send)

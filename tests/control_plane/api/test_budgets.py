@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ async def test_a_key_uses_its_budget_up(tmp_path: Path, path: str, has_limits: b
     key = store.create("one", ["llm:generate"], policy=Policy(tokens_per_day=2 * COST))
     other = store.create("other", ["llm:generate"])
     store.close()
-    settings = {
+    settings: dict[str, Any] = {
         "auth": {"enabled": True, "key_store": str(tmp_path / "keys.db")},
         "rate_limiting": {"enabled": has_limits, "file": str(tmp_path / "limits.db")},
     }
@@ -45,7 +46,7 @@ async def test_keys_without_budgets_make_no_file(tmp_path: Path) -> None:
     store = KeyStore(tmp_path / "keys.db")
     key = store.create("one", ["llm:generate"])
     store.close()
-    settings = {
+    settings: dict[str, Any] = {
         "auth": {"enabled": True, "key_store": str(tmp_path / "keys.db")},
         "rate_limiting": {"file": str(tmp_path / "limits.db")},
     }
