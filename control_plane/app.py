@@ -44,6 +44,7 @@ from control_plane.version import VERSION
 
 _SECURITY: Mapping[str, Callable[..., Any]] = {
     "bearer_token": HTTPBearer(auto_error=False),
+    "jwt": HTTPBearer(bearerFormat="JWT", auto_error=False),
     "api_key": APIKeyHeader(name="X-API-Key", auto_error=False),
 }
 # `*` would not count with credentials.

@@ -103,7 +103,7 @@ class Unauthorized(TriadError):
 
     def __init__(self, message: str, auth_type: str, code: str | None = None) -> None:
         super().__init__(message)
-        scheme = "Bearer" if auth_type == "bearer_token" else "ApiKey"
+        scheme = "ApiKey" if auth_type == "api_key" else "Bearer"
         self._challenge = f'{scheme} realm="triad"' + (f', error="{code}"' if code else "")
 
     @property

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 import orjson
 import yaml
@@ -86,6 +87,14 @@ def _warnings(settings: ServingSettings) -> Iterator[str]:
             f"everybody who can reach {settings.host} may use this server: set "
             "serving.auth.enabled, or serving.host to 127.0.0.1"
         )
+    auth = settings.auth
+    if auth.enabled and auth.auth_type == "jwt":
+        keys = urlsplit(auth.jwks_url or auth.issuer or "")
+        if keys.scheme == "http" and not _is_loopback(keys.hostname or ""):
+            yield (
+                "the keys of serving.auth.issuer come over http: who can change them on their way "
+                "can sign tokens; use https"
+            )
     if "FORWARDED_ALLOW_IPS" in os.environ:
         yield "FORWARDED_ALLOW_IPS is not looked at: name proxies in serving.trusted_proxies"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -31,6 +33,12 @@ class Caller:
     priority: PriorityClass = "normal"
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
+
+
+def pseudonym(*parts: str) -> str:
+    """Return a name for somebody of whom an issuer says a name or an address: the same each time,
+    and not to be read. It goes into the keys of stores, and may go into logs."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def caller_of(scope: Scope) -> Caller:

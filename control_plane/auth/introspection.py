@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import httpx2
 from cachetools import TLRUCache, TTLCache
 
-from control_plane.auth.caller import Caller
+from control_plane.auth.caller import Caller, pseudonym
+from control_plane.auth.invalid_token import InvalidToken
 from control_plane.errors import Unavailable
 from control_plane.settings import AuthSettings
 
@@ -72,18 +73,20 @@ class Introspector:
         """Whose token it is, where that has been asked already."""
         return self._valid.get(_digest(token))
 
-    async def caller(self, token: str) -> Caller | None:
-        """Return whose token it is, or None if it is not valid. Raises `Unavailable` where
-        nobody can say."""
+    async def caller(self, token: str) -> Caller:
+        """Return whose token it is. Raises `InvalidToken`, or `Unavailable` where nobody can
+        say."""
         key = _digest(token)
         if key in self._refused:
-            return None
+            raise InvalidToken
         if (task := self._asking.get(key)) is None:  # once for all that come meanwhile
             if len(self._asking) >= MAX_QUESTIONS:
                 raise Unavailable("too many tokens are being checked")
             task = self._asking[key] = asyncio.ensure_future(self._ask(token, key))
             task.add_done_callback(lambda task: self._asked(key, task))
-        return await asyncio.shield(task)
+        if (caller := await asyncio.shield(task)) is None:
+            raise InvalidToken
+        return caller
 
     def _asked(self, key: bytes, task: asyncio.Task[Caller | None]) -> None:
         del self._asking[key]
@@ -139,7 +142,7 @@ def _caller(answer: Any, key: bytes, audience: str | None) -> Caller | None:  # 
         return None
     if audience is not None and audience not in _audiences(answer.get("aud")):
         return None
-    return Caller(f"token:{who}", frozenset(scope.split()), expires)
+    return Caller(f"token:{pseudonym(who)}", frozenset(scope.split()), expires)
 
 
 def _time(value: object) -> float | None:

@@ -1,8 +1,8 @@
 """The `serving:` document: parsed, checked, typed."""
 
+from control_plane.settings.auth import AuthSettings
 from control_plane.settings.features import (
     AlertThresholds,
-    AuthSettings,
     CachingSettings,
     RateLimitingSettings,
     ValidationSettings,

@@ -9,13 +9,11 @@ from control_plane.setting_types import (
     Bytes,
     Count,
     Fraction,
-    HttpUrl,
     Name,
     Pattern,
     Port,
     Positive,
     Seconds,
-    SecondsOrNone,
     Section,
     UrlPath,
 )
@@ -92,38 +90,6 @@ class LoadBalancingSettings(Section):
     """The number of further servers that are tried when one fails a request. 0 tries none."""
     instances: list[InstanceSettings] = Field(default_factory=list)
     """The Triton servers over which requests are spread."""
-
-
-class AuthSettings(Section):
-    """`serving.auth`: who may call."""
-
-    enabled: bool = False
-    """Require a token of every caller."""
-    auth_type: Literal["bearer_token", "api_key"] = "bearer_token"
-    """How clients are told to send a token: `bearer_token` in the `Authorization` header, `api_key`
-    in `X-API-Key`. Either header is taken, and this one where a request has both."""
-    token_validation_url: HttpUrl | None = None
-    """The address of a server that says whether a token is valid (RFC 7662). `null` accepts the
-    keys of `key_store` alone."""
-    required_scopes: list[Name] = Field(default=["llm:generate"])
-    """The scopes that a token must carry, all of them."""
-    token_validation_authorization: SecretStr | None = None
-    """The `Authorization` header that is sent to that address, such as `Basic …`. `null` sends
-    none."""
-    token_validation_timeout: Seconds = 5.0
-    """The time in seconds in which that address must answer."""
-    token_validation_cache: SecondsOrNone = 60.0
-    """The time in seconds that its answers are cached. 0 caches none."""
-    key_store: Annotated[Path, Field(strict=False)] | None = None
-    """The file of the keys that `triad keys` creates. `null` takes `triad/keys.db` in the user's
-    data folder."""
-    audience: Name | None = None
-    """The audience that a token's `aud` must name or list. `null` accepts any."""
-    max_failures_per_minute: Positive = 60
-    """The number of invalid tokens a minute that may come from one address. Further tokens that are
-    not known to be valid are refused with a 429."""
-    public_paths: list[UrlPath] | None = None
-    """The paths that need no token. `null` takes /health and those below it, and the metrics."""
 
 
 class RateLimitingSettings(Section):

@@ -19,8 +19,8 @@ from control_plane.setting_types import (
     Secret,
     Section,
 )
+from control_plane.settings.auth import AuthSettings
 from control_plane.settings.features import (
-    AuthSettings,
     BatchingSettings,
     CachingSettings,
     HealthCheckSettings,

@@ -51,7 +51,49 @@ def unsupported(settings: Settings) -> list[str]:
     """Return a sentence for each setting that asks for something that is not available."""
     serving = settings.serving
     refused = [str(row) for row in REFUSED if row.asked_for(serving)]
-    return [*refused, *_for_the_embedded_server(serving), *certificate_problems(serving)]
+    return [
+        *refused,
+        *_for_tokens(serving),
+        *_for_the_embedded_server(serving),
+        *certificate_problems(serving),
+    ]
+
+
+def _for_tokens(serving: ServingSettings) -> Iterator[str]:
+    """Yield a sentence for each setting of authentication that others leave without a meaning."""
+    auth = serving.auth
+    if not auth.enabled:
+        return
+    if auth.auth_type != "jwt":
+        for key in _JWT_KEYS:
+            if key in auth.model_fields_set:
+                yield f"serving.auth.{key}: is for `auth_type: jwt`"
+        return
+    if auth.issuer is None:
+        yield "serving.auth.issuer: must be set with `auth_type: jwt`"
+    elif auth.jwks_url is None and not auth.issuer.startswith(("https://", "http://")):
+        yield (
+            "serving.auth.issuer: is not an address that can be asked for the issuer's keys; set "
+            "serving.auth.jwks_url"
+        )
+    if auth.audience is None:
+        yield (
+            "serving.auth.audience: must be set with `auth_type: jwt`: else tokens that the issuer "
+            "made for other services would be accepted"
+        )
+    if auth.token_validation_url is not None:
+        yield "serving.auth.token_validation_url: is not asked with `auth_type: jwt`"
+
+
+_JWT_KEYS = (
+    "issuer",
+    "jwks_url",
+    "algorithms",
+    "leeway",
+    "jwks_refresh_interval",
+    "jwks_max_age",
+    "jwks_timeout",
+)
 
 
 def _for_the_embedded_server(serving: ServingSettings) -> Iterator[str]:

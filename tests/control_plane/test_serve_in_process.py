@@ -201,6 +201,24 @@ def test_a_variable_that_is_not_looked_at_is_warned_of(monkeypatch: pytest.Monke
     assert "serving.trusted_proxies" in warning
 
 
+@pytest.mark.parametrize(
+    ("issuer", "jwks_url", "warns"),
+    [
+        ("http://192.0.2.1", None, True),
+        ("https://192.0.2.1", "http://192.0.2.1/keys", True),
+        ("http://192.0.2.1", "https://192.0.2.1/keys", False),
+        ("https://192.0.2.1", None, False),
+        ("http://127.0.0.1:1", None, False),
+    ],
+)
+def test_keys_of_an_issuer_that_come_over_http(
+    issuer: str, jwks_url: str | None, warns: bool
+) -> None:
+    auth = {"enabled": True, "auth_type": "jwt", "issuer": issuer, "jwks_url": jwks_url}
+    warnings = list(serving._warnings(settings(auth=auth)))
+    assert [("come over http" in warning) for warning in warnings] == [True] * warns
+
+
 def test_more_connections_than_the_system_allows_are_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -17,11 +17,13 @@ from starlette.datastructures import Headers
 
 from control_plane.auth import introspection
 from control_plane.auth.authenticator import Authenticator, open_authenticator
+from control_plane.auth.caller import pseudonym
 from control_plane.errors import RateLimited, Unauthorized, Unavailable
 from control_plane.settings import AuthSettings
 from tests.support.token_server import TokenServer, token_server
 
 GOOD = {"active": True, "scope": "llm:generate", "sub": "ann"}
+ANN = f"token:{pseudonym('ann')}"
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 
 Opener = Callable[..., AbstractAsyncContextManager[Authenticator]]
@@ -62,7 +64,7 @@ async def outcomes(
 
 async def test_an_address_may_guess_so_often(opened: Opener, tokens: TokenServer) -> None:
     async with opened(max_failures_per_minute=10) as authenticator:
-        assert await ask(authenticator, "good") == "token:ann"
+        assert await ask(authenticator, "good") == ANN
         guesses = [f"guess{number}" for number in range(200)]
         got = await outcomes(authenticator, guesses)
         assert got.count(Unauthorized) == 10
@@ -71,7 +73,7 @@ async def test_an_address_may_guess_so_often(opened: Opener, tokens: TokenServer
         with pytest.raises(RateLimited) as raised:
             await ask(authenticator, "another")
         assert 50 < int(raised.value.headers["Retry-After"]) <= 60
-        assert await ask(authenticator, "good") == "token:ann"  # it is known to be valid
+        assert await ask(authenticator, "good") == ANN  # it is known to be valid
         with pytest.raises(Unauthorized):
             await ask(authenticator, "another", ELSEWHERE)
 
@@ -82,6 +84,13 @@ async def test_of_ipv6_a_network_counts(opened: Opener) -> None:
         got = [(await outcomes(authenticator, [f"t{host}"], host))[0] for host in hosts]
         assert got.count(Unauthorized) == 3
         assert (await outcomes(authenticator, ["x"], "2001:db8:1:3::1")) == [Unauthorized]
+
+
+async def test_nobody_is_asked_about_keys_of_ours(opened: Opener, tokens: TokenServer) -> None:
+    """One that is revoked, or misspelt, is nobody else's business."""
+    async with opened() as authenticator:
+        assert await outcomes(authenticator, ["triad_of_nobody"]) == [Unauthorized]
+        assert tokens.asked == []
 
 
 async def test_keys_are_not_to_be_guessed_either(tmp_path: Path) -> None:
@@ -96,10 +105,10 @@ async def test_a_flood_drives_no_valid_token_out(
 ) -> None:
     monkeypatch.setattr(introspection, "MAX_KNOWN", 20)
     async with opened(max_failures_per_minute=10_000) as authenticator:
-        assert await ask(authenticator, "good") == "token:ann"
+        assert await ask(authenticator, "good") == ANN
         for number in range(100):
             assert await outcomes(authenticator, [f"guess{number}"]) == [Unauthorized]
-        assert await ask(authenticator, "good") == "token:ann"
+        assert await ask(authenticator, "good") == ANN
         assert tokens.asked.count("good") == 1
 
 
@@ -121,7 +130,7 @@ async def test_refusals_are_kept_for_seconds(opened: Opener, tokens: TokenServer
         assert tokens.asked == ["new"]
         tokens.tokens["new"] = GOOD
         await asyncio.sleep(0.6)
-        assert await ask(authenticator, "new") == "token:ann"
+        assert await ask(authenticator, "new") == ANN
 
 
 async def test_so_many_questions_at_once(opened: Opener, tokens: TokenServer) -> None:
@@ -134,7 +143,7 @@ async def test_so_many_questions_at_once(opened: Opener, tokens: TokenServer) ->
         assert got.count(Unavailable) == 60 - introspection.MAX_QUESTIONS
         assert time.monotonic() - began < 5
         tokens.delay = 0
-        assert await ask(authenticator, "good") == "token:ann"
+        assert await ask(authenticator, "good") == ANN
 
 
 async def test_an_outage_is_no_guess_and_one_line(
@@ -165,7 +174,7 @@ async def test_whom_a_token_is_for(
 ) -> None:
     tokens.tokens["t"] = GOOD | answer
     async with opened(audience=given) as authenticator:
-        assert await ask(authenticator, "t") == "token:ann"
+        assert await ask(authenticator, "t") == ANN
 
 
 @pytest.mark.parametrize("aud", ["other", ["x", "y"], "triadx", None, [], {"triad": 1}, 5])
@@ -206,5 +215,5 @@ async def test_a_long_token_is_not_asked_about(opened: Opener, tokens: TokenServ
 
 async def test_the_authorization_is_sent_there_alone(opened: Opener, tokens: TokenServer) -> None:
     async with opened(token_validation_authorization=SecretStr("Basic x")) as authenticator:
-        assert await ask(authenticator, "good") == "token:ann"
+        assert await ask(authenticator, "good") == ANN
     assert tokens.authorizations == {"Basic x"}

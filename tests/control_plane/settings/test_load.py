@@ -104,7 +104,7 @@ def test_wrong_keys(file: Path, text: str, expected: str) -> None:
             "random",
             'one of round_robin, least_connections, weighted, not "random"',
         ),
-        ("auth.auth_type", "basic", 'one of bearer_token, api_key, not "basic"'),
+        ("auth.auth_type", "basic", 'one of bearer_token, api_key, jwt, not "basic"'),
         (
             "validation.allowed_characters",
             "latin",

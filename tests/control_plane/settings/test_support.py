@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from control_plane.settings import (
     Settings,
@@ -47,6 +48,17 @@ def test_what_is_refused_is_named_key_by_key() -> None:
         ("{workers: 2, reload: true}", "reload"),
         ("cors: {allow_origins: ['*'], allow_credentials: true}", "cors.allow_credentials"),
         ("cors: {allow_origins: [a, 'null'], allow_credentials: true}", "cors.allow_credentials"),
+        ("auth: {enabled: true, auth_type: jwt, audience: a}", "auth.issuer"),
+        ("auth: {enabled: true, auth_type: jwt, audience: a, issuer: me}", "auth.issuer"),
+        ("auth: {enabled: true, auth_type: jwt, issuer: 'https://a'}", "auth.audience"),
+        (
+            "auth: {enabled: true, auth_type: jwt, issuer: 'https://a', audience: a, "
+            "token_validation_url: 'https://a'}",
+            "auth.token_validation_url",
+        ),
+        ("auth: {enabled: true, issuer: 'https://a'}", "auth.issuer"),
+        ("auth: {enabled: true, auth_type: api_key, algorithms: [RS256]}", "auth.algorithms"),
+        ("auth: {enabled: true, jwks_max_age: 5}", "auth.jwks_max_age"),
     ],
 )
 def test_what_is_not_done(text: str, key: str) -> None:
@@ -56,6 +68,9 @@ def test_what_is_not_done(text: str, key: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "auth: {enabled: true, auth_type: jwt, issuer: 'https://a', audience: a}",
+        "auth: {enabled: true, auth_type: jwt, issuer: a, audience: a, jwks_url: 'https://a'}",
+        "auth: {auth_type: jwt}",
         "workers: 4",
         "batching: {enabled: true, max_batch_size: 4}",
         "caching: {enabled: false, cache_type: memory}",
@@ -105,3 +120,9 @@ def test_what_servers_that_are_joined_would_have_to_be_told(
 @pytest.mark.parametrize("text", ["model: Qwen/Qwen2.5-3B", "model: demo", "backend_type: vllm"])
 def test_what_is_asked_of_servers_that_are_joined(servers: str, text: str) -> None:
     assert refused(serving(f"{servers}\n{text}")) == []
+
+
+@pytest.mark.parametrize("algorithms", ["[HS256]", "[none]", "[]", "[RS256, HS512]", "[ES256K]"])
+def test_tokens_are_not_signed_with_secrets(algorithms: str) -> None:
+    with pytest.raises(ValidationError):
+        serving(f"auth: {{auth_type: jwt, algorithms: {algorithms}}}")
