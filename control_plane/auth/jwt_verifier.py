@@ -115,7 +115,7 @@ class JwtVerifier:
             key,
             algorithms=[key.algorithm_name],
             audience=self._settings.audience,
-            issuer=self._settings.issuer,
+            issuer=self._settings.issuer or "",
             leeway=self._settings.leeway,
             options={"require": ["exp", "iss", "aud"]},
         )

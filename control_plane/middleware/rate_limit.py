@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control_plane.admission.account import Account
@@ -39,7 +38,8 @@ class RateLimitMiddleware:
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(account.headers())
+                left = ((n.encode(), v.encode()) for n, v in account.headers().items())
+                message["headers"] = [*message["headers"], *left]
             await send(message)
 
         try:

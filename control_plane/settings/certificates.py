@@ -56,7 +56,8 @@ def _of_redis(serving: ServingSettings) -> Iterator[str]:
     caching, limiting = serving.caching, serving.rate_limiting
     if caching.enabled and caching.cache_type == "redis":
         yield from _of_address("caching", caching.redis_url, caching)
-    if limiting.enabled and limiting.redis_url is not None:
+    has_limits = limiting.enabled or serving.auth.enabled  # a key may have a budget
+    if has_limits and limiting.redis_url is not None:
         yield from _of_address("rate_limiting", limiting.redis_url, limiting)
 
 

@@ -112,6 +112,15 @@ async def test_a_budget_is_taken_until_nothing_is_left(create: Opener, caller: s
     assert (await here.take(caller, [], [Charge(YEAR, -5000)])).used == [0]
 
 
+async def test_what_others_have_taken_is_seen(create: Opener, caller: str) -> None:
+    """Though each process remembers what it has read."""
+    stores = [create() for _ in range(3)]
+    for number in range(30):
+        outcome = await stores[number % 3].take(caller, [], [Charge(YEAR, 1)])
+        assert outcome.used == [number + 1]
+        assert (await stores[number % 2].take(caller, [], [Charge(YEAR, 0)])).used == [number + 1]
+
+
 async def test_all_charges_are_made_or_none(create: Opener, caller: str) -> None:
     store = create()
     small = Budget("2098", 10, FUTURE)
