@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from control_plane.admission.rate_limits import Account, open_limits
+from control_plane.admission.account import Account
+from control_plane.admission.rate_limits import open_limits
 from control_plane.cache.redis_store import open_store
 from control_plane.cache.store import StoreError
 from control_plane.errors import RateLimited
