@@ -206,7 +206,7 @@ def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> 
         return
     if not settings.reload:
         app = create_app(settings, processes)
-        HttpServer(server_config(app, settings), settings.shutdown_timeout).run()
+        HttpServer(server_config(app, settings), settings).run()
         return
     # The application is built in a process of its own, which reads its settings again.
     control = settings.triton.model_control_value
@@ -218,7 +218,7 @@ def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> 
     config = server_config("control_plane.app:app_from_environment", settings)
     ChangeReload(
         config,
-        target=HttpServer(config, settings.shutdown_timeout).run,
+        target=HttpServer(config, settings).run,
         sockets=[config.bind_socket()],
     ).run()
 

@@ -16,6 +16,7 @@ from control_plane.cluster.metrics import InstanceMetrics
 from control_plane.cluster.servers import HealthChecks, connect, control_value
 from control_plane.generation.embedding import EmbeddingService
 from control_plane.generation.inspection import InspectionService
+from control_plane.generation.running import Generations
 from control_plane.generation.service import GenerationService
 from control_plane.inference.client import ModelClient
 from control_plane.models.catalog import Model, Models
@@ -88,6 +89,7 @@ async def open_services(
             catalog,
             metrics,
             stats,
+            Generations(),
             timeout=settings.request_timeout,
             cache=await stack.enter_async_context(open_cache(settings.caching, metrics)),
             salt=_caller_salt(settings),

@@ -52,7 +52,7 @@ async def live() -> dict[str, str]:
 @router.get("/health/ready", responses=documented_errors(503))
 async def ready(services: AllServicesDep) -> dict[str, str]:
     """Return 200 when the default model answers and the server is not shutting down; else 503."""
-    if services.generation.draining:
+    if services.generation.generations.draining:
         raise ShuttingDown("the server is shutting down")
     services.catalog.ready(None)
     return {"status": "ready"}
@@ -83,7 +83,7 @@ def is_ready(services: Services) -> bool:
         services.catalog.ready(None)
     except ModelNotReady:
         return False
-    return not services.generation.draining
+    return not services.generation.generations.draining
 
 
 def _gigabytes(size: int) -> str:

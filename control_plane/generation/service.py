@@ -14,13 +14,13 @@ from control_plane.cache.response_cache import ResponseCache
 from control_plane.errors import (
     InvalidRequest,
     ModelNotReady,
-    ShuttingDown,
     TriadError,
     Unavailable,
 )
 from control_plane.generation.context_limit import check_fits
 from control_plane.generation.generation import Generation
 from control_plane.generation.requests import GenerationRequest, TokenReservation
+from control_plane.generation.running import Generations
 from control_plane.inference.client import ModelClient, ResponseStream, ask
 from control_plane.inference.prompts import TokenIds
 from control_plane.inference.requests import Encode, Generate
@@ -63,13 +63,15 @@ class GenerationService:
         catalog: Models,
         metrics: Metrics,
         stats: Stats,
+        generations: Generations,
         *,
         timeout: float,
         cache: ResponseCache | None = None,
         salt: Callable[[str], str] | None = None,
     ) -> None:
-        """Create the service. ``timeout``: seconds that one generation may take. ``salt``: returns
-        the `cache_salt` of a caller's requests that have none; None: they go without."""
+        """Create the service. ``generations``: where those that it begins are kept. ``timeout``:
+        seconds that one of them may take. ``salt``: returns the `cache_salt` of a caller's requests
+        that have none; None: they go without."""
         self._client = client
         self._cache = cache
         self._salt = salt
@@ -77,9 +79,8 @@ class GenerationService:
         self._metrics = metrics
         self._stats = stats
         self._timeout = timeout
-        self._running: set[Generation] = set()
+        self.generations = generations
         self._settling: set[asyncio.Future[None]] = set()
-        self.draining = False
 
     def among(self, catalog: Models) -> Self:
         """Return the same service for requests that may only name models of ``catalog``."""
@@ -90,14 +91,13 @@ class GenerationService:
     @property
     def running(self) -> int:
         """Return the number of generations that have not ended."""
-        return len(self._running)
+        return len(self.generations.running)
 
     def model(self, name: str | None) -> Model:
         """Return the language model of that name, or the default one. Raises `TriadError`, which
         is counted: nothing is generated then."""
         try:
-            if self.draining:
-                raise ShuttingDown("the server is shutting down")
+            self.generations.raise_if_closed()
             return self._catalog.language_model(name)
         except TriadError as error:
             self._metrics.requests.labels("", error.type).inc()
@@ -119,7 +119,7 @@ class GenerationService:
             stream=request.stream,
             metadata=request.metadata,
         )
-        self._running.add(generation)
+        self.generations.running.add(generation)
         try:
             check_fits(model, request.prompt)
             if request.account is not None:
@@ -181,7 +181,7 @@ class GenerationService:
     def _ended(
         self, request: GenerationRequest, generation: Generation, error: BaseException | None
     ) -> None:
-        self._running.discard(generation)
+        self.generations.running.discard(generation)
         if generation.reservation is not None:
             self._settle(generation.reservation, request, generation)
         if isinstance(error, Unavailable):
@@ -207,11 +207,11 @@ class GenerationService:
     def abort_model(self, model: Model) -> None:
         """End what runs on a model that has become unhealthy: its streams would never end."""
         error = ModelNotReady(f"model: `{model.served_name}` died while it was generating")
-        for generation in list(self._running):
+        for generation in list(self.generations.running):
             if generation.model is model:
                 generation.abort(error)
 
-    def abort_all(self, error: TriadError) -> None:
-        """End all generations with ``error``."""
-        for generation in list(self._running):
-            generation.abort(error)
+    async def settled(self) -> None:
+        """Wait until the generations that were cancelled are charged for."""
+        if self._settling:
+            await asyncio.wait(self._settling)

@@ -20,10 +20,12 @@ class HttpConfig(uvicorn.Config):
     """uvicorn's configuration, with the limits of connections.
 
     ``tls``: in the process that serves, where it speaks TLS. ``handshake_log``: for handshakes that
-    fail, as many as others like.
+    fail, as many as others like. ``closes_connections``: each after the answer to the next request
+    on it.
     """
 
     limits: HttpSettings
+    closes_connections = False
     tls: ReloadingContext | None = None
     handshake_log: RareLog
 

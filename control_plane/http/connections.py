@@ -25,6 +25,14 @@ class LimitedConnection(ABC):
     def close_overdue(self, now: float) -> None:
         """Close the connection where its client has taken too long."""
 
+    @abstractmethod
+    def close_after_answer(self) -> None:
+        """Let the answer to the last request that has come say that the connection is closed."""
+
+    @abstractmethod
+    def close_idle(self, since: float) -> None:
+        """Close the connection where nothing has come since a time."""
+
 
 def make_room(connections: Iterable[object], newcomer: LimitedConnection) -> bool:
     """Close the connection on which no request has come for the longest time. Return whether there

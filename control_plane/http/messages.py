@@ -11,11 +11,18 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from control_plane.errors import TriadError
+from control_plane.errors import HeadersTooLarge, TriadError
 
 Header = tuple[bytes, bytes]
 
 _OF_UPGRADES = (b"upgrade", b"http2-settings")
+
+
+def too_large(most: int) -> HeadersTooLarge:
+    """Return the error of a request line and headers of more than ``most`` bytes."""
+    return HeadersTooLarge(
+        f"the request line and the headers must not exceed {most} bytes together"
+    )
 
 
 def response(error: TriadError, headers: Sequence[Header]) -> bytes:

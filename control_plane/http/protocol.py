@@ -30,7 +30,7 @@ from control_plane.errors import (
 )
 from control_plane.http.config import HttpConfig
 from control_plane.http.connections import LimitedConnection, make_room
-from control_plane.http.messages import head_without_upgrade, response, without_chunks
+from control_plane.http.messages import head_without_upgrade, response, too_large, without_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class HttpProtocol(LimitedConnection, HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._config = config
         self._limits = config.limits
         self._state: State = "idle"
         self.since = self.loop.time()
@@ -138,7 +139,7 @@ class HttpProtocol(LimitedConnection, HttpToolsProtocol):
         if not self._passed_on:
             self._unparsed += used
             if self._head_size + self._unparsed > self._limits.max_header_size:
-                raise self._too_large
+                raise too_large(self._limits.max_header_size)
         return data[used:]
 
     def pause_writing(self) -> None:
@@ -178,6 +179,8 @@ class HttpProtocol(LimitedConnection, HttpToolsProtocol):
         if self._upgrades:
             return
         super().on_headers_complete()
+        if self._config.closes_connections:
+            self.close_after_answer()
         self._enter("body", self._limits.body_timeout)
 
     def on_body(self, body: bytes) -> None:
@@ -209,14 +212,7 @@ class HttpProtocol(LimitedConnection, HttpToolsProtocol):
         self._unparsed = 0
         self._head_size += size
         if self._head_size > self._limits.max_header_size:
-            raise self._too_large
-
-    @property
-    def _too_large(self) -> HeadersTooLarge:
-        most = self._limits.max_header_size
-        return HeadersTooLarge(
-            f"the request line and the headers must not exceed {most} bytes together"
-        )
+            raise too_large(self._limits.max_header_size)
 
     # What a request's cycle calls.
 
@@ -243,6 +239,14 @@ class HttpProtocol(LimitedConnection, HttpToolsProtocol):
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def close_after_answer(self) -> None:
+        if self._is_answering:
+            self.cycle.keep_alive = False
+
+    def close_idle(self, since: float) -> None:
+        if self._state == "idle" and self.since <= since and not self._is_answering:
+            self.transport.close()
 
     def close_overdue(self, now: float) -> None:
         """Close the connection where its client has taken too long."""

@@ -81,6 +81,13 @@ class TlsHandshake(LimitedConnection, asyncio.Protocol):
         if now > self.since + self._limits.tls.handshake_timeout:
             self.transport.abort()
 
+    def close_after_answer(self) -> None:
+        """Do nothing: the protocol that follows sees to it."""
+
+    def close_idle(self, since: float) -> None:
+        if self._task is None and self.since <= since:
+            self.transport.abort()
+
     def shutdown(self) -> None:
         self.transport.abort()
 

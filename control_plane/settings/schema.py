@@ -92,8 +92,12 @@ class GeneralSettings(Section):
     is only for callers that write all of their messages themselves."""
     max_body_size: Bytes = ByteSize(4 * 10**6)
     """The largest request body, in bytes or as text such as 4MB."""
+    shutdown_delay: SecondsOrNone = 0.0
+    """The time in seconds from a signal to stop until no connection is accepted any more.
+    `/health/ready` answers 503 meanwhile, so that a load balancer sends requests elsewhere."""
     shutdown_timeout: SecondsOrNone = 5.0
-    """The time in seconds that open streams get to end when the server stops."""
+    """The time in seconds that requests get to end when the server stops, after
+    `shutdown_delay`."""
 
 
 if TYPE_CHECKING:

@@ -116,9 +116,12 @@ class Workers:
         self._workers[number] = self._start(number)
 
     def _stop(self) -> None:
-        deadline = time.monotonic() + self._settings.shutdown_timeout + _LAST_SECONDS
+        longest = self._settings.shutdown_delay + self._settings.shutdown_timeout + _LAST_SECONDS
+        deadline = time.monotonic() + longest
         for worker in self._workers:
             worker.process.terminate()
+        # The workers have it until they accept no more: then clients are refused at once.
+        self._listening.close()
         for worker in self._workers:
             try:
                 worker.wait(max(0, deadline - time.monotonic()))

@@ -37,7 +37,7 @@ def main() -> None:
         started=job.started,
         watches_alerts=job.watches_alerts,
     )
-    server = HttpServer(server_config(app, job.settings), job.settings.shutdown_timeout)
+    server = HttpServer(server_config(app, job.settings), job.settings)
     server.run(sockets=[socket.socket(fileno=job.socket)])
 
 

@@ -95,7 +95,7 @@ async def served(
     """Serve as `triad serve` does: with uvicorn and our protocol. ``values``: of the settings."""
     checked = settings(**values)
     app = create_app(checked, client=client or fake_client())
-    server = HttpServer(server_config(app, checked), checked.shutdown_timeout)
+    server = HttpServer(server_config(app, checked), checked)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         ended = asyncio.ensure_future(server.serve([listener]))

@@ -37,7 +37,7 @@ async def test_health_before_there_is_a_model() -> None:
 
 async def test_a_server_that_shuts_down_is_not_ready() -> None:
     async with gateway() as http:
-        application(http).state.services.generation.draining = True
+        application(http).state.services.generation.generations.draining = True
         response = await http.get("/health/ready")
         assert response.status_code == 503
         assert "shutting down" in response.json()["error"]["message"]

@@ -220,7 +220,7 @@ async def test_an_unhealthy_model_ends_what_runs_on_it() -> None:
         with pytest.raises(ModelNotReady, match="died while it was generating"):
             await anext(ours)
         assert [delta.text for delta in await anext(other)] == ["a"]
-        opened.generation.abort_all(ShuttingDown("the server is shutting down"))
+        opened.generation.generations.close(ShuttingDown("the server is shutting down"))
         with pytest.raises(ShuttingDown):
             await anext(other)
         for generation in (ours, other):
@@ -229,7 +229,7 @@ async def test_an_unhealthy_model_ends_what_runs_on_it() -> None:
 
 async def test_nothing_begins_while_the_server_shuts_down() -> None:
     async with services(fake_client()) as opened:
-        opened.generation.draining = True
+        opened.generation.generations.close(ShuttingDown("the server is shutting down"))
         with pytest.raises(ShuttingDown):
             await opened.generation.start(request())
         assert outcome(opened, ShuttingDown.type, "") == 1

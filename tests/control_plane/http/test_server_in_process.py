@@ -219,33 +219,3 @@ async def test_a_connection_over_the_limit_is_refused_while_all_are_in_use() -> 
         client.end.set()
         assert (await running).status == 200
     assert (refused.status, refused.error["type"]) == (503, "overloaded")
-
-
-async def test_a_running_stream_may_end_while_the_server_stops() -> None:
-    client = Generating("Hello")
-    async with served(client) as server:
-        stream = asyncio.ensure_future(
-            talk(server.port, post("/generate", STREAM, b"Connection: close"))
-        )
-        await client.begins()
-        server.server.should_exit = True
-        await until(lambda: server.app.state.services.generation.draining)
-        ready = await talk(server.port, GET.replace(b"live", b"ready") + CLOSE)
-        client.end.set()
-        answer = await stream
-        await server.ended
-    assert ready.status == 503
-    assert b"error" not in answer.body and b"Hello" in answer.body
-
-
-async def test_a_stream_that_does_not_end_gets_an_error_event_when_the_server_stops() -> None:
-    client = Generating("Hello")
-    async with served(client, shutdown_timeout=0.1) as server:
-        stream = asyncio.ensure_future(
-            talk(server.port, post("/generate", STREAM, b"Connection: close"))
-        )
-        await client.begins()
-        server.server.should_exit = True
-        answer = await stream
-        await server.ended
-    assert b'"type":"shutting_down"' in answer.body
