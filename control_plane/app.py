@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 
 from control_plane.admission.rate_limits import open_limits
 from control_plane.api import (
+    admin,
     attributions,
     body,
     errors,
@@ -38,7 +39,7 @@ from control_plane.middleware.request_id import RequestIdMiddleware
 from control_plane.middleware.response_count import ResponseCountMiddleware
 from control_plane.models.processes import ModelProcesses
 from control_plane.observability.alerts import Alerts
-from control_plane.services import open_services
+from control_plane.services import Lasting, open_services
 from control_plane.settings import ConfigManager, ServingSettings
 from control_plane.version import VERSION
 
@@ -67,14 +68,16 @@ def create_app(
     processes: ModelProcesses | None = None,
     client: ModelClient | None = None,
     *,
-    started: float | None = None,
+    lasting: Lasting | None = None,
     watches_alerts: bool = True,
+    administration: admin.Administration | None = None,
 ) -> FastAPI:
     """Return an application in front of the Triton servers that the settings name.
 
     ``processes``: those of the embedded server's models. ``client``: whom to ask in place of the
-    servers, such as a `FakeModelClient`. ``started``: when the server was, by `time.monotonic`;
-    None: now. ``watches_alerts``: of several workers, one does.
+    servers, such as a `FakeModelClient`. ``lasting``: of the application that this one replaces.
+    ``watches_alerts``: of several workers, one does. ``administration``: what the routes below
+    ``/admin`` ask; without it there are none.
     """
 
     has_limits = settings.rate_limiting.enabled or settings.auth.enabled  # a key may have a budget
@@ -83,7 +86,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             services = await stack.enter_async_context(
-                open_services(settings, processes, client, started)
+                open_services(settings, processes, client, lasting)
             )
             app.state.services = services
             if has_limits:
@@ -95,7 +98,7 @@ def create_app(
             if watches_alerts and (monitoring := settings.monitoring).enabled:
                 alerts = Alerts(services.metrics, services.catalog, monitoring.alert_thresholds)
                 checks = running(alerts.watch(monitoring.health_check_interval))
-                await stack.enter_async_context(checks)
+                app.state.alerts = await stack.enter_async_context(checks)
             yield
 
     # For the documentation: the middleware has asked already.
@@ -136,6 +139,9 @@ def create_app(
         app.include_router(resource.router)
     for router in openai_routers:
         app.include_router(router)
+    if administration is not None:
+        app.state.administration = administration
+        app.include_router(admin.router)
     if settings.profiling:
         app.include_router(profile.router)
     if settings.monitoring.enabled:

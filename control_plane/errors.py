@@ -7,6 +7,7 @@
     ├── Forbidden                403  permission_error        a scope is missing, and named
     ├── ModelNotFound            404  model_not_found
     ├── RequestTimeout           408  request_timeout         the client took too long to send it
+    ├── SettingsRefused          409  settings_refused        they cannot be used; the old ones stay
     ├── PayloadTooLarge          413  payload_too_large
     ├── UnsupportedMediaType     415  unsupported_media_type  the body is not JSON, or compressed
     ├── RateLimited              429  rate_limit_exceeded     `Retry-After` says until when
@@ -162,6 +163,11 @@ class ModelNotFound(TriadError):
     def __init__(self, model: str, known: Iterable[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
         super().__init__(f"model: `{model[:100]}` does not exist; models: {names}", param="model")
+
+
+class SettingsRefused(TriadError):
+    status = 409
+    type = "settings_refused"
 
 
 class PayloadTooLarge(TriadError):

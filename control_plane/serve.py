@@ -8,43 +8,47 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import threading
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-import orjson
 import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 from uvicorn.supervisors import ChangeReload
 
 from backends.logs import BoundedFormatter
-from control_plane.admission.rate_limits import check_limits
-from control_plane.admission.store import LimitStoreError
+from control_plane.announcement import announce, needs_certificate
 from control_plane.app import create_app
-from control_plane.auth.authenticator import TOKEN_HEADERS
-from control_plane.auth.keys import KeyStore, KeyStoreError, key_file
-from control_plane.cache.store import StoreError, check_store
-from control_plane.cluster.servers import control_value, endpoints
+from control_plane.cluster.servers import endpoints
 from control_plane.embedded.installation import TritonMissing
 from control_plane.embedded.launch import EmbeddedTriton
 from control_plane.embedded.supervisor import StartFailed
 from control_plane.engines.entry import ModelError
 from control_plane.http.server import HttpServer, server_config
-from control_plane.logs import set_up_logging
+from control_plane.logs import set_log_level, set_up_logging
 from control_plane.models.processes import ModelProcesses
-from control_plane.settings import ServingSettings
+from control_plane.reloading.files import check_files
+from control_plane.reloading.gateway import Gateway
+from control_plane.reloading.hangup import on_hangup
+from control_plane.reloading.in_use import SettingsInUse
+from control_plane.reloading.reloader import Reloader
+from control_plane.services import Lasting
+from control_plane.settings import (
+    ConfigManager,
+    ServingSettings,
+    SettingsError,
+    require_supported,
+)
 from control_plane.workers.supervisor import Workers, WorkersFailed, for_workers, shared_folder
 
 logger = logging.getLogger(__name__)
 
 _OTHER_FILES = 200  # beside connections
-DEMO_PROMPT = "What is machine learning?"
 
 
 class ServeError(RuntimeError):
@@ -55,18 +59,23 @@ def serve(settings: ServingSettings, console: Console, *, demo: bool) -> None:
     """Runs until a signal ends it. Raises `ServeError`."""
     _set_up_logging(settings, console)
     _check_port(settings)
-    _check_files(settings)
+    try:
+        check_files(settings)
+    except SettingsError as error:
+        raise ServeError(str(error)) from None
     for warning in _warnings(settings):
         logger.warning(warning)
     with (
         suppress(KeyboardInterrupt),
         _interrupted_by_signals(),
-        _triton(settings, console) as (connected, processes),
+        _triton(settings, console) as triton,
     ):
         threading.Thread(
-            target=_announce, args=(connected, console, demo), name="announce", daemon=True
+            target=partial(announce, settings, console, list(_warnings(settings)), demo=demo),
+            name="announce",
+            daemon=True,
         ).start()
-        _serve_http(connected, processes)
+        _serve_http(SettingsInUse(settings, _read_again), triton)
 
 
 def _set_up_logging(settings: ServingSettings, console: Console) -> None:
@@ -81,7 +90,7 @@ def _set_up_logging(settings: ServingSettings, console: Console) -> None:
 
 def _warnings(settings: ServingSettings) -> Iterator[str]:
     """Yield what an operator may not know that the settings ask for."""
-    open_to_all = not settings.auth.enabled and not _needs_certificate(settings)
+    open_to_all = not settings.auth.enabled and not needs_certificate(settings)
     if open_to_all and not _is_loopback(settings.host):
         yield (
             f"everybody who can reach {settings.host} may use this server: set "
@@ -97,12 +106,6 @@ def _warnings(settings: ServingSettings) -> Iterator[str]:
             )
     if "FORWARDED_ALLOW_IPS" in os.environ:
         yield "FORWARDED_ALLOW_IPS is not looked at: name proxies in serving.trusted_proxies"
-
-
-def _needs_certificate(settings: ServingSettings) -> bool:
-    """Return whether nobody without a client certificate gets an answer."""
-    tls = settings.http.tls
-    return tls.client_ca is not None and tls.client_certificate == "required"
 
 
 def _is_loopback(host: str) -> bool:
@@ -143,35 +146,19 @@ def _check_port(settings: ServingSettings) -> None:
             ) from None
 
 
-def _check_files(settings: ServingSettings) -> None:
-    """Check the files that the application opens when it starts."""
-    try:
-        control_value(settings.triton)
-    except OSError as error:
-        raise ServeError(f"serving.triton.model_control_file: {error}") from None
-    if settings.auth.enabled:
-        try:
-            KeyStore(key_file(settings.auth)).close()
-        except KeyStoreError as error:
-            raise ServeError(f"serving.auth.key_store: {error}") from None
-    if settings.rate_limiting.enabled:
-        try:
-            check_limits(settings)
-        except LimitStoreError as error:
-            raise ServeError(f"serving.rate_limiting.file: {error}") from None
-    if settings.caching.enabled:
-        try:
-            check_store(settings.caching)
-        except StoreError as error:
-            raise ServeError(f"serving.caching.{error}") from None
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """The Triton servers. ``processes``: of the embedded one's models. ``connected``: adds that
+    one's address to settings."""
+
+    processes: ModelProcesses | None = None
+    connected: Callable[[ServingSettings], ServingSettings] = lambda settings: settings
 
 
 @contextmanager
-def _triton(
-    settings: ServingSettings, console: Console
-) -> Iterator[tuple[ServingSettings, ModelProcesses | None]]:
+def _triton(settings: ServingSettings, console: Console) -> Iterator[_Servers]:
     if endpoints(settings):
-        yield settings, None
+        yield _Servers()
         return
     try:
         with console.status("starting Triton and loading the model"):
@@ -180,7 +167,7 @@ def _triton(
     except (ModelError, TritonMissing, StartFailed) as error:
         raise ServeError(str(error)) from None
     try:
-        yield triton.connected(), triton.supervisor.processes
+        yield _Servers(triton.supervisor.processes, triton.connected)
     finally:
         triton.stop()
 
@@ -189,9 +176,10 @@ def _triton(
 def _interrupted_by_signals() -> Iterator[None]:
     """Let TERM and INT raise KeyboardInterrupt, so that Triton is stopped: uvicorn raises its
     signal again at its end. A shell starts what is to run in the background with INT ignored, and
-    Python leaves that as it is."""
-    signals = (signal.SIGTERM, signal.SIGINT)
+    Python leaves that as it is. HUP does not end what is still starting."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.signal(number, signal.default_int_handler) for number in signals]
+    on_hangup(lambda: logger.warning("settings cannot be read again by a server that is starting"))
     try:
         yield
     finally:
@@ -199,16 +187,42 @@ def _interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> None:
+def _serve_http(in_use: SettingsInUse, servers: _Servers) -> None:
+    settings = in_use.settings
     _allow_connections(settings)
     if settings.workers > 1:
-        _serve_with_workers(settings, has_triton=processes is not None)
-        return
-    if not settings.reload:
-        app = create_app(settings, processes)
-        HttpServer(server_config(app, settings), settings).run()
-        return
-    # The application is built in a process of its own, which reads its settings again.
+        _serve_with_workers(in_use, servers)
+    elif settings.reload:
+        _serve_with_reloader(servers.connected(settings))
+    else:
+        _serve_alone(in_use, servers)
+
+
+def _serve_alone(in_use: SettingsInUse, servers: _Servers) -> None:
+    reloader = Reloader(in_use, servers.connected)
+    settings = servers.connected(in_use.settings)
+    create = partial(
+        create_app,
+        processes=servers.processes,
+        lasting=Lasting(),
+        administration=reloader,
+    )
+    reloader.gateway = gateway = Gateway(settings, create)
+    server = HttpServer(
+        server_config(gateway, settings), settings, lambda: on_hangup(reloader.soon())
+    )
+
+    def change(settings: ServingSettings) -> None:
+        set_log_level(settings)
+        server.change(settings)
+
+    gateway.on_change = change
+    server.run()
+
+
+def _serve_with_reloader(settings: ServingSettings) -> None:
+    """Build the application in a process of its own, which reads its settings again."""
+    on_hangup(lambda: logger.warning("with serving.reload, settings are read when a file changes"))
     control = settings.triton.model_control_value
     os.environ |= {
         "TRIAD_SERVING__MODEL": settings.model,
@@ -223,76 +237,26 @@ def _serve_http(settings: ServingSettings, processes: ModelProcesses | None) -> 
     ).run()
 
 
-def _serve_with_workers(settings: ServingSettings, *, has_triton: bool) -> None:
-    with shared_folder() as folder, server_config(None, settings).bind_socket() as listening:
-        workers = Workers(for_workers(settings, folder), listening, folder, has_triton=has_triton)
+def _serve_with_workers(in_use: SettingsInUse, servers: _Servers) -> None:
+    config = server_config(None, in_use.settings)
+    with shared_folder() as folder, config.bind_socket() as listening:
+        workers = Workers(
+            in_use,
+            lambda settings: for_workers(servers.connected(settings), folder),
+            listening,
+            folder,
+            has_triton=servers.processes is not None,
+        )
+        on_hangup(workers.request_reload)
         try:
             workers.run()
         except WorkersFailed as error:
             raise ServeError(str(error)) from None
 
 
-def _announce(settings: ServingSettings, console: Console, demo: bool) -> None:
-    """Waits until the server answers, and says how to try it."""
-    asks = not _needs_certificate(settings)
-    url = _url(settings)
-    if not _wait_until_ready(settings, f"{url}/health/ready" if asks else None):
-        console.print("[red]the server did not become ready[/]; see the log above")
-        return
-    state = "ready" if asks else "listening, for clients with a certificate"
-    console.print(f"[green]{state}[/]: {url} (API: {url}/docs)", soft_wrap=True)
-    for warning in _warnings(settings):
-        console.print(f"[yellow]warning[/]: {warning}", soft_wrap=True)
-    body = orjson.dumps({"prompt": DEMO_PROMPT, "max_tokens": 128}).decode()
-    console.print("try it:", soft_wrap=True)
-    token = f"-H '{TOKEN_HEADERS[settings.auth.auth_type]}' " if settings.auth.enabled else ""
-    # The certificate is for the name that others use, and not for this address.
-    tls = "--insecure " if settings.http.tls.certificate else ""
-    tls += "" if asks else "--cert CERTIFICATE --key KEY "
-    console.print(
-        f"  curl -s {tls}{url}/generate {token}-H 'Content-Type: application/json' -d '{body}'",
-        markup=False,
-        soft_wrap=True,
-    )
-    if demo and asks and not settings.auth.enabled:
-        request = urllib.request.Request(
-            f"{url}/generate", body.encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60, context=_unverified()) as response:
-            answer = orjson.loads(response.read())
-        console.print(f"its answer: {answer['text']}", markup=False, soft_wrap=True)
-
-
-def _url(settings: ServingSettings) -> str:
-    """Return the server's address, as a client on this machine has it."""
-    scheme = "http" if settings.http.tls.certificate is None else "https"
-    host = _own_address(settings)
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
-
-
-def _own_address(settings: ServingSettings) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-
-
-def _wait_until_ready(settings: ServingSettings, url: str | None) -> bool:
-    """Wait until there is a good answer at ``url``; None: until the port is open, since nobody
-    without a certificate gets an answer."""
-    deadline = time.monotonic() + settings.triton.startup_timeout
-    while time.monotonic() < deadline:
-        try:
-            if url is None:
-                socket.create_connection((_own_address(settings), settings.port), 5).close()
-            else:
-                urllib.request.urlopen(url, timeout=5, context=_unverified()).close()
-            return True
-        except OSError:
-            time.sleep(0.1)
-    return False
-
-
-def _unverified() -> ssl.SSLContext:
-    """Return a context for asking ourselves, which is no secret and needs no proof."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+def _read_again() -> ServingSettings:
+    """Return the settings from where they came at the start: options of the command are in the
+    environment. Raises `SettingsError`."""
+    settings = ConfigManager().settings
+    require_supported(settings)
+    return settings.serving

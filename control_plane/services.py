@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from control_plane.background import running
@@ -22,7 +22,7 @@ from control_plane.inference.client import ModelClient
 from control_plane.models.catalog import Model, Models
 from control_plane.models.permitted import PermittedModels
 from control_plane.models.processes import ModelProcesses
-from control_plane.observability.metrics import EngineGauges, Metrics
+from control_plane.observability.metrics import Metrics
 from control_plane.observability.stats import Stats
 from control_plane.settings import ServingSettings, TritonSettings
 from control_plane.tls.contexts import client_context, files
@@ -32,6 +32,16 @@ from control_plane.triton.base import control_metadata
 from control_plane.triton.http2.channel import ChannelTls
 from control_plane.triton.http2.client import Http2Client
 from control_plane.triton.http2.connection import ALPN
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What a process keeps when its settings change: its metrics, and what is running.
+    ``started``: when the server was, by `time.monotonic`."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    generations: Generations = field(default_factory=Generations)
+    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -59,12 +69,12 @@ async def open_services(
     settings: ServingSettings,
     processes: ModelProcesses | None = None,
     client: ModelClient | None = None,
-    started: float | None = None,
+    lasting: Lasting | None = None,
 ) -> AsyncIterator[Services]:
     """Connect to the servers that the settings name, and watch their models.
 
     ``processes``: those of the embedded server's models. ``client``: one that is taken in place
-    of the servers. ``started``: when the server was, by `time.monotonic`; None: now.
+    of the servers. ``lasting``: of the services that these replace.
     """
 
     def on_unhealthy(model: Model) -> None:
@@ -73,11 +83,11 @@ async def open_services(
     create_client = client_factory(settings.triton) if client is None else lambda _: client
     connection = connect(settings, create_client, on_unhealthy, processes)
     client, catalog, instances = connection.client, connection.catalog, connection.instances
-    metrics = Metrics()
-    stats = Stats(metrics, time.monotonic() if started is None else started)
-    metrics.register(EngineGauges(catalog))
+    lasting = lasting or Lasting()
+    metrics = lasting.metrics
+    stats = Stats(metrics, lasting.started)
     if instances:
-        counted = InstanceMetrics(metrics.registry)
+        counted = metrics.more(InstanceMetrics)
         for instance in instances:
             instance.count_in(counted)
     inspection = InspectionService(client, timeout=settings.request_timeout)
@@ -89,12 +99,13 @@ async def open_services(
             catalog,
             metrics,
             stats,
-            Generations(),
+            lasting.generations,
             timeout=settings.request_timeout,
             cache=await stack.enter_async_context(open_cache(settings.caching, metrics)),
             salt=_caller_salt(settings),
         )
         await catalog.refresh()
+        metrics.engines.models = catalog
         await stack.enter_async_context(running(catalog.watch(HealthChecks.of(settings).interval)))
         yield Services(
             settings, client, catalog, generation, inspection, embedding, metrics, stats, instances

@@ -27,7 +27,8 @@ FLOORS = [
     {"api", "python_api"},
     {"middleware"},
     {"app"},
-    {"workers"},
+    {"reloading"},
+    {"workers", "announcement"},
     {"serve"},
     {"cli"},
 ]

@@ -102,6 +102,7 @@ _DOCUMENTED = {
     403: "The token lacks a scope",
     404: "No such model",
     408: "The request took too long to arrive",
+    409: "The settings cannot be used, and the reasons",
     413: "The body is too large",
     415: "The body is not JSON, or is compressed",
     429: "Too many requests or tokens a minute",

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, is_dataclass
 
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from control_plane.cache.flight import Flight, FlightReader
 from control_plane.cache.packing import pack, unpack
@@ -46,12 +46,7 @@ class ResponseCache:
         self.keeps_sampled = sampled
         self._shared = shared
         self._store = store
-        self._counter = Counter(
-            "triad_cache_requests",
-            "Requests that could be answered from the cache, by result: hit, shared, miss, error",
-            ["result"],
-            registry=metrics.registry,
-        )
+        self._counter = metrics.more(_requests)
         self._putting: set[asyncio.Task[None]] = set()
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by key, and by whether they stream
         self._flying: set[Flight] = set()
@@ -266,6 +261,15 @@ class _CachedStream:
 
     async def rest(self) -> Sequence[Delta]:
         return () if self._reader is None else await self._reader.rest()
+
+
+def _requests(registry: CollectorRegistry) -> Counter:
+    return Counter(
+        "triad_cache_requests",
+        "Requests that could be answered from the cache, by result: hit, shared, miss, error",
+        ["result"],
+        registry=registry,
+    )
 
 
 def _json(value: object) -> bytes:

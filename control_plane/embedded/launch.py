@@ -55,9 +55,10 @@ class EmbeddedTriton:
             self._runtime.close()
             raise
 
-    def connected(self) -> ServingSettings:
-        """Return the settings with this server's endpoint and the default model's served name."""
-        settings = self._settings.model_copy(deep=True)
+    def connected(self, settings: ServingSettings | None = None) -> ServingSettings:
+        """Return the settings with this server's endpoint and the default model's served name.
+        ``settings``: others than those that it was started with."""
+        settings = (settings or self._settings).model_copy(deep=True)
         settings.model = self.entries[0].served_name
         settings.triton.endpoints = [self.supervisor.endpoint]
         settings.triton.model_control_value = SecretStr(self.supervisor.control_value)

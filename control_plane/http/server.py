@@ -44,7 +44,7 @@ class HttpServer(uvicorn.Server):
         self,
         config: HttpConfig,
         settings: ServingSettings,
-        on_started: Callable[[], None] = lambda: None,
+        on_started: Callable[[], None] | None = None,
     ) -> None:
         """``on_started``: called in the event loop when connections are accepted."""
         super().__init__(config)
@@ -61,7 +61,8 @@ class HttpServer(uvicorn.Server):
         # What is loaded by now stays: walking it in every full collection would stall all streams.
         gc.collect()
         gc.freeze()
-        self._on_started()
+        if self._on_started is not None:
+            self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         application = self.config.app

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
-from prometheus_client import Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from control_plane.errors import TriadError
 from control_plane.models.catalog import Model
@@ -81,13 +81,7 @@ class Alerts:
         self._models = models
         self._thresholds: Mapping[str, float] = thresholds.model_dump()
         self._seen: deque[Totals] = deque([Totals.of(metrics)], maxlen=CHECKS)
-        self._firing = Gauge(
-            "triad_alert_firing",
-            "1: a figure is above its threshold",
-            ["alert"],
-            registry=metrics.registry,
-            multiprocess_mode="livemax",
-        )
+        self._firing = metrics.more(_firing)
         for name in self._thresholds:
             self._firing.labels(name).set(0)
         self.firing: set[str] = set()
@@ -119,6 +113,16 @@ class Alerts:
             logger.info("alert ended: %s is not above %g any more", name, threshold)
             self.firing.discard(name)
         self._firing.labels(name).set(fires)
+
+
+def _firing(registry: CollectorRegistry) -> Gauge:
+    return Gauge(
+        "triad_alert_firing",
+        "1: a figure is above its threshold",
+        ["alert"],
+        registry=registry,
+        multiprocess_mode="livemax",
+    )
 
 
 def _types_of_failures() -> list[str]:

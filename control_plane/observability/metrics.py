@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,7 +20,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from control_plane.models.catalog import Models
+    from control_plane.models.catalog import Model
+
+T = TypeVar("T")
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -41,6 +43,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._of_all = registry
+        self._more: dict[Callable[[CollectorRegistry], Any], Any] = {}
         label = ["model"]
         if SHARED_FOLDER in os.environ:
             self._of_all = CollectorRegistry()
@@ -50,6 +53,8 @@ class Metrics:
             Gauge(
                 "triad_event_loop_tasks", "asyncio tasks that have not ended", registry=registry
             ).set_function(lambda: len(asyncio.all_tasks()))
+        self.engines = EngineGauges()
+        self._of_all.register(self.engines)  # their values are the same in all workers
         self.responses = Counter(
             "triad_http_responses",
             "HTTP responses begun, by route and status",
@@ -110,9 +115,13 @@ class Metrics:
             registry=registry,
         )
 
-    def register(self, collector: Collector) -> None:
-        """Add a collector whose values are the same in all workers."""
-        self._of_all.register(collector)
+    def more(self, create: Callable[[CollectorRegistry], T]) -> T:
+        """Return further metrics, which ``create`` makes when they are first asked for: what counts
+        in them may be replaced, and they go on."""
+        if create not in self._more:
+            self._more[create] = create(self.registry)
+        found: T = self._more[create]
+        return found
 
     def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
         """Return labels and values of a series, such as ``triad_requests_total``."""
@@ -133,10 +142,10 @@ class Metrics:
 
 
 class EngineGauges(Collector):
-    """The gauges that engines have reported at the last health check."""
+    """The gauges that the engines of ``models`` have reported at the last health check."""
 
-    def __init__(self, catalog: Models) -> None:
-        self._catalog = catalog
+    def __init__(self) -> None:
+        self.models: Iterable[Model] = ()
 
     def collect(self) -> Iterable[Metric]:
         ready = GaugeMetricFamily("triad_model_ready", "1: answers requests", labels=["model"])
@@ -146,7 +155,7 @@ class EngineGauges(Collector):
         waiting = GaugeMetricFamily(
             "triad_engine_waiting", "Sequences that wait for a slot", labels=["model"]
         )
-        for model in self._catalog:
+        for model in self.models:
             labels = [model.served_name]
             ready.add_metric(labels, model.ready)
             running.add_metric(labels, model.facts.running)

@@ -1,6 +1,7 @@
 """The `serving:` document: parsed, checked, typed."""
 
 from control_plane.settings.auth import AuthSettings
+from control_plane.settings.changes import changed, shown, with_kept
 from control_plane.settings.features import (
     AlertThresholds,
     CachingSettings,
@@ -27,7 +28,10 @@ __all__ = [
     "SettingsError",
     "TritonSettings",
     "ValidationSettings",
+    "changed",
     "load_settings",
     "require_supported",
+    "shown",
     "unsupported",
+    "with_kept",
 ]

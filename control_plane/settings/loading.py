@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
     Raises: SettingsError with all problems at once.
     """
-    keys = Keys(Settings)
+    keys = _keys()
     document, duplicates = read_document(path) if path else ({}, [])
     overrides, bad_overrides = read_overrides(environ, keys)
     problems = duplicates + bad_overrides
@@ -63,6 +64,13 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+@cache
+def _keys() -> Keys:
+    """Return the keys of the settings. They are made once: that takes some 50 ms, in which the
+    streams of a server that reads its settings again would stand still."""
+    return Keys(Settings)
 
 
 def read_document(path: Path) -> tuple[dict[Any, Any], list[str]]:

@@ -59,6 +59,9 @@ class GeneralSettings(Section):
     """The port to listen on, from 1 to 65535."""
     workers: Positive = 1
     """The number of processes that serve HTTP, behind one port."""
+    worker_timeout: Seconds = 30.0
+    """The time in seconds after which one of several workers is replaced that answers nobody: its
+    event loop stands still."""
     trusted_proxies: list[Network] = Field(default_factory=list)
     """The addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
     believed. An empty list believes nobody's."""
@@ -68,6 +71,9 @@ class GeneralSettings(Section):
     traffic can find out ids that can be guessed, such as addresses."""
     debug: bool = False
     """Write verbose logs."""
+    local_administration: bool = False
+    """Without authentication, let programs on the server's own machine administer it. What a proxy
+    or a browser there sends is told apart by its headers alone: leave it off beside one."""
     profiling: bool = False
     """Serve /profile, which holds a request's engine up and shows what it computes."""
     reload: bool = False

@@ -1,4 +1,5 @@
-"""The parent of several workers: it starts them, replaces one that has died, and ends them."""
+"""The parent of several workers: it starts them, replaces one that has died or hangs, gives them
+other settings, and ends them."""
 
 from __future__ import annotations
 
@@ -7,20 +8,27 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import ceil
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from prometheus_client.multiprocess import mark_process_dead
-
-from control_plane.observability.metrics import SHARED_FOLDER
-from control_plane.settings import ServingSettings
-from control_plane.workers.job import Job
+from control_plane.reloading.in_use import SettingsInUse, log_refusal
+from control_plane.settings import ServingSettings, SettingsError
+from control_plane.workers.messages import (
+    Abandon,
+    Answer,
+    Commit,
+    Job,
+    Prepare,
+    Prepared,
+    Question,
+)
+from control_plane.workers.process import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -32,24 +40,13 @@ _STABLE_AFTER = 10.0
 _MAX_FAILED_STARTS = 5
 """Workers in a row that end by themselves before they are stable; with one more all is given up."""
 _LAST_SECONDS = 5.0
-"""How much longer than `shutdown_timeout` a worker may take to end."""
+"""How much longer than its settings say a worker may take to end."""
+_PREPARE_SECONDS = 30.0
+"""The time in which every worker has to be ready for other settings."""
 
 
 class WorkersFailed(RuntimeError):
     """The error of workers that end again and again as soon as they have started."""
-
-
-@dataclass(slots=True)
-class _Worker:
-    process: subprocess.Popen[bytes]
-    started: float
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait for its end. Raises `subprocess.TimeoutExpired`."""
-        self.process.wait(timeout)
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # what it has not read
-            self.process.stdin.close()
 
 
 class Workers:
@@ -59,38 +56,50 @@ class Workers:
     """
 
     def __init__(
-        self, settings: ServingSettings, listening: socket.socket, folder: Path, *, has_triton: bool
+        self,
+        in_use: SettingsInUse,
+        for_workers: Callable[[ServingSettings], ServingSettings],
+        listening: socket.socket,
+        folder: Path,
+        *,
+        has_triton: bool,
     ) -> None:
-        """Start nothing yet. ``folder``: for what the workers share, such as their metrics."""
-        self._settings = settings
+        """Start nothing yet. ``for_workers``: returns what each of them gets of the settings.
+        ``folder``: for what the workers share, such as their metrics."""
+        self._in_use = in_use
+        self._for_workers = for_workers
+        self._settings = for_workers(in_use.settings)
         self._listening = listening
         self._folder = folder
         self._has_triton = has_triton
         self._started = time.monotonic()
         self._failed_starts = 0
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
+        self._questions: deque[tuple[Worker, Question]] = deque()
+        self._reload_wanted = False
+        self._changes = 0
+
+    def request_reload(self) -> None:
+        """Read the settings again soon. It may be called by the handler of a signal."""
+        self._reload_wanted = True
 
     def run(self) -> None:
         """Run the workers until this is interrupted. Raises `WorkersFailed`."""
         try:
-            for number in range(self._settings.workers):
+            for number in range(self._in_use.settings.workers):
                 self._workers.append(self._start(number))
+            last = time.monotonic()
             while True:
-                time.sleep(_POLL_SECONDS)
-                for number, worker in enumerate(self._workers):
-                    if (code := worker.process.poll()) is not None:
-                        self._replace(number, worker, code)
+                self._receive()
+                self._replace_ended()
+                now = time.monotonic()
+                self._kill_hung(now - last)
+                last = now
+                self._answer()
         finally:
             self._stop()
 
-    def _start(self, number: int) -> _Worker:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "control_plane.workers.worker"],
-            stdin=subprocess.PIPE,
-            pass_fds=[self._listening.fileno()],
-            env=os.environ | _environment(self._folder),
-            start_new_session=True,  # an interrupt from the terminal is for the parent alone
-        )
+    def _start(self, number: int) -> Worker:
         job = Job(
             self._settings,
             self._listening.fileno(),
@@ -98,15 +107,29 @@ class Workers:
             watches_alerts=number == 0,
             has_triton=self._has_triton,
         )
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended already, which `run` sees
-            job.write(process.stdin)
-        return _Worker(process, time.monotonic())
+        return Worker.start(job, self._folder)
 
-    def _replace(self, number: int, worker: _Worker, code: int) -> None:
+    def _receive(self) -> None:
+        """Take what workers have said, or wait for it for a moment."""
+        listening = {worker.connection: worker for worker in self._workers if worker.listens}
+        if not listening:
+            time.sleep(_POLL_SECONDS)
+        for connection in wait(listening, _POLL_SECONDS):
+            worker = listening[connection]  # type: ignore[index]
+            message = worker.receive()
+            if isinstance(message, Prepared):
+                worker.prepared = message
+            elif isinstance(message, Question):
+                self._questions.append((worker, message))
+
+    def _replace_ended(self) -> None:
+        for number, worker in enumerate(self._workers):
+            if (code := worker.process.poll()) is not None:
+                self._replace(number, worker, code)
+
+    def _replace(self, number: int, worker: Worker, code: int) -> None:
         worker.wait()
         logger.error("worker %d has ended, with exit code %d", worker.process.pid, code)
-        mark_process_dead(worker.process.pid, str(self._folder))  # type: ignore[no-untyped-call]
         if time.monotonic() - worker.started > _STABLE_AFTER:
             self._failed_starts = 0
         elif code >= 0:  # else a signal has killed it
@@ -115,8 +138,75 @@ class Workers:
             raise WorkersFailed("the processes that serve HTTP end as soon as they have started")
         self._workers[number] = self._start(number)
 
+    def _kill_hung(self, step: float) -> None:
+        limit = self._in_use.settings.worker_timeout
+        for worker in self._workers:
+            if worker.silence.is_longer_than(limit, step):
+                logger.error("worker %d hangs, and is killed", worker.process.pid)
+                worker.kill()
+
+    def _answer(self) -> None:
+        """Do what workers and signals have asked for."""
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self._reload()
+        while self._questions:
+            worker, question = self._questions.popleft()
+            if question.kind == "reload":
+                worker.send(self._reload())
+            else:
+                worker.send(Answer(self._in_use.shown()))
+
+    def _reload(self) -> Answer:
+        """Read the settings again, and give all workers those that can be applied."""
+        try:
+            plan = self._in_use.plan()
+            if plan.applied:
+                self._change(self._for_workers(plan.settings))
+        except SettingsError as error:
+            log_refusal(error)
+            return Answer(problem=str(error))
+        return Answer(self._in_use.adopt(plan))
+
+    def _change(self, settings: ServingSettings) -> None:
+        """Let all workers prepare for other settings, and then all of them begin with these. Raises
+        `SettingsError` where one cannot, and then none does."""
+        self._changes += 1
+        for worker in self._workers:
+            worker.send(Prepare(self._changes, settings))
+        deadline = time.monotonic() + _PREPARE_SECONDS
+        while (waiting := self._unprepared()) and time.monotonic() < deadline:
+            self._receive()
+        problems = [
+            f"worker {worker.process.pid} did not prepare in {_PREPARE_SECONDS:g} seconds"
+            for worker in waiting
+        ]
+        problems += dict.fromkeys(
+            worker.prepared.problem
+            for worker in self._workers
+            if worker.prepared is not None
+            and worker.prepared.number == self._changes
+            and worker.prepared.problem is not None
+        )
+        for worker in self._workers:
+            worker.send(Abandon() if problems else Commit())
+        if problems:
+            raise SettingsError(problems)
+        self._settings = settings
+
+    def _unprepared(self) -> list[Worker]:
+        """Return the workers that run and have not answered. One that has ended is replaced by one
+        with the settings that hold then."""
+        return [
+            worker
+            for worker in self._workers
+            if worker.process.poll() is None
+            and (worker.prepared is None or worker.prepared.number != self._changes)
+        ]
+
     def _stop(self) -> None:
-        longest = self._settings.shutdown_delay + self._settings.shutdown_timeout + _LAST_SECONDS
+        settings = self._in_use.settings
+        longest = settings.shutdown_delay + settings.shutdown_timeout + _LAST_SECONDS
         deadline = time.monotonic() + longest
         for worker in self._workers:
             worker.process.terminate()
@@ -129,11 +219,6 @@ class Workers:
                 logger.error("worker %d does not end, and is killed", worker.process.pid)
                 worker.process.kill()
                 worker.wait()
-
-
-def _environment(folder: Path) -> Mapping[str, str]:
-    # After each connection, libuv lets other processes accept one.
-    return {SHARED_FOLDER: str(folder), "UV_TCP_SINGLE_ACCEPT": "1"}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from control_plane import serve as serving
@@ -125,6 +126,28 @@ def test_a_server_with_a_triton_of_its_own_ends_it(
     assert programs.started[0].returncode == 0
     assert "-H 'Authorization: Bearer " in said(console)
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_signal_lets_it_read_its_settings_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console
+) -> None:
+    triton, file = Triton(), tmp_path / "triad.yaml"
+    triton.configs["demo"] = {}
+    monkeypatch.setenv("TRIAD_CONFIG", str(file))
+    gateway = logging.getLogger("control_plane")
+    with listening(triton) as endpoint:
+        checked = settings(triton={"endpoints": [endpoint]})
+        given = {"port": checked.port, "triton": {"endpoints": [endpoint]}, "debug": True}
+
+        def is_changed() -> bool:
+            if "try it" in said(console) and not file.exists():
+                file.write_text(yaml.safe_dump({"serving": given}))
+                os.kill(os.getpid(), signal.SIGHUP)
+            return gateway.level == logging.DEBUG
+
+        with interrupted(signal.SIGINT, is_changed):
+            serve(checked, console, demo=False)
+    assert gateway.level == logging.DEBUG
 
 
 def test_a_server_that_does_not_become_ready_is_said(console: Console) -> None:

@@ -20,6 +20,7 @@ import requests
 
 from control_plane.auth.keys import KeyStore
 from control_plane.observability.metrics import SHARED_FOLDER
+from control_plane.reloading.in_use import SettingsInUse
 from control_plane.settings import ServingSettings
 from control_plane.workers.supervisor import Workers, WorkersFailed, shared_folder
 from tests.conftest import ServerFactory
@@ -237,7 +238,9 @@ def test_workers_that_cannot_start_are_given_up(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with socket.socket() as listening, shared_folder() as folder:
         listening.bind(("127.0.0.1", 0))
-        workers = Workers(ServingSettings(workers=2), listening, folder, has_triton=False)
+        settings = ServingSettings(workers=2)
+        in_use = SettingsInUse(settings, lambda: settings)
+        workers = Workers(in_use, lambda s: s, listening, folder, has_triton=False)
         with pytest.raises(WorkersFailed, match="end as soon as they have started"):
             workers.run()
     assert not Path(folder).exists()

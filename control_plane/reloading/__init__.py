@@ -1,0 +1,1 @@
+"""Other settings while the server runs: read, compared with those in use, and applied."""
