@@ -13,6 +13,8 @@ from rich.console import Console
 from control_plane.auth import commands as keys
 from control_plane.engines import ENGINE_NAMES
 from control_plane.engines.converter import COMMAND
+from control_plane.http.own_address import own_url
+from control_plane.reloading.comparison import NoAnswer, compare
 from control_plane.serve import ServeError, serve
 from control_plane.settings import (
     PATH_VARIABLE,
@@ -68,10 +70,35 @@ def serve_command(
 
 
 @app.command()
-def check(config: ConfigOption = None) -> None:
-    """Check a configuration, and whether this release has all that it asks for."""
-    _load(config)
+def check(
+    config: ConfigOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the server to compare with; by default that of the settings."
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRIAD_TOKEN", help="A token with the scope llm:admin, for that server."
+        ),
+    ] = None,
+) -> None:
+    """Check a configuration, and whether this release has all that it asks for; and compare it with
+    the server that runs, if one does."""
+    serving = _load(config).serving
     console.print("the configuration is valid")
+    address = server or own_url(serving)
+    try:
+        lines = compare(serving, address.rstrip("/"), token)
+    except NoAnswer as error:
+        console.print(str(error), markup=False, soft_wrap=True)
+        return
+    if not lines:
+        console.print(f"the server at {address} runs with it", markup=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @app.command(
