@@ -64,6 +64,7 @@ class EngineRequest:
     ends_by: float = field(init=False)
     """When it is to have its last token."""
     queued: float = field(init=False)  # when it began to wait: again, where it was preempted
+    waits: bool = False  # set by the engine: no slot was free when it came
     queue_depth: int = 0  # set by the engine: how many requests waited when this one came
     queue_wait: float = 0.0  # set by the engine: for how many seconds it has waited
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from math import inf
 
 from backends.batching.fair_order import FairOrder
 from backends.batching.retries import RetrySchedule
@@ -37,10 +38,10 @@ class RequestQueue:
 
         ``max_size``: the requests that may wait, but for those who come again as they were told,
         which may be half as many beyond it. ``free_slots``: returns how many slots are free; as
-        many requests may be queued beyond ``max_size``. ``grammars``: None if no output is
-        structured. ``on_failed``: called, from any thread, with a request whose grammar could not
-        be compiled, or that another one displaces. ``window``: how long requests are gathered while
-        nothing runs.
+        many requests may be queued beyond ``max_size``.
+        ``grammars``: None if no output is structured. ``on_failed``: called, from any thread, with
+        a request whose grammar could not be compiled, or that another one displaces. ``window``:
+        how long requests are gathered while nothing runs.
         """
         self._max_size = max_size
         self._free_slots = free_slots
@@ -94,19 +95,20 @@ class RequestQueue:
         caller, count, free = request.scheduling.caller, len(self), self._free_slots()
         if count < free:
             return None
-        places = self._max_size + free
-        expected = self._expected_wait(request, now)
-        if now + expected >= request.deadline:
-            excess = (now + expected - request.deadline) * (self._retries.rate(now) or 0.0)
+        request.waits = True
+        is_promised = self._retries.redeem(caller, now)
+        kept = 0 if is_promised else self._retries.kept(now)
+        ahead = self._waiting.count_ahead(request)
+        in_time = max(1.0, (self._retries.rate or inf) * (request.deadline - now))
+        if ahead >= in_time - min(kept, in_time / 2):
             raise Overloaded(
                 "the queue is too long for a first token in time",
-                self._retries.refuse(caller, now, excess),
+                self._retries.refuse(caller, now, max(0.0, ahead - in_time)),
             )
+        # Those who were promised a place may be more than there are: nobody knows how fast places
+        # will become free.
         half = self._max_size // 2
-        if count < places - min(self._retries.kept(now), half):
-            return None
-        # They may be more than there are places: nobody knows how fast these will become free.
-        if count < places + half and self._retries.redeem(caller, now):
+        if count < self._max_size + free + (half if is_promised else -min(kept, half)):
             return None
         full = f"{self._max_size} requests are waiting already"
         other = self._waiting.displaced_by(request, now)
@@ -115,11 +117,6 @@ class RequestQueue:
         self._waiting.remove_if(lambda waiting: waiting is other)
         retry_after = self._retries.refuse(other.scheduling.caller, now)
         return other, Overloaded(f"{full}, which go first", retry_after)
-
-    def _expected_wait(self, request: EngineRequest, now: float) -> float:
-        """Return for about how many seconds a new request would wait; 0 where nothing is known."""
-        rate = self._retries.rate(now)
-        return self._waiting.count_ahead(request) / rate if rate else 0.0
 
     def _add(self, request: EngineRequest) -> None:
         self._waiting.add(request)
@@ -196,10 +193,8 @@ class RequestQueue:
         request.queue_wait = now - request.arrived
         with self._wake:
             self._waiting.served(request.scheduling.caller, prompt_tokens, 0)
-            if self._waiting:
-                self._retries.started(now)
-            else:
-                self._retries.all_started()
+            if request.waits:
+                self._retries.started(now, request.queued)
 
     def put_back(self, requests: Sequence[EngineRequest]) -> None:
         """Return requests to the heads of their lines."""

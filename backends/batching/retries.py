@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 
-MEASURED_STARTS = 32
+KEPT = 1 - 1 / 32
+"""The weight of what has been measured before each start of a request."""
+MIN_STARTS = 2
 PROMISED_PART = 0.8
 """The part of the places that is promised: the rate is not the same at all times."""
 LEAD_SECONDS = 1.0
@@ -28,32 +30,32 @@ class RetrySchedule:
     """
 
     def __init__(self) -> None:
-        self._starts: deque[float] = deque(maxlen=MEASURED_STARTS)
+        self._starts = self._seconds = 0.0  # in which somebody waited, the newest counting most
+        self._last_start = 0.0
         self._promises: deque[tuple[float, str]] = deque()  # in the order of their times
 
-    def started(self, now: float) -> None:
-        """Take note that a waiting request has begun while others wait."""
-        self._starts.append(now)
+    def started(self, now: float, queued: float) -> None:
+        """Take note that a request has begun which has waited since ``queued``. Times without
+        anybody who waits do not count: they say nothing of how fast requests can begin."""
+        self._starts = KEPT * self._starts + 1
+        self._seconds = KEPT * self._seconds + max(0.0, now - max(self._last_start, queued))
+        self._last_start = now
 
-    def all_started(self) -> None:
-        """Take note that nothing waits: what follows is not as fast as requests can begin."""
-        self._starts.clear()
-
-    def rate(self, now: float) -> float | None:
+    @property
+    def rate(self) -> float | None:
         """Return how many waiting requests begin in a second; None: not known yet."""
-        if len(self._starts) < 2 or now <= self._starts[0]:
+        if self._starts < MIN_STARTS * KEPT or not self._seconds:
             return None
-        return len(self._starts) / (now - self._starts[0])
+        return self._starts / self._seconds
 
     def refuse(self, caller: str, now: float, excess: float = 0.0) -> float | None:
         """Promise a place to a caller; return the seconds until then, None where that is not known.
 
         ``excess``: how many other requests have to begin before there is any place.
         """
-        rate = self.rate(now)
-        if rate is None:
+        if self.rate is None:
             return None
-        rate *= PROMISED_PART
+        rate = PROMISED_PART * self.rate
         last = self._promises[-1][0] if self._promises else 0.0
         due = max(now + excess / rate, last) + 1 / rate
         if len(self._promises) < MAX_PROMISES:

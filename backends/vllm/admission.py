@@ -35,6 +35,7 @@ class Admission:
     def enter(self, request: EngineRequest) -> int:
         """Return the priority of a request. Raises `Overloaded` where too many wait already."""
         request.queue_depth = max(0, len(self._tags) - self._max_running)
+        request.waits = len(self._tags) >= self._max_running
         caller, now = request.scheduling.caller, time.monotonic()
         if request.queue_depth >= self._max_queue_size and not self._retries.redeem(caller, now):
             raise Overloaded(
@@ -51,10 +52,8 @@ class Admission:
     def begun(self, request: EngineRequest) -> None:
         """Take note that vLLM has given the request its first token."""
         self._now = max(self._now, self._tags[request])
-        if len(self._tags) > self._max_running:
-            self._retries.started(time.monotonic())
-        else:
-            self._retries.all_started()
+        if request.waits:
+            self._retries.started(time.monotonic(), request.queued)
 
     def ended(self, request: EngineRequest, answer_tokens: int) -> None:
         """Give back to the caller what a request might have taken and has not."""

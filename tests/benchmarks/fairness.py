@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import random
 import statistics
 import tempfile
 import time
@@ -30,10 +31,13 @@ from rich.table import Table
 from control_plane.auth.keys import KeyStore
 from tests.support.server import TriadServer, triad_server
 
-FLOOD, ANSWER_TOKENS = 64, 48
+FLOOD = 64
+SHORT, LONG = 48, (64, 448)  # tokens of an answer: beside the flood, and of the overload
 PROMPT = "The history of the lighthouse begins with a fire on a hill. " * 6
 FIRST_TOKEN_SECONDS = 4.0
-OVERLOAD = 4
+OVERLOAD, CLIENTS = 4, 20
+SETTLED_SECONDS = 10.0
+"""After which what ends in a second is what is served in one."""
 MAX_RETRY_SECONDS = 20.0
 
 numbers = itertools.count()
@@ -46,10 +50,12 @@ class Reply:
     retry_after: float = 0.0
 
 
-async def ask(http: httpx2.AsyncClient, model: str, headers: dict[str, str]) -> Reply:
+async def ask(
+    http: httpx2.AsyncClient, model: str, headers: dict[str, str], tokens: int = SHORT
+) -> Reply:
     """Send one streamed request, whose prompt begins as no other does."""
     body: dict[str, Any] = {"model": model, "prompt": f"{next(numbers)}: {PROMPT}", "stream": True}
-    body |= {"max_tokens": ANSWER_TOKENS, "ignore_eos": True}
+    body |= {"max_tokens": tokens, "ignore_eos": True}
     began = time.monotonic()
     async with http.stream("POST", "/generate", json=body, headers=headers) as response:
         reply = Reply(response.status_code)
@@ -128,6 +134,7 @@ class Tally:
 
     statuses: Counter[int] = field(default_factory=Counter)
     first_tokens: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
     retried: int = 0
     retries_served: int = 0
 
@@ -135,14 +142,19 @@ class Tally:
         self.statuses[reply.status] += 1
         if reply.status == 200:
             self.first_tokens.append(reply.first_token)
+            self.ends.append(time.monotonic())
+
+    def rate(self, begin: float, end: float) -> float:
+        """Return how many answers a second ended in this time."""
+        return sum(begin <= time <= end for time in self.ends) / (end - begin)
 
 
 async def overload(server: TriadServer, model: str, arguments: Any) -> None:  # noqa: ANN401
     """Print what happens when four times as many requests come as can be served."""
-    seconds = 15.0 if arguments.quick else 60.0
+    seconds = 30.0 if arguments.quick else 60.0
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
-        capacity = await measured_capacity(http, model, seconds / 3)
+        capacity = await measured_capacity(http, model, seconds)
         gateway = psutil.Process(server.process.pid)
         before = gateway.memory_info().rss
         tally = Tally()
@@ -152,7 +164,7 @@ async def overload(server: TriadServer, model: str, arguments: Any) -> None:  # 
             tasks.append(asyncio.ensure_future(one_caller(http, model, tally)))
             due = began + len(tasks) / (OVERLOAD * capacity)
             await asyncio.sleep(max(0.0, due - now))
-        served = tally.statuses[200] / (time.monotonic() - began)
+        served = tally.rate(began + SETTLED_SECONDS, time.monotonic())
         await asyncio.gather(*tasks)
         grown = (gateway.memory_info().rss - before) / 1e6
     p99 = percentile(tally.first_tokens, 99)
@@ -169,27 +181,27 @@ async def overload(server: TriadServer, model: str, arguments: Any) -> None:  # 
 
 async def measured_capacity(http: httpx2.AsyncClient, model: str, seconds: float) -> float:
     """Return how many requests a second are served while as many wait as can run."""
-    end = time.monotonic() + seconds
-    count = 0
+    began, tally = time.monotonic(), Tally()
+    end = began + seconds
 
     async def again(number: int) -> None:
-        nonlocal count
         while time.monotonic() < end:
-            reply = await ask(http, model, address(number))
-            count += reply.status == 200
+            reply = await ask(http, model, address(number), random.randint(*LONG))
+            tally.add(reply)
+            await asyncio.sleep(reply.retry_after)
 
-    await asyncio.gather(*(again(number) for number in range(32)))
-    return count / seconds
+    await asyncio.gather(*(again(number) for number in range(CLIENTS)))
+    return tally.rate(began + SETTLED_SECONDS, end)
 
 
 async def one_caller(http: httpx2.AsyncClient, model: str, tally: Tally) -> None:
     headers = address(next(numbers))
-    reply = await ask(http, model, headers)
+    reply = await ask(http, model, headers, random.randint(*LONG))
     tally.add(reply)
     if reply.status == 503 and 0 < reply.retry_after < MAX_RETRY_SECONDS:
         await asyncio.sleep(reply.retry_after)
         tally.retried += 1
-        reply = await ask(http, model, headers)
+        reply = await ask(http, model, headers, random.randint(*LONG))
         tally.add(reply)
         tally.retries_served += reply.status == 200
 

@@ -17,7 +17,7 @@ def schedule() -> RetrySchedule:
     """Return a schedule of an engine that begins four requests a second, until 2.0."""
     schedule = RetrySchedule()
     for number in range(8):
-        schedule.started(0.25 * (number + 1))
+        schedule.started(0.25 * (number + 1), queued=0.0)
     return schedule
 
 
@@ -26,14 +26,14 @@ def test_nothing_is_promised_before_the_rate_is_known() -> None:
 
 
 def test_each_gets_a_time_of_its_own(schedule: RetrySchedule) -> None:
-    assert schedule.rate(2.0) == pytest.approx(8 / 1.75)
-    rate = PROMISED_PART * 8 / 1.75
+    assert schedule.rate == pytest.approx(4)
+    rate = PROMISED_PART * 4
     waits = [schedule.refuse("a", 2.0) for _ in range(3)]
     assert waits == pytest.approx([1 / rate, 2 / rate, 3 / rate])
 
 
 def test_what_has_to_begin_before_is_counted(schedule: RetrySchedule) -> None:
-    assert schedule.refuse("a", 2.0, excess=3) == pytest.approx(4 / (PROMISED_PART * 8 / 1.75))
+    assert schedule.refuse("a", 2.0, excess=3) == pytest.approx(4 / (PROMISED_PART * 4))
 
 
 def test_the_place_is_kept_for_its_caller_and_for_a_while(schedule: RetrySchedule) -> None:
@@ -58,5 +58,12 @@ def test_a_place_that_nobody_takes_is_given_up(schedule: RetrySchedule) -> None:
 
 
 def test_a_pause_is_no_slowness(schedule: RetrySchedule) -> None:
-    schedule.all_started()
-    assert schedule.rate(100.0) is None
+    schedule.started(100.25, queued=100.0)
+    assert schedule.rate == pytest.approx(4)
+
+
+def test_requests_that_begin_together_are_as_many_a_second() -> None:
+    schedule = RetrySchedule()
+    for number in range(40):
+        schedule.started(2.0 * (1 + number // 8), queued=0.0)
+    assert schedule.rate == pytest.approx(4, rel=0.2)
