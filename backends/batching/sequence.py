@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backends.batching.runner import Segment
 from backends.batching.sampling import Sampler, with_logprobs
-from backends.contract.errors import EngineError, InvalidField
+from backends.contract.errors import EngineError, InvalidField, Overloaded
 from backends.engine import EngineRequest, Token
 
 logger = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ class RunningSequence:
 
 
 def fail_request(request: EngineRequest, error: BaseException) -> None:
-    """End a request with an error, and log it unless it is the client's mistake."""
+    """End a request with an error, and log it unless it is the client's mistake, or only too much."""
     if isinstance(error, EngineError):
-        if not isinstance(error, InvalidField):
+        if not isinstance(error, InvalidField | Overloaded):
             logger.error("a request failed: %s", error)
         return request.sink.fail(error)
     logger.error("a request failed", exc_info=error)

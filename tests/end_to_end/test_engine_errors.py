@@ -27,6 +27,7 @@ EXPECTED = {
     "InvalidField": INVALID,
     "ContextExceeded": TOO_LONG,
     "Overloaded": (503, "overloaded", TEXT),
+    "DeadlineExceeded": (504, "deadline_exceeded", TEXT),
     "EngineDead": (503, "model_not_ready", TEXT),
     "GraphFailed": (503, "unavailable", TEXT),
     "Cancelled": (500, "engine_error", TEXT),

@@ -31,6 +31,8 @@ FLAGS_FOR_OUTPUTS = (
     "text_offsets",
     "prompt_token_ids",
     "in_reasoning",
+    "queue_depth",
+    "queue_wait_ms",
 )
 NUMPY_TYPES = {"BYTES": np.object_, "UINT32": np.uint32, "FP32": np.float32, "INT32": np.int32}
 NUMPY_TYPES["BOOL"] = np.bool_
@@ -648,6 +650,8 @@ def chunk(**changes: Any) -> ResponseChunk:  # noqa: ANN401
         "text_offsets": [0, 5, 6],
         "prompt_token_ids": [1, 2],
         "in_reasoning": False,
+        "queue_depth": 0,
+        "queue_wait_ms": 3,
     }
     return ResponseChunk(**values | changes)
 

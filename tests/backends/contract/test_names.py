@@ -25,6 +25,7 @@ TENSORS = {spec.name for spec in SPECS}
 OF_OPENAI = {
     *("messages", "tools", "stream", "logprobs", "prompt_logprobs", "finish_reason", "embedding"),
     *("token_ids", "prompt_token_ids", "return_token_ids", "add_special_tokens", "text_offsets"),
+    "priority",
 }
 OTHER_MEANINGS = {
     "backends/encoder": {"input_ids", "score"},  # of a row and of graphs; a parameter of a model
@@ -38,8 +39,12 @@ OTHER_MEANINGS = {
     "backends/text/chat_format.py": {"tools"},  # a variable of chat templates
     "backends/text/chat_template.py": {"messages"},  # so too
     "backends/text/tokenizer.py": {"messages", "input_ids"},  # so too; what transformers returns
+    "backends/vllm/arguments.py": {"priority"},  # a scheduling policy of vLLM's
     "control_plane/api": OF_OPENAI,  # fields of OpenAI's API, and of vLLM's
+    "control_plane/api/admin.py": {"caller"},  # a key of a request's state
     "control_plane/api/attributions.py": {"target"},  # a field of ours
+    "control_plane/auth": {"caller", "priority"},  # so too; a column of the keys
+    "control_plane/middleware/authentication.py": {"caller"},
     "control_plane/triton/codec.py": {"token_ids", "text_offsets"},  # keys of JSON
     "control_plane/models/catalog.py": {"embedding"},  # a type of model
     "control_plane/python_api/vllm_server.py": {"stream"},  # a field of `VLLMRequest`

@@ -63,6 +63,8 @@ def test_stats_count_what_was_generated(server: TriadServer) -> None:
         "avg_tokens_per_request",
         "avg_time_per_request",
         "avg_tokens_per_second",
+        "avg_queue_wait",
+        "queue_depth",
         "uptime",
     ]
     assert after["request_count"] == before["request_count"] + 1
