@@ -55,7 +55,7 @@ class RunningSequence:
 
 
 def fail_request(request: EngineRequest, error: BaseException) -> None:
-    """End a request with an error, and log it unless it is the client's mistake, or only too much."""
+    """End a request with an error; log it unless the client is to blame or there is no place."""
     if isinstance(error, EngineError):
         if not isinstance(error, InvalidField | Overloaded):
             logger.error("a request failed: %s", error)
