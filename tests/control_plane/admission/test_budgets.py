@@ -270,6 +270,7 @@ def test_budgets_of_the_past_are_deleted(tmp_path: Path) -> None:
     store.close_file()
 
 
+@pytest.mark.process
 async def test_redis_forgets_budgets_of_the_past(shared: RedisServer) -> None:
     store = RedisStore(shared.url)
     past = Budget("2001-01-01", 10, at("2001-01-02"))
