@@ -209,8 +209,7 @@ class BatchingEngine(Engine, Generic[ModelT]):
             return
         self._drop_waiting()
         postponed: list[EngineRequest] = []
-        while self._queue.has_ready and (self._slots.free or self._preempt()):
-            request = self._queue.pop()
+        while (self._slots.free or self._preempt()) and (request := self._queue.pop()):
             if self._slots.should_wait(request, self._running):
                 postponed.append(request)
                 continue
@@ -233,7 +232,8 @@ class BatchingEngine(Engine, Generic[ModelT]):
     def _preempt(self) -> bool:
         """Free a slot for the first request in the queue, if it should have one; return whether it
         should."""
-        request = self._queue.first()
+        if (request := self._queue.first()) is None:
+            return False
         rank = self._queue.rank(request)
         sequence = sequence_to_preempt(self._running, request.scheduling.caller, rank)
         if sequence is None:

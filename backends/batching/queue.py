@@ -168,23 +168,22 @@ class RequestQueue:
 
     @property
     def has_ready(self) -> bool:
-        """Return whether `pop` would return a request."""
+        """Return whether a request is ready now; it may be displaced at any time."""
         return len(self._waiting) > 0
 
-    def first(self) -> EngineRequest:
-        """Return the request that `pop` would return. Raises ValueError if none is ready."""
+    def first(self) -> EngineRequest | None:
+        """Return the request that is to be served next; None if none is ready."""
         with self._wake:
-            return self._waiting.first(time.monotonic())
+            return self._waiting.first(time.monotonic()) if self._waiting else None
 
     def rank(self, request: EngineRequest) -> int:
         """Return the rank of the class that a waiting request counts as by now."""
         return self._waiting.rank(request, time.monotonic())
 
-    def pop(self) -> EngineRequest:
-        """Remove and return the request that is to be served next. Raises ValueError if none is
-        ready."""
+    def pop(self) -> EngineRequest | None:
+        """Remove and return the request that is to be served next; None if none is ready."""
         with self._wake:
-            return self._waiting.pop(time.monotonic())
+            return self._waiting.pop(time.monotonic()) if self._waiting else None
 
     def begun(self, request: EngineRequest, prompt_tokens: int) -> None:
         """Take note that a request which was popped has begun, and has so many tokens of its prompt

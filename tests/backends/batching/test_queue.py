@@ -27,8 +27,8 @@ def queue() -> Iterator[RequestQueue]:
 
     def run() -> None:
         while not stop.wait(STEP_SECONDS):
-            if queue.has_ready:
-                queue.begun(queue.pop(), 1)
+            if (request := queue.pop()) is not None:
+                queue.begun(request, 1)
 
     engine = threading.Thread(target=run)
     engine.start()
@@ -79,3 +79,10 @@ def test_who_cannot_be_served_in_time_is_refused_at_once(queue: RequestQueue) ->
     wait = submit(queue, Scheduling(caller="patient", first_token_timeout=2 * STEP_SECONDS))
     assert wait is not None and wait > STEP_SECONDS
     assert submit(queue, Scheduling(caller="other", first_token_timeout=100)) is None
+
+
+def test_an_empty_queue_has_nothing_to_give() -> None:
+    """Also where the last request has been displaced since somebody looked."""
+    queue = RequestQueue(MAX_SIZE, lambda: 0, None, lambda *_: None, BatchWindow())
+    assert queue.first() is None
+    assert queue.pop() is None
