@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
+
+from tests.support.http_thread import running
 
 AUTHORIZATION = "Basic dHJpYWQ6c2VjcmV0"
 
@@ -57,12 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def token_server(tokens: Mapping[str, Any]) -> Iterator[TokenServer]:
-    with TokenServer() as server:
-        server.tokens |= tokens
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = TokenServer()
+    server.tokens |= tokens
+    with running(server):
+        yield server
